@@ -17,6 +17,7 @@ from ropewalk.corpus.join_rules import JoinRules
 from ropewalk.corpus.mix_rules import MixRules, check_mix
 from ropewalk.corpus.prompt_rules import GivenRules, PromptRules
 from ropewalk.corpus.read_options import FileOptions, HubOptions
+from ropewalk.corpus.task_rules import TaskRules
 from ropewalk.corpus.text.language import language_kind
 from ropewalk.corpus.text.profile import PROFILES, Profile, ProfileName
 
@@ -91,6 +92,8 @@ class Source(Spec):
     """Documents that are read as one: ``{by: book, order: chapter}``; docs/corpus-joins.md."""
     fill_in_middle: FillRules | None = None
     """Programs whose middle stands at the end, for bases that have tokens for it: ``{rate: 0.5}``."""
+    tasks: TaskRules | None = None
+    """Questions about long documents, made of their own content and put behind them: ``{share: 0.02}``."""
     options: dict[str, Any] = Field(default_factory=dict)
     """How files, records or a generator are read; docs/corpus.md and docs/embedded.md have them."""
 
@@ -101,8 +104,13 @@ class Source(Spec):
             raise ValueError(f"source {self.name} needs exactly one of path, hub, embedded; given: {given or 'none'}")
         if self.tokens is not None and self.path is None:
             raise ValueError(f"source {self.name} has tokens: {self.tokens}, but no path")
-        if self.fill_in_middle is not None and self.role == "instruction":
-            raise ValueError(f"source {self.name}: instructions keep their order; fill_in_middle is for programs")
+        if self.role == "instruction" and (self.fill_in_middle or self.tasks):
+            raise ValueError(f"source {self.name}: fill_in_middle and tasks are for text, not for instructions")
+        if self.tasks is not None and (self.fill_in_middle or (self.join and self.join.attend == "parts")):
+            raise ValueError(
+                f"source {self.name}: tasks ask about the whole document in its order, so they exclude fill_in_middle "
+                "and join.attend: parts"
+            )
         if self.notes_parts and (self.embedded is not None or self.tokens is not None):
             raise ValueError(f"source {self.name}: text that ropewalk makes, and token ids, have no fields to join by")
         if self.embedded is None:
@@ -153,7 +161,7 @@ class Source(Spec):
     @property
     def is_composed(self) -> bool:
         """Whether its documents are tables of pieces, not the stored ones as they are."""
-        return self.join is not None or self.fill_in_middle is not None
+        return any(each is not None for each in (self.join, self.fill_in_middle, self.tasks))
 
     @property
     def is_instruction(self) -> bool:
@@ -226,7 +234,7 @@ class CorpusSpec(MixRules):
         )
         for source in content["sources"]:
             del source["path"], source["scores"]
-            for key in ("join", "fill_in_middle"):
+            for key in ("join", "fill_in_middle", "tasks"):
                 if source[key] is None:  # as corpora say that were built before there were such keys
                     del source[key]
         del content["decontaminate"]["files"]

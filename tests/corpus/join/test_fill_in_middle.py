@@ -126,7 +126,7 @@ def test_a_base_without_such_tokens_is_refused_before_anything_is_read(tokenizer
 
 
 def test_instructions_are_not_filled(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    with pytest.raises(ValidationError, match="instructions keep their order"):
+    with pytest.raises(ValidationError, match="not for instructions"):
         make(tmp_path, tokenizer, fill_in_middle={}, role="instruction")
 
 

@@ -36,9 +36,13 @@ class JoinLedger:
     """Tokens around a cut within a word, whose two sides were encoded again; they are counted as added."""
     filled: int = 0
     """Parts whose middle stands at the end."""
+    tasks: int = 0
+    """Tasks that were put behind documents."""
+    task_tokens: int = 0
+    """Their tokens, which are part of the added ones."""
     tokens_out: int = 0
     added_tokens: int = 0
-    """Tokens that are not from the store: headers, separators, sentinels."""
+    """Tokens that are not from the store: headers, separators, sentinels, tasks."""
 
     def to_json(self) -> dict[str, int]:
         return asdict(self)

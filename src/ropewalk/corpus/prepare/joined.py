@@ -1,5 +1,6 @@
 """Joins the documents of a source in a corpus folder: those that are trained on, and those that are held out."""
 
+import json
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,6 +12,7 @@ from jaxtyping import Bool, Int8
 
 from ropewalk.core.digest import digest_value
 from ropewalk.corpus.join.fill_in_middle import fill_in_middle, find_sentinels
+from ropewalk.corpus.join.insert_tasks import insert_tasks
 from ropewalk.corpus.join.places import Places, read_places, unplaced
 from ropewalk.corpus.join.related import chain_related
 from ropewalk.corpus.join.write_pieces import chain_groups, make_pieces
@@ -20,6 +22,9 @@ from ropewalk.corpus.spec import Source
 from ropewalk.corpus.tokens.joined_documents import JoinedDocuments, open_joined
 from ropewalk.corpus.tokens.store import StoredDocuments, all_documents, open_shards, write_shards
 from ropewalk.corpus.tokens.tokenizer import Tokenizer
+
+TASKS = "tasks.jsonl"
+"""A file of a source's folder in a corpus: the tasks behind its documents."""
 
 
 class Joined(NamedTuple):
@@ -63,7 +68,7 @@ def write_joins(
 ) -> dict[str, Any]:
     """Join the documents of a source that are trained on, in ``folder``, and write the held-out ones, joined too.
 
-    Middles are moved in text that is trained on only.
+    Middles are moved and tasks added in text that is trained on only.
 
     Returns ``content`` (what the corpus's digest is made of), ``attend``, and more entries of ``ledger`` and ``facts``.
     """
@@ -103,7 +108,7 @@ def _compose(
     tokenizer: Tokenizer,
     seed: int | None,
 ) -> Joined:
-    """``seed`` draws the middles that are moved; None: none is."""
+    """``seed`` draws the middles that are moved and the tasks; None: neither is made."""
     rules, fill = source.join, source.fill_in_middle
     shards = tuple(open_shards(stored.folder, vocabulary=tokenizer.vocabulary, manifest={}))
     documents = places.order[chosen[places.order]]
@@ -126,6 +131,18 @@ def _compose(
         sentinels = find_sentinels(fill, tokenizer, where=f"source {source.name}")
         every = all_documents(shards)
         made = fill_in_middle(made, every, stored.digests, fill, sentinels=sentinels, tokenizer=tokenizer, seed=seed)
+    if source.tasks is not None and seed is not None:
+        made, records = insert_tasks(
+            made,
+            all_documents(shards),
+            stored.digests,
+            source.tasks,
+            language_of=lambda number: stored.languages[stored.language[number]],
+            tokenizer=tokenizer,
+            seed=seed,
+        )
+        lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        (folder / TASKS).write_text("".join(lines), encoding="utf-8")
     ledger = made.save(folder, vocabulary=tokenizer.vocabulary)
     attend = "document" if rules is None else rules.attend
     return Joined(open_joined(folder, shards, vocabulary=tokenizer.vocabulary, attend=attend), ledger.to_json())

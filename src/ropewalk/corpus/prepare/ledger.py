@@ -122,6 +122,9 @@ def _tell_joins(joins: Mapping[str, Any]) -> Iterator[str]:
         made = joins[split]
         if made["filled"]:
             yield f"  the middle of {made['filled']:,} texts stands at their end"
+        if made["tasks"]:
+            share = made["task_tokens"] / made["tokens_out"]
+            yield f"  {made['tasks']:,} tasks behind documents are {share:.2%} of the tokens"
         if made["parts"] == made["documents"]:
             continue
         yield (
