@@ -109,8 +109,10 @@ def test_folders_of_the_corpus_import_from_the_left(path: Path) -> None:
     if parts[1] in (
         "spec.py",
         "mix_rules.py",
+        "fill_rules.py",
         "join_rules.py",
         "read_options.py",
+        "task_rules.py",
         "prompt_rules.py",
     ):  # the specs stand beside the folders; text/ is below them
         names = [name for name in names if not name.startswith("ropewalk.corpus.text.")]

@@ -28,10 +28,26 @@ Fields = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 """One field or several; a key with dots names a field in a field."""
 
 
+class RelatedRules(Spec):
+    """Documents of a source that share rare words, one after the other in one document; each is used once."""
+
+    target_tokens: PositiveCount
+    """A document is closed before the text that would make it longer, and the next one begins with that text."""
+    terms: PositiveCount = 32
+    """How many of a text's most telling tokens and pairs of tokens are compared (TF-IDF)."""
+    neighbours: PositiveCount = 16
+    """How many of the texts that share two or more of them a text may be followed by."""
+    at_most: Annotated[float, Field(gt=0, le=1)] = 0.3
+    """Similarity from which two texts never stand in one document (Jaccard, of MinHash; its error is 0.04): near copies
+    in one context teach copying."""
+    control: bool = False
+    """Join the same texts at random, to measure what relatedness gives."""
+
+
 class JoinRules(Spec):
     """Which documents of a source are joined, in which order, and what stands between them."""
 
-    by: Annotated[Fields, Field(min_length=1)]
+    by: Fields = ()
     """Records with the same values of these fields are one document: ``book``, ``thread``, ``[court, case]``. For text
     files and programs: ``folder``, ``package`` (nearest folder with a pyproject.toml, package.json, Cargo.toml or the
     like) or ``repository`` (a folder right below the path)."""
@@ -45,6 +61,8 @@ class JoinRules(Spec):
     """Text before each part: ``"{title} ({date})\\n"`` with fields of the record; of a file ``{path}``, ``{name}``,
     ``{folder}`` and ``{comment}`` (the mark of a comment). Not given: a comment with the path in packages and
     repositories, else nothing."""
+    related: RelatedRules | None = None
+    """Instead of ``by``: join texts that share rare words, ``{target_tokens: 64Ki}``."""
     separator: str = "\n\n"
     """Text between two parts."""
     attend: Literal["document", "parts"] = "document"
@@ -62,15 +80,27 @@ class JoinRules(Spec):
 
     @model_validator(mode="after")
     def _check_order(self) -> "JoinRules":
-        if DEPENDENCY in self.order and (len(self.order) > 1 or self.by[0] not in FOLDERS):
+        if bool(self.by) == (self.related is not None):
+            raise ValueError("a join needs either by (fields or folders) or related")
+        if self.related is not None:
+            given = [name for name in ("order", "reply_to", "header", "most_tokens") if getattr(self, name)]
+            if given:
+                raise ValueError(f"related texts have no {', '.join(given)}: that is for joins by fields or folders")
+            return self
+        if DEPENDENCY in self.order and (len(self.order) > 1 or not self.by_folder):
             raise ValueError("order: dependency stands alone, and is of files: by folder, package or repository")
-        if self.by[0] in FOLDERS:
+        if self.by_folder:
             if len(self.by) > 1 or self.reply_to is not None:
                 raise ValueError(f"by: {self.by[0]} is of files: it stands alone, and files have no field to reply_to")
             known = {*_FILE_FIELDS, DEPENDENCY}
             if unknown := [name for name in (*self.order, *header_fields(self.header or "")) if name not in known]:
                 raise ValueError(f"files have no {', '.join(unknown)}; they have {', '.join(_FILE_FIELDS)}")
         return self
+
+    @property
+    def by_folder(self) -> bool:
+        """Whether files are joined, by where they lie."""
+        return self.by[:1] != () and self.by[0] in FOLDERS
 
     @property
     def fields(self) -> tuple[str, ...]:

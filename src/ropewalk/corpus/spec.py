@@ -12,10 +12,12 @@ from pydantic_core import InitErrorDetails
 from ropewalk.core.quantity import Count, PositiveCount
 from ropewalk.core.record import ROLES, Role
 from ropewalk.core.spec import Spec
+from ropewalk.corpus.fill_rules import FillRules
 from ropewalk.corpus.join_rules import JoinRules
 from ropewalk.corpus.mix_rules import MixRules, check_mix
 from ropewalk.corpus.prompt_rules import GivenRules, PromptRules
 from ropewalk.corpus.read_options import FileOptions, HubOptions
+from ropewalk.corpus.task_rules import TaskRules
 from ropewalk.corpus.text.language import language_kind
 from ropewalk.corpus.text.profile import PROFILES, Profile, ProfileName
 
@@ -88,6 +90,10 @@ class Source(Spec):
     no row may end in the middle of an answer of; the corpus's for all else."""
     join: JoinRules | None = None
     """Documents that are read as one: ``{by: book, order: chapter}``; docs/corpus-joins.md."""
+    fill_in_middle: FillRules | None = None
+    """Programs whose middle stands at the end, for bases that have tokens for it: ``{rate: 0.5}``."""
+    tasks: TaskRules | None = None
+    """Questions about long documents, made of their own content and put behind them: ``{share: 0.02}``."""
     options: dict[str, Any] = Field(default_factory=dict)
     """How files, records or a generator are read; docs/corpus.md and docs/embedded.md have them."""
 
@@ -98,7 +104,14 @@ class Source(Spec):
             raise ValueError(f"source {self.name} needs exactly one of path, hub, embedded; given: {given or 'none'}")
         if self.tokens is not None and self.path is None:
             raise ValueError(f"source {self.name} has tokens: {self.tokens}, but no path")
-        if self.join is not None and (self.embedded is not None or self.tokens is not None):
+        if self.role == "instruction" and (self.fill_in_middle or self.tasks):
+            raise ValueError(f"source {self.name}: fill_in_middle and tasks are for text, not for instructions")
+        if self.tasks is not None and (self.fill_in_middle or (self.join and self.join.attend == "parts")):
+            raise ValueError(
+                f"source {self.name}: tasks ask about the whole document in its order, so they exclude fill_in_middle "
+                "and join.attend: parts"
+            )
+        if self.notes_parts and (self.embedded is not None or self.tokens is not None):
             raise ValueError(f"source {self.name}: text that ropewalk makes, and token ids, have no fields to join by")
         if self.embedded is None:
             _ = self.record_options
@@ -139,6 +152,16 @@ class Source(Spec):
             kind = language_kind(known or "none")
             name = "code" if kind == "code" else "prose_zh" if kind in ("zh", "han") else "prose_en"
         return PROFILES[name] if self.embedded is None else PROFILES[name].only_judging
+
+    @property
+    def notes_parts(self) -> bool:
+        """Whether each document's place in a join is read with it: a key, an order, a header."""
+        return self.join is not None and self.join.related is None
+
+    @property
+    def is_composed(self) -> bool:
+        """Whether its documents are tables of pieces, not the stored ones as they are."""
+        return any(each is not None for each in (self.join, self.fill_in_middle, self.tasks))
 
     @property
     def is_instruction(self) -> bool:
@@ -211,8 +234,9 @@ class CorpusSpec(MixRules):
         )
         for source in content["sources"]:
             del source["path"], source["scores"]
-            if source["join"] is None:  # as corpora say that were built before there were joins
-                del source["join"]
+            for key in ("join", "fill_in_middle", "tasks"):
+                if source[key] is None:  # as corpora say that were built before there were such keys
+                    del source[key]
         del content["decontaminate"]["files"]
         return content
 

@@ -7,16 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from corpus.conftest import write_records
 from made_texts import han, sentence
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Batch
 from ropewalk.corpus.join.natural_order import order_naturally, read_numeral
+from ropewalk.corpus.join_rules import JoinRules
 from ropewalk.corpus.mix.dataset import Dataset, open_dataset
 from ropewalk.corpus.mix.packing import pack
 from ropewalk.corpus.prepare.build import build
-from ropewalk.corpus.spec import CorpusSpec
+from ropewalk.corpus.spec import CorpusSpec, Source
 from ropewalk.corpus.tokens.corpus_folder import Corpus, open_corpus
 from ropewalk.corpus.tokens.joined_documents import JoinedDocuments
 from ropewalk.corpus.tokens.store import all_documents
@@ -268,3 +270,42 @@ def test_natural_order() -> None:
         "两千": 2000,
     }
     assert {numeral: read_numeral(numeral) for numeral in numerals} == numerals
+
+
+def test_related_texts_of_a_corpus_are_joined_once_each(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    texts = [
+        {"text": f"{sentence(n, 30)} {' '.join(han(9000 + n % 9, 4 + n % 3) for _ in range(5))}"} for n in range(72)
+    ]
+    rules = {"related": {"target_tokens": 600}}
+    corpus = make(tmp_path, shuffled(texts, seed=3, files=2), tokenizer, join=rules)
+    found = "\n\n".join(read_all(corpus, tokenizer)).split("\n\n")
+    assert sorted(found) == sorted(text["text"] for text in texts)
+    told = corpus.ledger["books"]["joins"]["train"]
+    assert told["documents"] < told["parts"] / 2 and corpus.train("books").lengths.max() <= 600
+
+
+@pytest.mark.parametrize(
+    ("rules", "fault"),
+    [
+        ({}, "either by"),
+        ({"by": "book", "related": {"target_tokens": 9}}, "either by"),
+        ({"related": {"target_tokens": 9}, "header": "{x}"}, "have no header"),
+        ({"by": "book", "header": "{x!r}"}, "nothing else"),
+        ({"by": "book", "header": "{x"}, "write {{ for a brace"),
+        ({"by": "book", "order": "dependency"}, "stands alone"),
+        ({"by": "folder", "reply_to": "x"}, "is of files"),
+    ],
+)
+def test_rules_that_make_no_sense(rules: dict[str, Any], fault: str) -> None:
+    with pytest.raises(ValidationError, match=fault):
+        JoinRules.model_validate(rules)
+
+
+def test_two_sources_with_one_name_and_text_without_fields_are_refused() -> None:
+    source = {"name": "a", "path": "x", "role": "general"}
+    with pytest.raises(ValidationError, match="two sources are named a"):
+        CorpusSpec.model_validate({"sources": [source, source], "mix": {"general": 1}})
+    with pytest.raises(ValidationError, match="have no fields to join by"):
+        Source.model_validate(
+            {"name": "a", "embedded": "licences", "role": "domain", "join": {"by": "x", "order": "y"}}
+        )

@@ -65,6 +65,11 @@ def read_places(store: Path, digests: UInt64[np.ndarray, "documents"]) -> Places
     return Places(group, np.array(ordered, dtype=np.int64), headers, in_circle)
 
 
+def unplaced(digests: UInt64[np.ndarray, "documents"]) -> Places:
+    """The places of documents that are not joined by what they say: each is a group, and their texts order them."""
+    return Places(np.arange(len(digests), dtype=np.int64), np.argsort(digests, kind="stable"), [""] * len(digests), 0)
+
+
 def _read_depth_first(parts: Sequence[_Part]) -> tuple[list[_Part], int]:
     """Each part before its answers, the answers in their order; and the number of parts that answer in a circle.
 

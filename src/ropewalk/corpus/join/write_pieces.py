@@ -1,15 +1,16 @@
 """Writes the joined documents of a source: a table of pieces of the store, and the few tokens between them.
 
 A joined document is [BOS] header text separator header text ... EOS. The borders that its parts had as documents of
-their own are left out, and counted: tokens in = tokens of the parts in joined documents + tokens of borders.
+their own are left out, and counted.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int64, UInt8
+from jaxtyping import Bool, Int64
 
 from ropewalk.corpus.tokens.joined_documents import ADDED, PIECES
 from ropewalk.corpus.tokens.store import write_shards
@@ -18,7 +19,7 @@ from ropewalk.corpus.tokens.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class JoinLedger:
-    """The amounts of a source's joins: tokens in = tokens out - added + borders."""
+    """The amounts of a source's joins: tokens in = tokens out - added + borders + recoded."""
 
     parts: int
     """Stored documents that were joined."""
@@ -29,18 +30,53 @@ class JoinLedger:
     continued: int
     """Of them those that continue one that would be longer than ``most_tokens``."""
     tokens_in: int
-    tokens_out: int
-    added_tokens: int
-    """Tokens of headers and separators."""
     border_tokens: int
     """BOS and EOS between parts, which are left out."""
-
-    def check(self) -> None:
-        """Assert that no token is lost or read twice."""
-        assert self.tokens_in == self.tokens_out - self.added_tokens + self.border_tokens
+    recoded_tokens: int = 0
+    """Tokens around a cut within a word, whose two sides were encoded again; they are counted as added."""
+    filled: int = 0
+    """Parts whose middle stands at the end."""
+    tasks: int = 0
+    """Tasks that were put behind documents."""
+    task_tokens: int = 0
+    """Their tokens, which are part of the added ones."""
+    tokens_out: int = 0
+    added_tokens: int = 0
+    """Tokens that are not from the store: headers, separators, sentinels, tasks."""
 
     def to_json(self) -> dict[str, int]:
         return asdict(self)
+
+
+class Added(NamedTuple):
+    """Tokens that are not from the store, and whether they are trained on."""
+
+    ids: Int64[np.ndarray, "_"]
+    trained: bool
+
+
+@dataclass(frozen=True)
+class PieceTable:
+    """Documents made of pieces. ``added`` are numbered from ``stored`` on, which is the number of stored documents."""
+
+    rows: Int64[np.ndarray, "pieces 5"]
+    """Joined document, number, begin, end, opens."""
+    added: tuple[Added, ...]
+    stored: int
+    ledger: JoinLedger
+
+    def save(self, folder: Path, *, vocabulary: int) -> JoinLedger:
+        """Write the table and the added tokens. Returns the ledger, which balances: no token is lost or read twice."""
+        lengths = self.rows[:, 3] - self.rows[:, 2]
+        out, added = int(lengths.sum()), int(lengths[self.rows[:, 1] >= self.stored].sum())
+        ledger = replace(self.ledger, tokens_out=out, added_tokens=added)
+        assert ledger.tokens_in == out - added + ledger.border_tokens + ledger.recoded_tokens
+        np.save(folder / PIECES, self.rows, allow_pickle=False)
+        (folder / ADDED).mkdir()
+        if any(len(each.ids) for each in self.added):
+            masked = ((each.ids, np.full(len(each.ids), each.trained, dtype=np.uint8)) for each in self.added)
+            write_shards(masked, folder / ADDED, vocabulary=vocabulary)
+        return ledger
 
 
 @dataclass(frozen=True)
@@ -75,9 +111,8 @@ def chain_groups(
     return PartOrder(documents, opens, int(opens.sum()) - groups)
 
 
-def write_pieces(
-    chains: PartOrder,
-    folder: Path,
+def make_pieces(
+    parts: PartOrder,
     *,
     tokens: Int64[np.ndarray, "documents"],
     headers: Sequence[str],
@@ -85,42 +120,35 @@ def write_pieces(
     keeps_ends: bool,
     trains_added: bool,
     tokenizer: Tokenizer,
-) -> JoinLedger:
-    """Write the table and the added tokens into ``folder``.
+) -> PieceTable:
+    """The table of joined documents. ``tokens`` and ``headers`` are of all stored documents.
 
-    ``tokens`` and ``headers`` are of all stored documents. ``keeps_ends``: parts keep their EOS, since it ends an
-    answer. ``trains_added``: the added tokens are trained on.
+    ``keeps_ends``: parts keep their EOS, since it ends an answer. ``trains_added``: the added tokens are trained on.
     """
-    texts = sorted({headers[number] for number in chains.documents.tolist()} - {""})
-    added = [tokenizer.encode_inside(text).astype(np.int64) for text in (separator, *texts)]
-    size = np.array([len(ids) for ids in added], dtype=np.int64)
+    texts = sorted({headers[number] for number in parts.documents.tolist()} - {""})
+    added = [Added(tokenizer.encode_inside(text).astype(np.int64), trains_added) for text in (separator, *texts)]
+    size = np.array([len(each.ids) for each in added], dtype=np.int64)
     numbers = {text: number for number, text in enumerate(texts, 1)}
-    header = np.array([numbers.get(headers[number], -1) for number in chains.documents.tolist()], dtype=np.int64)
-    table = _make_table(chains, tokens, header, size, bos=int(tokenizer.bos_id is not None), keeps_ends=keeps_ends)
-    np.save(folder / PIECES, table, allow_pickle=False)
-    (folder / ADDED).mkdir()
-    if size.any():
-        write_shards(_mask(added, trains_added), folder / ADDED, vocabulary=tokenizer.vocabulary)
-    lengths = table[:, 3] - table[:, 2]
-    of_added = int(lengths[table[:, 1] >= len(tokens)].sum())
-    alone = int((chains.opens & chains.closes).sum())
-    count_in, count_out = int(tokens[chains.documents].sum()), int(lengths.sum())
-    borders = len(chains.documents) - int(chains.opens.sum())
-    dropped = borders * (int(tokenizer.bos_id is not None) + int(not keeps_ends))
-    return JoinLedger(
-        parts=len(chains.documents),
-        alone=alone,
-        documents=int(chains.opens.sum()),
-        continued=chains.continued,
-        tokens_in=count_in,
-        tokens_out=count_out,
-        added_tokens=of_added,
-        border_tokens=dropped,
+    header = np.array([numbers.get(headers[number], -1) for number in parts.documents.tolist()], dtype=np.int64)
+    bos = int(tokenizer.bos_id is not None)
+    borders = len(parts.documents) - int(parts.opens.sum())
+    return PieceTable(
+        rows=_make_table(parts, tokens, header, size, bos=bos, keeps_ends=keeps_ends),
+        added=tuple(added),
+        stored=len(tokens),
+        ledger=JoinLedger(
+            parts=len(parts.documents),
+            alone=int((parts.opens & parts.closes).sum()),
+            documents=int(parts.opens.sum()),
+            continued=parts.continued,
+            tokens_in=int(tokens[parts.documents].sum()),
+            border_tokens=borders * (bos + int(not keeps_ends)),
+        ),
     )
 
 
 def _make_table(
-    chains: PartOrder,
+    parts: PartOrder,
     tokens: Int64[np.ndarray, "documents"],
     header: Int64[np.ndarray, "parts"],
     size: Int64[np.ndarray, "added"],
@@ -130,7 +158,7 @@ def _make_table(
 ) -> Int64[np.ndarray, "pieces 5"]:
     """Rows ``[joined document, number, begin, end, opens]``: at most four a part, in this order: the separator before
     it, the BOS of the whole document, the header, the text."""
-    numbers, first, last = chains.documents, chains.opens, chains.closes
+    numbers, first, last = parts.documents, parts.opens, parts.closes
     joined, stored = np.cumsum(first) - 1, len(tokens)
     has_header, nothing = header >= 0, np.zeros(len(numbers), dtype=np.int64)
     apart = first & has_header & bool(bos)
@@ -154,10 +182,3 @@ def _make_table(
     )  # [parts, rows of a part, columns]
     flat = rows.reshape(-1, 5)
     return flat[flat[:, 2] < flat[:, 3]].astype(np.int64)
-
-
-def _mask(
-    added: Sequence[Int64[np.ndarray, "_"]], trained: bool
-) -> Iterator[tuple[Int64[np.ndarray, "_"], UInt8[np.ndarray, "_"]]]:
-    for ids in added:
-        yield ids, np.full(len(ids), trained, dtype=np.uint8)

@@ -27,7 +27,7 @@ from ropewalk.corpus.mix.strata import Stratum, share_out
 from ropewalk.corpus.mix_rules import OTHER, MixRules
 from ropewalk.corpus.prepare.document_scores import Picked, pick_documents
 from ropewalk.corpus.prepare.fingerprint import find_origin
-from ropewalk.corpus.prepare.joined import read_joins, write_joins
+from ropewalk.corpus.prepare.joined import check_tokens, read_joins, write_joins
 from ropewalk.corpus.prepare.ledger import Amount, SourceLedger, format_ledger
 from ropewalk.corpus.prepare.sources import tokenize_sources
 from ropewalk.corpus.prepare.splits import HELD_OUT, REASONS, TRAIN, DocumentSplits, select_documents, write_dropped
@@ -68,6 +68,8 @@ def build(
                 fix="name another folder, or remove it; the token store keeps the text that both use",
             )
         return folder
+    for source in spec.sources:
+        check_tokens(source, tokenizer)
     store = Path(spec.store)
     with hold(store):
         prompts = read_prompts(spec.decontaminate, probes)
@@ -177,7 +179,9 @@ def _write_corpus(
             balance = _balance(stored, fate)
             written = _write_choice(work / source.name, stored, choice, vocabulary=tokenizer.vocabulary)
             facts = _describe(source, stored, fate, balance)
-            joined = {} if places is None else write_joins(source, stored, places, fate, work / source.name, tokenizer)
+            joined: dict[str, Any] = {}
+            if places is not None:
+                joined = write_joins(source, stored, places, fate, work / source.name, tokenizer, inputs["seed"])
             unread = [] if source.path is None or source.tokens else source_files(source).unread
             ledger[source.name] = {**balance.to_json(), "not_read": [asdict(each) for each in unread]}
             ledger[source.name] |= joined.pop("ledger", {})

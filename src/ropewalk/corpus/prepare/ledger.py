@@ -120,6 +120,13 @@ def _tell_joins(joins: Mapping[str, Any]) -> Iterator[str]:
     """What the joins of a source made of its documents."""
     for split in ("train", "held_out"):
         made = joins[split]
+        if made["filled"]:
+            yield f"  the middle of {made['filled']:,} texts stands at their end"
+        if made["tasks"]:
+            share = made["task_tokens"] / made["tokens_out"]
+            yield f"  {made['tasks']:,} tasks behind documents are {share:.2%} of the tokens"
+        if made["parts"] == made["documents"]:
+            continue
         yield (
             f"  joined ({split.replace('_', ' ')}): {made['parts']:,} parts into {made['documents']:,} documents, "
             f"{made['alone']:,} of them alone; +{made['added_tokens']:,} tokens between, "

@@ -17,7 +17,6 @@ from shutil import copyfileobj
 from typing import IO, Any
 
 from ropewalk.core.error import UserError
-from ropewalk.corpus.join_rules import FOLDERS
 from ropewalk.corpus.read.archive import ChunkStream, TornArchiveError, read_chunks
 from ropewalk.corpus.read.bad_input import Found, Place, WholeText, reject
 from ropewalk.corpus.read.files import File, Kind, kind_of, suffix_of, why_unread
@@ -48,7 +47,7 @@ def read_members(
     A member that is not read (an image, a hidden file, an archive in the archive) is a reject, whatever ``faults``
     says, so that it is counted. Raises UserError where the source wants files joined.
     """
-    if source.join is not None and source.join.by[0] in FOLDERS:
+    if source.join is not None and source.join.by_folder:
         raise UserError(
             "the files of an archive cannot be joined",
             where=f"source {source.name}: {file.path}",

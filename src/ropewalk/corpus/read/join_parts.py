@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ropewalk.core.error import UserError
 from ropewalk.corpus.join_rules import DEPENDENCY, FOLDERS, PLACE, fill_header, header_fields
 from ropewalk.corpus.read.bad_input import Found, Place, WholeText, check_text
 from ropewalk.corpus.read.code_tree import Member, describe_file, group_files
@@ -67,6 +68,13 @@ def read_joined(texts: Sequence[File], source: Source, root: Path) -> Iterator[F
     if by not in FOLDERS:
         yield from ((Place.of(file), WholeText("")) for file in texts)
         return
+    if by != "folder" and any(file.is_remote for file in texts):
+        raise UserError(
+            "files on the network cannot be joined by package or repository",
+            where=f"source {source.name}: {source.path}",
+            why=f"join.by is {by}, which looks at the folders around a file",
+            fix="copy the tree to a folder on this machine, or set join.by: folder",
+        )
     for id, members in group_files(texts, by, root):
         read: Iterator[tuple[Member, str | Reject]] = ((each, read_file(each.file, source)) for each in members)
         ranks = None

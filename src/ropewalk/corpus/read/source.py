@@ -11,7 +11,6 @@ from ropewalk.core.error import UserError
 from ropewalk.core.owned import Owned
 from ropewalk.core.record import Document
 from ropewalk.corpus.embedded import embedded_documents
-from ropewalk.corpus.join_rules import FOLDERS
 from ropewalk.corpus.read.bad_input import Found, Place, WholeText, check_text, reject
 from ropewalk.corpus.read.chat import MESSAGES, UNTRAINED
 from ropewalk.corpus.read.conversation import Conversation, beyond_pair, find_conversation, join_contents, map_strings
@@ -119,7 +118,7 @@ def _read_files(source: Source, file: File | None) -> Iterator[Found]:
     options = source.record_options
     assert isinstance(options, FileOptions)
     records = [each for each in files if each.is_record and each.kind not in ("tar", "zip")]
-    if source.join is not None and source.join.by[0] in FOLDERS and records:
+    if source.join is not None and source.join.by_folder and records:
         raise UserError(
             "records are not joined by the folder of their file",
             where=f"source {source.name}: {records[0].shown or records[0].path}",
@@ -138,7 +137,7 @@ def _read_files(source: Source, file: File | None) -> Iterator[Found]:
             why=f"options.document is line, and the file is a {texts[0].kind}",
             fix="give text files, or set options.document: file",
         )
-    yield from read_joined(texts, source, found.root) if source.join else _read_alone(texts, source)
+    yield from read_joined(texts, source, found.root) if source.notes_parts else _read_alone(texts, source)
 
 
 def _read_alone(texts: Sequence[File], source: Source) -> Iterator[Found]:
@@ -158,13 +157,13 @@ def _make_item(found: Found, source: Source) -> Document | Reject:
     place, record = found
     del found
     if isinstance(record, WholeText):
-        part = record.part if source.join is None or record.part else NO_FIELDS
+        part = record.part if record.part or not source.notes_parts else NO_FIELDS
         if isinstance(part, str):
             return reject(source, place, NO_PLACE, part, size_bytes=len(record.text), text=record.text)
         made = _document(record.text, source, id=place.name, place=place)
         return made if part is None else replace(made, metadata={**made.metadata, PART: part})
     part = None
-    if source.join is not None and isinstance(record, Mapping):
+    if source.notes_parts and isinstance(record, Mapping):
         part = describe_part(record, source, place)
         if isinstance(part, str):
             size = sum(len(value) for value in record.values() if isinstance(value, str))
