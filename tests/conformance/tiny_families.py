@@ -98,6 +98,10 @@ OWN: dict[str, dict[str, Any]] = {
         "hidden_size_per_layer_input": 8,
         "vocab_size_per_layer_input": VOCABULARY,
         "final_logit_softcapping": 2.0,
+        "enable_moe_block": True,
+        "num_experts": 4,
+        "top_k_experts": 2,
+        "moe_intermediate_size": 24,
         "rope_parameters": {
             FULL: {"rope_type": "proportional", "partial_rotary_factor": 0.5, "rope_theta": 20_000.0},
             WINDOWED: {"rope_type": "default", "rope_theta": 10_000.0},

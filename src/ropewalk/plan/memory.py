@@ -204,15 +204,13 @@ def stored_block_bytes(shape: ModelShape, local_tokens: int, *, element_bytes: i
         numbers += weigh(kept.query, shape.query_width) + weigh(kept.key, own * shape.kv_width)
     else:
         numbers += _kept_of_latents(shape, element_bytes)
-    dense = weigh(kept.mlp, (shape.layers - shape.mixtures) * shape.mlp_width)
-    if shape.experts is None:
-        dense = weigh(kept.mlp, shape.layers * shape.mean_mlp_width)
-    else:
+    dense = weigh(kept.mlp, shape.layers * shape.dense_mlp_width)
+    if shape.experts is not None:
         experts = shape.experts
         copies = kept.mixed[1] if element_bytes < 4 else 0
         mixture = weigh((kept.mixed[0], copies), shape.width) + weigh(kept.routed, experts.per_token * shape.width)
         mixture += weigh(kept.inner, experts.per_token * experts.width) + weigh(kept.shared, experts.shared_width)
-        mixture += _CHOICE_BYTES * experts.per_token + 4 * experts.count
+        mixture += _CHOICE_BYTES * experts.per_token + 4 * experts.count + weigh(kept.beside, shape.width)
         dense += shape.mixtures * mixture
     if shape.unequal is not None:
         numbers += weigh(_KEPT_INPUTS, shape.unequal.input_width)

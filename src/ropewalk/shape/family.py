@@ -54,10 +54,16 @@ class ExpertKeys:
     expert_bias: bool = False
     balance_bias: Literal["none", "buffer", "parameter"] = "none"
     """The bias of V3's balancing (2408.15664): none, a buffer of the class, or a parameter without a gradient."""
-    scores: Literal["softmax", "sigmoid"] = "softmax"
-    """How the router scores experts: all of a token's by one softmax, or each by a sigmoid."""
+    scores: Literal["softmax", "sigmoid", "given"] = "softmax"
+    """How the router scores experts: all of a token's by one softmax, or each by a sigmoid; ``given``: by a softmax
+    too, and the router returns these probabilities in place of its logits."""
     router: str = "gate"
     """Path of the router in the mixture."""
+    beside: bool = False
+    """Whether such a layer keeps its dense MLP: their outputs are added. Each has norms of its own, three more in a
+    layer, and the router scales its input and the weight of each expert (Gemma 4)."""
+    switch: str = ""
+    """A key without which, or where it is false, no layer has experts."""
 
 
 @dataclass(frozen=True, slots=True)
