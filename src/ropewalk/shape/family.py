@@ -153,6 +153,8 @@ class Family:
     needs_head_dim: bool = False
     head_dim: int | None = None
     tied: bool = False
+    tied_key: str = ""
+    """An older key for a tied head; where a file has it, the class does not read ``tie_word_embeddings``."""
     rotary_key: str = "partial_rotary_factor"
     rotary_counts: bool = False
     rotary_share: float = 1.0
@@ -165,7 +167,7 @@ class Family:
     default_rope: Mapping[str, object] = field(default_factory=dict)
     """The rope block that the class runs where the file has none."""
     kept_rope_keys: tuple[str, ...] = ()
-    """Keys of the rope block that the class uses for more than RoPE; they are written back as they are."""
+    """Keys of the rope block that the class uses for more than the RoPE of text; they are written back as they are."""
     windows: Literal["none", "all", "some"] = "none"
     window_switch: bool = False
     window_tokens: int | None = 4096
