@@ -57,7 +57,6 @@ REFUSED = {
     "internlm/internlm2-7b": _REMOTE,
     "microsoft/bitnet-b1.58-2B-4T-bf16": "weights of three values",
     "kajuma/DiffLlama-1B": "differential attention",
-    "upstage/Solar-Open-100B": "its mixture of experts",
 }
 """Files that cannot be used, each with words of the reason."""
 PUBLISHED = read_published()
