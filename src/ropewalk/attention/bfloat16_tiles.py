@@ -6,7 +6,9 @@ are rounded to bfloat16 before the softmax, as in transformers' eager attention;
 without gradients (evaluation) takes this path, so that the backward always meets the scores of its own forward.
 """
 
+from collections.abc import Mapping
 from functools import cache
+from typing import Any
 
 import torch
 from jaxtyping import BFloat16, Float, Float32
@@ -26,7 +28,9 @@ Key = BFloat16[Tensor, "tiles kv_heads keys head_dim"]
 @cache
 def multiplies_bfloat16() -> bool:
     """Whether products of bfloat16 matrices are fast here and ATen's attention does not use them."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.11 has none: ATen's kernel then
+    capabilities: Mapping[str, Any] = getattr(
+        torch.cpu, "get_capabilities", dict
+    )()  # torch 2.11 has none: ATen's kernel then
     return bool(capabilities.get("avx512_bf16")) and not capabilities.get("amx_bf16")
 
 

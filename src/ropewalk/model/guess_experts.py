@@ -80,6 +80,11 @@ def guess_experts(kind: Kind, changes: Changes, found: FoundParts) -> ExpertKeys
     )
 
 
+def fix_scores(kind: Kind, changes: Changes) -> dict[str, object]:
+    """The keys that choose how experts are scored, which must stay as they were when the router was read."""
+    return {key: each for key, each in make_config(kind, changes).to_dict().items() if each in ("softmax", "sigmoid")}
+
+
 def _require_names(kind: Kind, changes: Changes) -> None:
     """Raise UserError unless the names in the class's files are read as the class's own (expert_files.py)."""
     model = make_twin(kind, changes)
@@ -150,8 +155,8 @@ def _find_scores(
     }
     for way, scores in ways.items():
         ours = scores.gather(-1, chosen)  # [tokens, experts] -> [tokens, chosen]
-        shares = [each / each.sum(-1, keepdim=True) for each in (ours.double(), weights.double())]
-        if torch.allclose(*shares, rtol=1e-5):
+        given, told = (each / each.sum(-1, keepdim=True) for each in (ours.double(), weights.double()))
+        if torch.allclose(given, told, rtol=1e-5):
             return way
     raise refuse_class(kind.__name__, "its router weighs experts otherwise than by a softmax or by sigmoids")
 

@@ -18,7 +18,7 @@ from ropewalk.core.error import UserError
 from ropewalk.model.architectures import find_class
 from ropewalk.model.attention_interface import NAME, count_calls
 from ropewalk.model.check_rope import check_positions
-from ropewalk.model.guess_experts import guess_experts, make_few
+from ropewalk.model.guess_experts import fix_scores, guess_experts, make_few
 from ropewalk.model.guess_keys import (
     Changes,
     Kind,
@@ -106,6 +106,7 @@ def _read_row(kind: Kind, changes: Changes, found: FoundParts, matrices: FoundMa
         sinks=any(name.endswith("sinks") for name, _ in found.attention.named_parameters()),
         parts=found.parts,
         experts=guess_experts(kind, changes, found),
+        fixed=fix_scores(kind, changes),
         **asked,
     )
 
