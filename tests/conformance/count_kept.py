@@ -44,7 +44,9 @@ def choose_sizes(architecture: str) -> dict[str, Any]:
         sizes |= {"global_head_dim": 24, "num_global_key_value_heads": 2, "num_kv_shared_layers": 0}
     if family.experts:
         counts = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
-        sizes |= dict.fromkeys(counts, 8) | dict.fromkeys(("num_experts_per_tok", "moe_k", "moe_topk"), 3)
+        sizes |= dict.fromkeys(counts, 8) | dict.fromkeys(
+            ("num_experts_per_tok", "moe_k", "moe_topk", "top_k_experts"), 3
+        )
         sizes |= {"moe_intermediate_size": 40, "shared_expert_intermediate_size": 56}
     if architecture == "GraniteMoeHybridForCausalLM":  # its MLP is the shared one
         sizes |= {"shared_intermediate_size": 104, "num_local_experts": 0}

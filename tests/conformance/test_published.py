@@ -26,7 +26,6 @@ _LATENT = "latent attention (MLA)"
 REFUSED = {
     "mistralai/Ministral-8B-Instruct-2410": "name a class that has layer_types, such as MinistralForCausalLM",
     "facebook/cwm": "it names windows for 47 of 64 layers, and llama ignores it",
-    "google/gemma-4-26B-A4B": "its mixture of experts",
     "microsoft/Phi-3.5-MoE-instruct": "routing that is random in training",
     "microsoft/phi-2": "a bias of the head",
     "zai-org/glm-4-9b-chat": _REMOTE,
@@ -57,7 +56,6 @@ REFUSED = {
     "internlm/internlm2-7b": _REMOTE,
     "microsoft/bitnet-b1.58-2B-4T-bf16": "weights of three values",
     "kajuma/DiffLlama-1B": "differential attention",
-    "upstage/Solar-Open-100B": "its mixture of experts",
 }
 """Files that cannot be used, each with words of the reason."""
 PUBLISHED = read_published()

@@ -59,14 +59,12 @@ def _shared_bytes(shape: ModelShape, element_bytes: int) -> float:
         return weigh_kept(counts, width, element_bytes)
 
     numbers = weigh(kept.width, shape.width)
-    dense = weigh(kept.mlp, (shape.layers - shape.mixtures) * shape.mlp_width)
-    if shape.experts is None:
-        dense = weigh(kept.mlp, shape.layers * shape.mean_mlp_width)
-    else:
+    dense = weigh(kept.mlp, shape.layers * shape.dense_mlp_width)
+    if shape.experts is not None:
         experts = shape.experts
         mixture = weigh(kept.mixed, shape.width) + weigh(kept.routed, experts.per_token * shape.width)
         mixture += weigh(kept.inner, experts.per_token * experts.width) + weigh(kept.shared, experts.shared_width)
-        mixture += _CHOICE_BYTES * experts.per_token + 4 * experts.count
+        mixture += _CHOICE_BYTES * experts.per_token + 4 * experts.count + weigh(kept.beside, shape.width)
         dense += shape.mixtures * mixture
     if shape.unequal is not None:
         numbers += weigh(_KEPT_INPUTS, shape.unequal.input_width)

@@ -33,11 +33,10 @@ _MISSING = (
     (("afmoe",), "gated attention"),
     (("dsa", "deepseekv32"), _INDEXED),
     (("deepseekv4",), "compressed attention with a sparse indexer"),
-    (
-        ("deepseekforcausal", "minicpmforcausal", "mimo", "baichuan", "internlm2", "orion", "chatglm", "qwenlm"),
-        _REMOTE_CODE,
-    ),
+    (("deepseekforcausal", "minicpmforcausal", "mimoforcausal"), _REMOTE_CODE),
+    (("baichuan", "internlm2", "orion", "chatglm", "qwenlm"), _REMOTE_CODE),
     (("deepseek", "kimi", "longcat", "mistral4", "mistrallarge4", "axk", "dots3", "hyv4"), _LATENT),
+    (("mimov2",), "values that are wider than the keys"),
     (("llama4",), "attention in chunks"),
     (("gemma4", "gemma3n"), "heads of different sizes, and layers that share keys"),
     (("falconh1",), f"{_RECURRENT} beside attention in the same layer"),
@@ -56,7 +55,6 @@ _MISSING = (
         "RoPE: its positions are learned, absolute or biases",
     ),
     (("vl", "vision", "audio", "conditionalgeneration", "omni"), _OTHER_INPUTS),
-    (("moe", "dbrx"), "its mixture of experts"),
 )
 _DEQUANTISERS = {"mxfp4": "Mxfp4Config", "fp8": "FineGrainedFP8Config"}
 """Methods of quantisation that transformers can undo, and the class that does it."""
@@ -142,7 +140,7 @@ def _find_missing(name: str, family: Family | None, config: Mapping[str, Any]) -
     of_text = isinstance(text, Mapping) and text.get("kv_lora_rank")
     if of_text or (config.get("kv_lora_rank") and (family is None or family.latent is None)):
         return _LATENT
-    if any(config.get(key) for key in _EXPERT_KEYS) and (family is None or family.experts is None):
+    if any(config.get(key) for key in _EXPERT_KEYS) and family is not None and family.experts is None:
         return "its mixture of experts"
     return named
 

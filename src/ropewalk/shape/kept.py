@@ -19,7 +19,8 @@ class Kept:
     The widths are those of the model, of a dense MLP, of all query heads, of all key heads, and of the dimensions of a
     head that RoPE turns, where a layer keeps its own cosines. In a mixture: ``mixed`` have the width of the model,
     ``routed`` have it for each expert that a token uses, ``inner`` the width of such an expert's MLP, and ``shared``
-    that of the MLP that every token uses besides.
+    that of the MLP that every token uses besides. ``beside`` have the width of the model, for the norms around experts
+    that stand beside a dense MLP.
     Latent attention is counted in plan/saved_tensors.py.
     """
 
@@ -32,6 +33,7 @@ class Kept:
     routed: Counts = (2, 0)
     inner: Counts = (4, 0)
     shared: Counts = (4, 0)
+    beside: Counts = (0, 0)
 
 
 _HEAD_NORMS = Kept(query=(3, 1), key=(3, 1))
@@ -51,7 +53,7 @@ KEPT: Mapping[str, Kept] = {
     "GemmaForCausalLM": Kept(width=(2, 4)),
     "Gemma2ForCausalLM": Kept(width=(2, 8)),
     "Gemma3ForCausalLM": Kept(width=(2, 8), query=(2, 2), key=(2, 2)),
-    "Gemma4ForCausalLM": Kept(width=(3, 10), query=(2, 2), key=(2, 3)),
+    "Gemma4ForCausalLM": Kept(width=(3, 10), query=(2, 2), key=(2, 3), mixed=(2, 0, 2), beside=(0, 5)),
     "GlmForCausalLM": Kept(query=(3, 0), angles=(2, 0)),
     "Glm4ForCausalLM": Kept(width=(6, 4), query=(3, 0), angles=(2, 0)),
     "Ernie4_5ForCausalLM": Kept(angles=(0, 2)),

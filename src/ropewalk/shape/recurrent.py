@@ -13,7 +13,7 @@ from ropewalk.shape.family import Family, RecurrentKeys
 from ropewalk.shape.recurrences import RECURRENCES
 from ropewalk.shape.rope_keys import FULL
 
-Count = Callable[[str], int]
+Count = Callable[..., int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +172,7 @@ def _read_gated_delta(keys: RecurrentKeys, layers: tuple[int, ...], count: Count
 
 def _read_convolution(keys: RecurrentKeys, layers: tuple[int, ...], count: Count, where: str) -> RecurrentLayers:
     """LFM2: a convolution of the width between two gates."""
-    width, taps = count("hidden_size"), count("conv_L_cache")
+    width, taps = count("hidden_size"), count("conv_L_cache", default=3)
     matrices = (("in_proj", width, 3 * width), ("out_proj", width, width))
     return RecurrentLayers(
         keys.kind, keys.layout, layers, matrices, other_parameters=width * taps, channels=width, taps=taps
