@@ -12,7 +12,6 @@ observe.py: kernels, pairs of all over those of the mask, balance and bytes. The
 
 import json
 import os
-import statistics
 from collections.abc import Callable, Mapping
 from importlib.metadata import version as find_package_version
 from pathlib import Path
@@ -23,6 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from kept_turns import Race
 from observe import Observed, observe
 from packs import draw_pack
 from race import clock_both, tell
@@ -48,44 +48,6 @@ class Peers(NamedTuple):
     sides: tuple[str, ...] = SIDES
     receipts: Path | None = None
     state: Path | None = None
-
-
-class Race:
-    """The turns of one case, and what its sides did; kept in a file if there is one."""
-
-    def __init__(self, case: str, path: Path | None) -> None:
-        self.case, self.path = case, path
-        cases = json.loads(path.read_text()) if path is not None and path.exists() else {}
-        found = cases.get(case, {"turns": [], "sides": {}})
-        self.turns: list[dict[str, Any]] = found["turns"]
-        self.sides: dict[str, dict[str, Any]] = found["sides"]
-
-    def write(self) -> None:
-        """On the first rank, after each turn: a command that is stopped loses one."""
-        if self.path is None or dist.get_rank():
-            return
-        cases = json.loads(self.path.read_text()) if self.path.exists() else {}
-        cases[self.case] = {"turns": self.turns, "sides": self.sides}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(json.dumps(cases, indent=1) + "\n")
-
-    def seconds(self, side: str, clock: int = 0) -> list[float]:
-        """Of each turn that the side ran, by the wall's clock (0) or of processor time (1)."""
-        return [turn[side][clock] for turn in self.turns if side in turn]
-
-    def compare(self, ours: str, theirs: str) -> dict[str, Any] | None:
-        """Medians of the turns that both ran; None without one."""
-        both = [(turn[ours], turn[theirs]) for turn in self.turns if ours in turn and theirs in turn]
-        if not both:
-            return None
-        ratio, processor = (statistics.median(its[clock] / mine[clock] for mine, its in both) for clock in (0, 1))
-        return {
-            "ours": statistics.median(mine[0] for mine, _ in both),
-            "theirs": statistics.median(its[0] for _, its in both),
-            "paired_ratio": ratio,
-            "processor_ratio": processor,
-            "turns": len(both),
-        }
 
 
 def run_mission(tokens: int, dtype: str, device: str, *, turns: int, peers: Peers, folder: Path) -> Race:
@@ -148,7 +110,7 @@ def _make_sides(
             assert peers.ringmaster is not None
             kind = name.split("-")[1]
             obstacle = find_obstacle(
-                kind, packed=name.endswith("pack"), ranks=dist.get_world_size(), tokens=document.size,
+                kind, packed=len(np.unique(document)) > 1, ranks=dist.get_world_size(), tokens=document.size,
                 kv_heads=SHAPE["num_key_value_heads"],
             )  # fmt: skip
             if not obstacle:
@@ -183,15 +145,8 @@ def _take_turn(run: _Run, device: str, *, watches: bool) -> tuple[list[float], T
 
 def _describe(document: np.ndarray, dtype: str, seen: Observed) -> dict[str, Any]:
     """What the step did, beside what the mask needs; bytes without the sum of gradients, which all sides have."""
-    ranks = dist.get_world_size()
     needed = float(partition_tokens(document, ranks=1).pairs.sum()) * SHAPE["num_hidden_layers"]
-    return {
-        "kernels": seen.kernels,
-        "computed_pairs": seen.pairs,
-        "of_mask": seen.pairs / needed,
-        "balance": seen.balance,
-        "sent_bytes": seen.sent_bytes - count_gradient_bytes(dtype, ranks),
-    }
+    return seen.beside(needed, shared_bytes=count_gradient_bytes(dtype, dist.get_world_size()))
 
 
 SAME_LOSS = {"float32": 1e-5, "bfloat16": 2e-3}

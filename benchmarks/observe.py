@@ -35,6 +35,16 @@ class Observed(NamedTuple):
     balance: float
     sent_bytes: float
 
+    def beside(self, needed_pairs: float, *, shared_bytes: float = 0.0) -> dict[str, Any]:
+        """Beside the pairs that the mask needs, without bytes that all sides send, such as sums of gradients."""
+        return {
+            "kernels": self.kernels,
+            "computed_pairs": self.pairs,
+            "of_mask": self.pairs / needed_pairs,
+            "balance": self.balance,
+            "sent_bytes": self.sent_bytes - shared_bytes,
+        }
+
 
 def observe(run: Callable[[], Any], *, heads: int) -> tuple[Any, Observed]:
     """Run once, with ``heads`` query heads in a layer. Every rank must call it."""

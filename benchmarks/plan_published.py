@@ -12,10 +12,10 @@ from statistics import median
 
 from published_rows import ALST_NODE_BYTES, H100, LONGEST, ROWS, Row
 from ropewalk.plan.devices import read_devices
-from ropewalk.plan.fit import USABLE_HOST_MEMORY, USABLE_MEMORY
 from ropewalk.plan.forecast import forecast
 from ropewalk.plan.memory import copied_bytes, estimate_memory
 from ropewalk.plan.plan import Plan, Split
+from ropewalk.plan.room import USABLE_HOST_MEMORY, USABLE_MEMORY
 from ropewalk.plan.savings import Savings
 from ropewalk.plan.step_time import Factors, Software, estimate_step_time
 from ropewalk.shape.model_shape import ModelShape

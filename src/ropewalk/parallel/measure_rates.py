@@ -47,7 +47,6 @@ def measure_rig(
     The peak is that of the data sheet, or for a device that is not in the table the measured rate of products.
     """
     name = name_hardware(mesh.device)
-    shape = {"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim}
     products = measure_products(precision, mesh.device)
     known = find_peak_flops(name) if mesh.device.type == "cuda" else 0.0
     peak, measured = sum_over_ranks(torch.tensor([known or products, not known], dtype=torch.float64)).tolist()
@@ -59,7 +58,9 @@ def measure_rig(
         peak_flops=peak,
         peak_source="measured" if measured else "by data sheet",
         products_flops=products,
-        attention_flops=measure_attention(precision, mesh.device, context_tokens=context_tokens, **shape),
+        attention_flops=measure_attention(
+            precision, mesh.device, heads=heads, kv_heads=kv_heads, head_dim=head_dim, context_tokens=context_tokens
+        ),
         link_bytes_per_second=measure_link(mesh),
         power_watts=EnergyMeter(mesh.device, first=mesh.rank == 0).power_watts,
     )
