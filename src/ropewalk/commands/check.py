@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ropewalk.commands.check_mix_study import find_unmeasured
 from ropewalk.commands.claim import read_base_shape
 from ropewalk.commands.decide_open import count_ranks_started, settle_given
 from ropewalk.core.artifact import is_finished
@@ -43,7 +44,7 @@ def check_recipe(
     settled, shape = settle_given(recipe), read_base_shape(recipe)
     given, recipe = recipe, settled.recipe
     folder = RunFolder(Path(recipe.run))
-    findings = check(recipe, shape)
+    findings = [*check(recipe, shape), *find_unmeasured(recipe)]
     if is_finished(folder.corpus):
         findings += check_corpus(recipe, open_corpus(folder.corpus), base_context(recipe, shape))
     plans = [] if shape is None else forecast_recipe(recipe, shape)
