@@ -97,7 +97,8 @@ def load(study: Path, *overrides: str) -> Recipe:
 def test_check_warns_beyond_what_the_study_measured(study: Path, tmp_path: Path) -> None:
     assert list(find_unmeasured(load_recipe(Path("quickstart")))) == []
     assert list(find_unmeasured(load(study))) == []
-    (found,) = find_unmeasured(load(study, "corpus.mix={general: 2, domain: 7, instruction: 1}"))
+    general, found = find_unmeasured(load(study, "corpus.mix={general: 2, domain: 7, instruction: 1}"))
+    assert "20.0% general text" in general.message
     assert (
         found.key == "stages.0.mix" and "70.0% domain text lies outside of the study's 0.0% to 60.0%" in found.message
     )
