@@ -122,7 +122,7 @@ def fit_mix_law(shares: Sequence[float], tokens: Sequence[float], losses: Sequen
 def hold_out(shares: Points, tokens: Points) -> Bool[np.ndarray, "points"]:
     """The points of the largest budget and those of the middle share."""
     levels = np.unique(shares)
-    return np.logical_or(tokens == tokens.max(), shares == levels[len(levels) // 2])
+    return np.asarray((tokens == tokens.max()) | (shares == levels[len(levels) // 2]), dtype=np.bool_)
 
 
 @dataclass(frozen=True, slots=True)
