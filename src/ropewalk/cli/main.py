@@ -20,6 +20,7 @@ from ropewalk.cli.evaluation import evaluate_command
 from ropewalk.cli.options import AsJson, Overrides, RecipeArgument, Strict, end_strictly, load_given, print_result
 from ropewalk.cli.planning import check_command
 from ropewalk.cli.run_records import receipt_command, replay_command
+from ropewalk.cli.studies import recommend_mix_command, sweep_command
 from ropewalk.cli.usage import Verbs
 from ropewalk.core.error import EXIT_CODE, RankError, UserError, explain_disk_fault
 from ropewalk.core.versions import find_version
@@ -203,20 +204,8 @@ app.command("replay")(replay_command)
 app.command("receipt")(receipt_command)
 
 
-@app.command("sweep")
-def sweep_command(
-    study: Annotated[Path, typer.Argument(metavar="STUDY", help="A study: a .yaml file that names a recipe and arms.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[PATH=VALUE]...", help="Overrides on the study.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Run a recipe for each arm, axis and seed of a study, and collect the results; continue where it stopped."""
-    from ropewalk.commands.sweep import run_sweep
-
-    print_result(run_sweep(study, overrides or []), as_json)
-
-
+app.command("sweep")(sweep_command)
+app.command("recommend-mix")(recommend_mix_command)
 app.command("check")(check_command)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.commands.check_inputs import look_at_inputs
+from ropewalk.commands.check_mix_study import find_unmeasured
 from ropewalk.commands.claim import read_base_shape
 from ropewalk.commands.decide_open import count_ranks_started, settle_given
 from ropewalk.core.artifact import is_finished
@@ -45,7 +46,7 @@ def check_recipe(
     settled, shape = settle_given(recipe), read_base_shape(recipe)
     given, recipe = recipe, settled.recipe
     folder = RunFolder(Path(recipe.run))
-    findings = check(recipe, shape)
+    findings = [*check(recipe, shape), *find_unmeasured(recipe)]
     prepared = is_finished(folder.corpus)
     findings += find_missing_paths(recipe, prepared=prepared)
     if prepared:

@@ -4,6 +4,7 @@ A kill loses nothing: a cell is done when its scores exist, and interrupted trai
 same command started twice shares the work: a cell that another process holds is skipped and tried again at the end.
 """
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,13 +20,15 @@ from ropewalk.commands.plan_growth import plan_growth
 from ropewalk.commands.prepare import prepare_corpus
 from ropewalk.commands.run_inputs import base_model
 from ropewalk.commands.share_stages import share
-from ropewalk.commands.sweep_results import Pruned, format_results, gather, read_entry, tabulate
+from ropewalk.commands.sweep_results import Pruned, count_flops, format_results, gather, read_entry, tabulate
 from ropewalk.commands.train import train_stages
 from ropewalk.core.artifact import FolderInUseError, is_finished, read_manifest, write_whole
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
+from ropewalk.core.quantity import format_amount
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.evaluate.compare_arms import find_hopeless, rank_arms
+from ropewalk.evaluate.study_fit import MIX_FIT, fit_study, is_ratio_study, tell_laws
 from ropewalk.parallel.torchrun import is_started
 from ropewalk.recipe.sweep import Cell, Sweep, load_sweep
 
@@ -45,6 +48,7 @@ def run_sweep(path: Path, overrides: list[str]) -> dict[str, Any]:
     cells = [replace(cell, recipe=settle_given(cell.recipe).recipe) for cell in cells]
     left = [cell for cell in cells if not _is_done(cell)]
     say(f"{len(cells)} cells, {len(cells) - len(left)} of them done")
+    say(tell_budget(left))
     _do_cells(sweep, cells, left)
     results = gather(sweep, cells, find_pruned(sweep, cells) or {})
     out = Path(sweep.study) / "results.json"
@@ -52,7 +56,24 @@ def run_sweep(path: Path, overrides: list[str]) -> dict[str, Any]:
     picture = out.with_name("pareto.svg")
     write_whole(picture, draw_outcomes(rank_arms(results["cells"])))
     made = {"results": str(out), "picture": str(picture), "cells": len(cells)}
-    return {**made, "text": f"{tabulate(results)}\n\n{out}\n{picture}"}
+    lines = [tabulate(results), ""]
+    if is_ratio_study(results):
+        fit = fit_study(results)
+        write_whole(out.with_name(MIX_FIT), json.dumps(fit.to_json()) + "\n")
+        made["laws"] = str(out.with_name(MIX_FIT))
+        lines += [*tell_laws(fit), ""]
+    return {**made, "text": "\n".join([*lines, *(str(path) for key, path in made.items() if key != "cells")])}
+
+
+def tell_budget(left: Sequence[Cell]) -> str:
+    """What the cells that are ``left`` cost at most: beginnings that are shared, and arms left out, make it less."""
+    trained = [cell for cell in left if cell.kind == "trained"]
+    tokens = sum(stage.rows * stage.context_length for cell in trained for stage in cell.recipe.stages)
+    flops = sum(count_flops(cell.recipe, _folder(cell)) for cell in trained)
+    return (
+        f"left to do: {len(trained)} trainings with {format_amount(tokens)} tokens and {flops:.2g} FLOPs at most, "
+        f"{len(left)} measurements"
+    )
 
 
 def _do_cells(sweep: Sweep, cells: Sequence[Cell], left: Sequence[Cell]) -> None:

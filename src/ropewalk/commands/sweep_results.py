@@ -12,12 +12,14 @@ from typing import Any
 
 from ropewalk.commands.claim import read_base_shape
 from ropewalk.commands.run import read_versions
+from ropewalk.core.artifact import is_finished
 from ropewalk.core.quantity import format_amount
-from ropewalk.core.record import ROLES, Score, read_scores
+from ropewalk.core.record import Score, read_scores
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.evaluate.compare_arms import FAR, SHORT, ArmOutcome, contrast_arms, rank_arms
 from ropewalk.evaluate.score import mean
 from ropewalk.plan.flops import token_flops
+from ropewalk.recipe.role_shares import role_shares
 from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.sweep import Cell, Sweep
 from ropewalk.shape.read import read_shape
@@ -46,6 +48,7 @@ def gather(sweep: Sweep, cells: Sequence[Cell], pruned: Pruned) -> dict[str, Any
         "sweep": sweep.model_dump(mode="json", exclude={"study"}) | {"arms": arms},
         "machine": {"processor": _name_processor(), "cores": os.cpu_count(), **read_versions()},
         "columns": COLUMNS,
+        "model": name_model(cells[0].recipe),
         "roles": {source.name: source.role for source in cells[0].recipe.corpus.sources},
         "means": average(entries),
         "contrasts": contrasts,
@@ -66,24 +69,24 @@ def read_entry(cell: Cell) -> dict[str, Any]:
         "context_tokens": cell.recipe.stages[-1].reach_tokens,
         "tokens": sum(stage.rows * stage.context_length for stage in cell.recipe.stages),
         "cost_flops": count_flops(cell.recipe, folder) if cell.kind == "trained" else 0.0,
-        "shares": share_roles(cell.recipe),
+        "shares": role_shares(cell.recipe, cell.recipe.stages[-1]),
         "scores": [_row(score) for score in read_scores(folder.scores)],
     }
 
 
-def share_roles(recipe: Recipe) -> dict[str, float]:
-    """Each role's share of the last stage's mix; what names a source counts for its role."""
-    roles: dict[str, str] = {source.name: source.role for source in recipe.corpus.sources}
-    mix = recipe.mix(recipe.stages[-1])
-    shares = dict[str, float].fromkeys(ROLES, 0.0)
-    for key, weight in mix.items():
-        shares[roles.get(key, key)] += weight / math.fsum(mix.values())
-    return shares
+def name_model(recipe: Recipe) -> str:
+    """The recipe's base as it names it; a model from random weights has no name."""
+    return recipe.model if isinstance(recipe.model, str) else ""
 
 
 def count_flops(recipe: Recipe, folder: RunFolder) -> float:
-    """Training FLOPs of all stages, as if each document filled its sequence: an upper bound that orders arms."""
-    shape = read_base_shape(recipe) or read_shape(folder.initial)
+    """Training FLOPs of all stages, as if each document filled its sequence: an upper bound that orders arms.
+
+    nan where the model starts from random weights that are not made yet.
+    """
+    shape = read_base_shape(recipe) or (read_shape(folder.initial) if is_finished(folder.initial) else None)
+    if shape is None:
+        return math.nan
     return math.fsum(
         stage.rows * stage.context_length * token_flops(shape, stage.context_length, lora=stage.lora).model
         for stage in recipe.stages

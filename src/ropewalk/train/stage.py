@@ -23,6 +23,7 @@ from ropewalk.core.seed import seed_for
 from ropewalk.corpus.mix.dataset import Dataset
 from ropewalk.corpus.tokens.corpus_folder import Corpus, open_corpus
 from ropewalk.corpus.tokens.same_tokenizer import require_model
+from ropewalk.evaluate.study_fit import read_study_fit
 from ropewalk.model.fusion import choose_fusion, describe_fusion
 from ropewalk.parallel.measure_rates import measure_rig
 from ropewalk.parallel.stop import listen_for_stop
@@ -39,6 +40,7 @@ from ropewalk.train.loop import Monitor, run_loop
 from ropewalk.train.loss_metrics import LossMetrics, kinds_of
 from ropewalk.train.lost_checkpoints import refuse_lost_steps
 from ropewalk.train.metrics_log import MetricsLog
+from ropewalk.train.mix_guard import make_guard
 from ropewalk.train.optimizer import make_optimizer
 from ropewalk.train.prepare_model import build_model_with_loss, choose_savings, prepare_model
 from ropewalk.train.resume import describe_stage_plan, go_on
@@ -100,6 +102,7 @@ def train_stage(recipe: Recipe, *, stage: int, run: Path, corpus: Path, base: Pa
             groups=kinds_of(recipe.corpus.sources),
             validation=validation,
             retrieval=retrieval,
+            guard=make_guard(read_study_fit(recipe.mix_study), recipe, stage) if context.is_first_rank else None,
         )
         state = _train(recipe, state, context, built, dataset, monitor, asked)
     if context.is_first_rank and not state.ended:
