@@ -64,6 +64,15 @@ def print_result(result: dict[str, Any], as_json: bool) -> None:
         print(result["text"])
 
 
+def show_part(part: str, recipe: Path, overrides: list[str] | None, as_json: bool) -> Any:
+    """Do a part, show its result, and return the recipe."""
+    from ropewalk.commands.run import do_part
+
+    loaded = load_given(recipe, overrides)
+    print_result(do_part(part, loaded), as_json)
+    return loaded
+
+
 def _to_json(result: dict[str, Any]) -> str:
     """JSON that standard output can print. If its encoding lacks a character, non-ASCII characters are escaped."""
     text = json.dumps(result, ensure_ascii=False)
