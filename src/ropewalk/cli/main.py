@@ -33,6 +33,8 @@ from ropewalk.cli.planning import check_command
 from ropewalk.cli.run_records import receipt_command, replay_command
 from ropewalk.cli.usage import Verbs
 from ropewalk.core.error import EXIT_CODE, RankError, UserError, explain_disk_fault
+from ropewalk.core.events import emit, open_events
+from ropewalk.core.progress import set_quiet
 from ropewalk.parallel.stop import heed_stop
 from ropewalk.recipe.suffix import YAML
 
@@ -59,8 +61,18 @@ def start(
     _version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
     ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="Show no progress: results, warnings and errors alone. After a verb, too.")
+    ] = False,
+    events: Annotated[
+        Path | None,
+        typer.Option("--events", metavar="FILE", help="Append what happens to FILE, as JSON lines. After a verb, too."),
+    ] = None,
 ) -> None:
-    """Take the options that stand before a verb."""
+    """Take the options of all verbs."""
+    set_quiet(quiet)
+    open_events(events)
+    emit("started", arguments=sys.argv[1:], version=version("ropewalk"))
 
 
 app.add_typer(corpus_app, name="corpus")
@@ -223,6 +235,7 @@ def main() -> None:
     except UserError as error:
         _end(error)
     except RankError as error:
+        emit("error", what=str(error), code=1)
         print(f"ropewalk: {error}", file=sys.stderr)
         sys.exit(1)
     except OSError as error:
@@ -231,13 +244,16 @@ def main() -> None:
             raise
         _end(fault)
     except SystemExit as end:
+        emit("ended", code=end.code or 0)
         if end.code == _INTERRUPTED:  # typer turns KeyboardInterrupt into it without a message
             print("ropewalk: interrupted; the same command continues from here", file=sys.stderr)
         raise
 
 
 def _end(error: UserError) -> NoReturn:
+    told = {"what": error.what, "where": error.where, "why": error.why, "fix": error.fix}
+    emit("error", **told, code=EXIT_CODE)
     if "--json" in sys.argv:
-        print(json.dumps({"error": {"what": error.what, "where": error.where, "why": error.why, "fix": error.fix}}))
+        print(json.dumps({"error": told}))
     print(f"ropewalk: {error}", file=sys.stderr)
     sys.exit(EXIT_CODE)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ropewalk.core.events import emit
 from ropewalk.core.progress import say
 from ropewalk.parallel.torchrun import is_first
 
@@ -58,6 +59,7 @@ def print_result(result: dict[str, Any], as_json: bool) -> None:
     """Print the result on the first rank: ``text`` for people, or with ``as_json`` everything else for programs."""
     if not is_first():
         return
+    emit("result", **{key: value for key, value in result.items() if key not in ("event", "time", "process")})
     if as_json:
         print(_to_json({key: value for key, value in result.items() if key != "text"}))
     else:
