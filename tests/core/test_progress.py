@@ -1,14 +1,17 @@
-"""A bar on a terminal with its note below, lines in a log; who knows how long it takes is believed."""
+"""A bar on a terminal with its note below, lines in a log, events for programs; --quiet shows warnings alone."""
 
+import json
 import os
 import pty
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from ropewalk.core import progress
-from ropewalk.core.progress import watch
+from ropewalk.core.events import open_events
+from ropewalk.core.progress import say, set_quiet, warn, watch
 
 SHOWN = """
 from ropewalk.core.progress import watch
@@ -38,6 +41,7 @@ def read(terminal: int) -> bytes:
 
 def test_what_was_done_before_counts(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(progress, "_LINE_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "_FIRST_SECONDS", 0.0)
     with watch("stage 0", 4, unit="steps", before=2) as advance:
         advance(1, left_seconds=1)
     said = capsys.readouterr().err.splitlines()
@@ -48,6 +52,7 @@ def test_what_holds_more_than_was_foreseen_has_no_time_left(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(progress, "_LINE_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "_FIRST_SECONDS", 0.0)
     with watch("book.zst", 10, unit="MB of text") as advance:
         advance(10)
         advance(30)
@@ -70,9 +75,39 @@ def test_a_bar_that_is_passed_has_no_time_left() -> None:
 
 def test_a_log_has_lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(progress, "_LINE_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "_FIRST_SECONDS", 0.0)
     with watch("stage 0", 4, unit="steps") as advance:
         advance(1, note="loss 3.21", left_seconds=7980)
         advance(1)
     said = capsys.readouterr().err.splitlines()
     assert said[0] == "stage 0: 1 of 4 steps, 2 h 13 min left  loss 3.21"
     assert said[1].startswith("stage 0: 2 of 4 steps, ") and "0 s left" in said[1] and "2 steps in" in said[2]
+
+
+def test_a_log_has_a_line_a_minute(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with watch("stage 0", 300, unit="steps") as advance:
+        for _ in range(300):
+            now[0] += 1
+            advance()
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split()[2] for line in said[:-1]] == ["5", "65", "125", "185", "245"], said
+
+
+def test_quiet_shows_warnings_alone_and_events_tell_all(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
+) -> None:
+    request.addfinalizer(lambda: (set_quiet(False), open_events(None)))
+    open_events(tmp_path / "events.jsonl")
+    set_quiet(True)
+    say("== train")
+    with watch("stage 0", 2, unit="steps") as advance:
+        advance(1, note="loss 3.21", left_seconds=4)
+        advance()
+    warn("warning: lr: too large")
+    assert capsys.readouterr().err.splitlines() == ["warning: lr: too large"]
+    told = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert [each["event"] for each in told] == ["said", "begun", "progress", "finished", "said"]
+    assert told[2]["done"] == 1 and told[2]["left_seconds"] == 4 and told[2]["note"] == "loss 3.21"
+    assert told[3]["done"] == 2 and all(each["process"] == os.getpid() for each in told)

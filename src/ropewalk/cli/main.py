@@ -10,19 +10,31 @@ import json
 import sys
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
 from ropewalk.cli.beginnings import app as beginnings_app
 from ropewalk.cli.corpus import app as corpus_app
 from ropewalk.cli.evaluation import evaluate_command
-from ropewalk.cli.options import AsJson, Overrides, RecipeArgument, Strict, end_strictly, load_given, print_result
+from ropewalk.cli.exporting import export_command
+from ropewalk.cli.options import (
+    AsJson,
+    Overrides,
+    RecipeArgument,
+    Strict,
+    end_strictly,
+    load_given,
+    print_result,
+    show_part,
+)
 from ropewalk.cli.planning import check_command
 from ropewalk.cli.run_records import receipt_command, replay_command
 from ropewalk.cli.studies import recommend_mix_command, sweep_command
 from ropewalk.cli.usage import Verbs
 from ropewalk.core.error import EXIT_CODE, RankError, UserError, explain_disk_fault
+from ropewalk.core.events import emit, open_events
+from ropewalk.core.progress import set_quiet
 from ropewalk.core.versions import find_version
 from ropewalk.parallel.stop import heed_stop
 from ropewalk.recipe.suffix import YAML
@@ -50,8 +62,18 @@ def start(
     _version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
     ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="Show no progress: results, warnings and errors alone. After a verb, too.")
+    ] = False,
+    events: Annotated[
+        Path | None,
+        typer.Option("--events", metavar="FILE", help="Append what happens to FILE, as JSON lines. After a verb, too."),
+    ] = None,
 ) -> None:
-    """Take the options that stand before a verb."""
+    """Take the options of all verbs."""
+    set_quiet(quiet)
+    open_events(events)
+    emit("started", arguments=sys.argv[1:], version=version("ropewalk"))
 
 
 app.add_typer(corpus_app, name="corpus")
@@ -82,7 +104,7 @@ def run_command(
 @app.command("prepare")
 def prepare_command(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Collect, clean, de-duplicate and tokenise the corpus into the store."""
-    _do_part("prepare", recipe, overrides, as_json)
+    show_part("prepare", recipe, overrides, as_json)
 
 
 @app.command("extend")
@@ -96,7 +118,7 @@ def extend_command(
 ) -> None:
     """Change the positions (RoPE) of the model, and check that the built model runs them."""
     if target.suffix in YAML:
-        _do_part("extend", target, arguments, as_json)
+        show_part("extend", target, arguments, as_json)
         return
     if not arguments or "=" in arguments[0]:
         raise UserError(
@@ -138,47 +160,13 @@ def advise_command(
 @app.command("train")
 def train_command(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Continue the pretraining, stage by stage, on this machine's ranks or under torchrun."""
-    _do_part("train", recipe, overrides, as_json)
+    show_part("train", recipe, overrides, as_json)
 
 
 app.command("evaluate")(evaluate_command)
 
 
-@app.command("export")
-def export_command(
-    target: Annotated[
-        Path,
-        typer.Argument(metavar="RECIPE|MODEL|CHECKPOINT", help="A recipe, a model folder, or a checkpoint of a run."),
-    ],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[OUT] [PATH=VALUE]...", help="For a checkpoint: the new folder, then dtype=float32."),
-    ] = None,
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Compare logits in a new process; print commands for engines.")
-    ] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Write the model folder for inference engines, and check it in a new process."""
-    if not verify and target.suffix in YAML:
-        _do_part("export", target, overrides, as_json)
-        return
-    from ropewalk.commands.export import export_checkpoint, is_checkpoint
-
-    if is_checkpoint(target) and overrides and "=" not in overrides[0] and not verify:
-        print_result(export_checkpoint(target, Path(overrides[0]), overrides[1:]), as_json)
-        return
-    if not verify or (overrides and target.suffix not in YAML):
-        raise UserError(
-            "it is unclear what to export",
-            where="the command line",
-            why="a model folder is already an export and can only be verified; a checkpoint needs a new folder",
-            fix=f"ropewalk export {target} --verify, or ropewalk export RUN/stages/0/checkpoints/step-00000100 OUT",
-        )
-    from ropewalk.commands.verify_export import verify_model, verify_recipe
-
-    of_recipe = target.suffix in YAML
-    print_result(verify_recipe(load_given(target, overrides)) if of_recipe else verify_model(str(target)), as_json)
+app.command("export")(export_command)
 
 
 @app.command("verify")
@@ -197,7 +185,7 @@ def report_command(
     recipe: RecipeArgument, overrides: Overrides = None, strict: Strict = False, as_json: AsJson = False
 ) -> None:
     """Write report.html from the present contents of the run folder."""
-    end_strictly(_do_part("report", recipe, overrides, as_json), strict)
+    end_strictly(show_part("report", recipe, overrides, as_json), strict)
 
 
 app.command("replay")(replay_command)
@@ -236,6 +224,7 @@ def main() -> None:
     except UserError as error:
         _end(error)
     except RankError as error:
+        emit("error", what=str(error), code=1)
         print(f"ropewalk: {error}", file=sys.stderr)
         sys.exit(1)
     except OSError as error:
@@ -244,22 +233,16 @@ def main() -> None:
             raise
         _end(fault)
     except SystemExit as end:
+        emit("ended", code=end.code or 0)
         if end.code == _INTERRUPTED:  # typer turns KeyboardInterrupt into it without a message
             print("ropewalk: interrupted; the same command continues from here", file=sys.stderr)
         raise
 
 
 def _end(error: UserError) -> NoReturn:
+    told = {"what": error.what, "where": error.where, "why": error.why, "fix": error.fix}
+    emit("error", **told, code=EXIT_CODE)
     if "--json" in sys.argv:
-        print(json.dumps({"error": {"what": error.what, "where": error.where, "why": error.why, "fix": error.fix}}))
+        print(json.dumps({"error": told}))
     print(f"ropewalk: {error}", file=sys.stderr)
     sys.exit(EXIT_CODE)
-
-
-def _do_part(part: str, recipe: Path, overrides: list[str] | None, as_json: bool) -> Any:
-    """Do a part, show its result, and return the recipe."""
-    from ropewalk.commands.run import do_part
-
-    loaded = load_given(recipe, overrides)
-    print_result(do_part(part, loaded), as_json)
-    return loaded

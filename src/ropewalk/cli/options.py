@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ropewalk.core.events import emit
 from ropewalk.core.progress import say
 from ropewalk.parallel.torchrun import is_first
 
@@ -58,10 +59,20 @@ def print_result(result: dict[str, Any], as_json: bool) -> None:
     """Print the result on the first rank: ``text`` for people, or with ``as_json`` everything else for programs."""
     if not is_first():
         return
+    emit("result", **{key: value for key, value in result.items() if key not in ("event", "time", "process")})
     if as_json:
         print(_to_json({key: value for key, value in result.items() if key != "text"}))
     else:
         print(result["text"])
+
+
+def show_part(part: str, recipe: Path, overrides: list[str] | None, as_json: bool) -> Any:
+    """Do a part, show its result, and return the recipe."""
+    from ropewalk.commands.run import do_part
+
+    loaded = load_given(recipe, overrides)
+    print_result(do_part(part, loaded), as_json)
+    return loaded
 
 
 def _to_json(result: dict[str, Any]) -> str:

@@ -1,5 +1,9 @@
-"""Errors in the typed command line, reported like all other errors: what, where, why, fix."""
+"""The typed command line: options that stand before or after a verb, its errors, and what to do after it.
 
+Errors are reported like all others: what, where, why, fix.
+"""
+
+import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +12,10 @@ from typing import Any, cast
 import typer
 from typer.core import TyperGroup
 
+from ropewalk.cli.next_steps import say_next
 from ropewalk.core.error import UserError
+from ropewalk.core.progress import say
+from ropewalk.parallel.torchrun import is_first
 from ropewalk.recipe.suffix import YAML
 
 # typer takes it from click or from its own copy of click, depending on its version.
@@ -24,15 +31,35 @@ class Verbs(TyperGroup):
     def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> Any:
         self._typed = tuple(args)
         try:
-            return super().make_context(info_name, args, *rest, **extra)
+            return super().make_context(info_name, [*itertools.chain(*split_options(args))], *rest, **extra)
         except _UsageError as error:
             raise _explain(error, self._typed) from None
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
         except _UsageError as error:
             raise _explain(error, self._typed) from None
+        line = say_next(split_options(self._typed)[1])
+        if line is not None and "--json" not in self._typed and is_first():
+            say(f"next: {line}")
+        return result
+
+
+def split_options(args: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The options of all verbs, wherever they were typed, and the other arguments; the former are parsed first."""
+    first, rest = list[str](), list[str]()
+    words = iter(args)
+    for word in words:
+        if word == "--":
+            rest += [word, *words]
+        elif word == "--events":
+            first += [word, *([value] if (value := next(words, None)) is not None else [])]
+        elif word == "--quiet" or word.startswith("--events="):
+            first.append(word)
+        else:
+            rest.append(word)
+    return first, rest
 
 
 def _explain(error: Any, typed: Sequence[str]) -> Exception:

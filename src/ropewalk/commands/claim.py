@@ -12,7 +12,7 @@ from ropewalk.commands.on_ranks import alone
 from ropewalk.commands.plan_growth import plan_growth
 from ropewalk.core.artifact import hold, require_free
 from ropewalk.core.error import UserError
-from ropewalk.core.progress import say
+from ropewalk.core.progress import warn
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.parallel.stop import heed_stop
 from ropewalk.parallel.torchrun import count_started, is_started
@@ -85,7 +85,7 @@ def _refuse_errors(recipe: Recipe) -> None:
 
 def say_finding(finding: Finding) -> None:
     """Print one broken rule as a line for people."""
-    say(str(finding))
+    warn(str(finding))
 
 
 def read_base_shape(recipe: Recipe) -> ModelShape | None:

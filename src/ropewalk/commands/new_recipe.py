@@ -88,7 +88,7 @@ def new_recipe(kind: str, *, model: str | None, out: Path | None) -> dict[str, A
         text = _write(kind, model, path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
-    return {"recipe": str(path), "text": f"{path}\nnext: ropewalk check {path}"}
+    return {"recipe": str(path), "text": str(path)}
 
 
 def _write(kind: str, model: str | None, path: Path) -> str:

@@ -1,14 +1,40 @@
-"""Shows the progress of long work: a bar on a terminal, and a plain line every few seconds in a log."""
+"""Shows the progress of long work: a bar on a terminal, and in a log a plain line a minute, the first one soon.
+
+With ``--quiet`` nothing is shown but warnings and errors; events (events.py) are written in any case.
+"""
 
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from ropewalk.core.events import emit
 from ropewalk.core.quantity import format_seconds
 
-_LINE_SECONDS = 5.0
+_FIRST_SECONDS, _LINE_SECONDS = 5.0, 60.0
+"""Until the first line of a log on a long work, and between two lines."""
+_EVENT_SECONDS = 5.0
+"""Between two events of progress."""
+
+
+@dataclass(slots=True)
+class _Voice:
+    quiet: bool = False
+
+
+_VOICE = _Voice()
+
+
+def set_quiet(quiet: bool) -> None:
+    """Whether this process, and the ranks that it forks, show nothing but warnings and errors."""
+    _VOICE.quiet = quiet
+
+
+def is_quiet() -> bool:
+    """Whether nothing but warnings and errors is shown."""
+    return _VOICE.quiet
 
 
 @runtime_checkable
@@ -23,6 +49,14 @@ class Advance(Protocol):
 
 def say(line: str) -> None:
     """Print one line to standard error, where progress belongs; results go to standard output."""
+    emit("said", text=line)
+    if not _VOICE.quiet:
+        print(line, file=sys.stderr, flush=True)
+
+
+def warn(line: str) -> None:
+    """Print one line to standard error that ``--quiet`` does not keep back."""
+    emit("said", text=line, warning=True)
     print(line, file=sys.stderr, flush=True)
 
 
@@ -32,9 +66,27 @@ def watch(name: str, total: float, *, unit: str, before: int = 0) -> Iterator[Ad
 
     ``before`` units were done earlier. If more than ``total`` is done, no remaining time is shown.
     """
-    show = _draw_bar if sys.stderr.isatty() else _print_lines
-    with show(name, total, unit, before) as advance:
+    show = _show_none if _VOICE.quiet else _draw_bar if sys.stderr.isatty() else _print_lines
+    begun, done, due = time.monotonic(), float(before), time.monotonic()
+    emit("begun", name=name, total=total, unit=unit, done=before)
+    with show(name, total, unit, before) as shown:
+
+        def advance(amount: float = 1, *, note: str = "", left_seconds: float | None = None) -> None:
+            nonlocal done, due
+            done += amount
+            if time.monotonic() >= due:
+                due = time.monotonic() + _EVENT_SECONDS
+                facts = {"name": name, "done": done, "total": total, "unit": unit, "left_seconds": left_seconds}
+                emit("progress", **facts, note=note)
+            shown(amount, note=note, left_seconds=left_seconds)
+
         yield advance
+    emit("finished", name=name, done=done, unit=unit, seconds=round(time.monotonic() - begun, 3))
+
+
+@contextmanager
+def _show_none(name: str, total: float, unit: str, before: int) -> Iterator[Advance]:
+    yield show_nothing
 
 
 @contextmanager
@@ -72,7 +124,7 @@ def _draw_bar(name: str, total: float, unit: str, before: int) -> Iterator[Advan
 @contextmanager
 def _print_lines(name: str, total: float, unit: str, before: int) -> Iterator[Advance]:
     done, begun = float(before), time.monotonic()
-    due = begun + _LINE_SECONDS
+    due = begun + _FIRST_SECONDS
 
     def advance(amount: float = 1, *, note: str = "", left_seconds: float | None = None) -> None:
         nonlocal done, due

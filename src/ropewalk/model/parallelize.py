@@ -177,7 +177,7 @@ def parallelize(
     except UserError:
         model.set_attn_implementation(before)
         raise
-    watch_arguments(model)
+    watch_arguments(model, ranks=1 if group is None else dist.get_world_size(group))
     return ContextParallel(group, sharing, next(model.parameters()).device)
 
 

@@ -132,17 +132,30 @@ def _try_long_window(kind: type[PreTrainedModel], window_tokens: int) -> None:
         )
 
 
-def watch_arguments(model: PreTrainedModel) -> None:
+_RANKS = "_ropewalk_ranks"
+"""The attribute of a model with the number of its context ranks, for the warning."""
+
+
+def watch_arguments(model: PreTrainedModel, *, ranks: int) -> None:
     """From now on raise UserError, on every rank, for a forward over a partition with unsupported arguments.
 
-    A forward without a partition may have any arguments.
+    A forward without a partition may have any arguments; the first one in training, where ``ranks`` above 1 share
+    sequences, is warned of.
     """
+    setattr(model, _RANKS, ranks)
     if _refuse_arguments not in model._forward_pre_hooks.values():
         model.register_forward_pre_hook(_refuse_arguments, with_kwargs=True)
 
 
 def _refuse_arguments(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     if kwargs.get("partition") is None:
+        if model.training and getattr(model, _RANKS, 1) > 1:
+            setattr(model, _RANKS, 1)  # it is told once
+            warnings.warn(
+                f"{type(model).__name__} trains without the arguments of cut, so each of the context ranks reads whole "
+                "sequences alone: model(**share.cut(input_ids, labels, position_ids))",
+                stacklevel=2,
+            )
         return
     assert isinstance(model, PreTrainedModel)
     given = dict(zip(("input_ids", "attention_mask"), args, strict=False)) | kwargs

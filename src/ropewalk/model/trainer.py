@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from ropewalk.core.error import UserError
+from ropewalk.model.flattened import take_flattened
 from ropewalk.model.parallelize import parallelize
 from ropewalk.parallel.collective import sum_over_ranks
 
@@ -31,8 +32,9 @@ class ContextParallelTrainer(Trainer):  # type: ignore[misc]  # transformers is 
 
     Without a ``mesh`` all ranks share each sequence. With one, the other ranks are data ranks: a batch goes to each
     context group. The ranks of a group must follow each other, as in ``init_device_mesh(..., (data, context))``. The
-    model's gradients must be averaged over all ranks, as DDP and FSDP do. Raises UserError for settings that need the
-    logits of whole sequences, and for those that distribute batches in another way.
+    model's gradients must be averaged over all ranks, as DDP and FSDP do. ``DataCollatorWithFlattening`` is taken as it
+    is; its sequences are filled up to a multiple of the ranks. Raises UserError for settings that need the logits of
+    whole sequences, for those that distribute batches in another way, and for fields of a batch that cannot be cut.
     """
 
     def __init__(
@@ -68,7 +70,8 @@ class ContextParallelTrainer(Trainer):  # type: ignore[misc]  # transformers is 
         num_items_in_batch: Shaped[Tensor, ""] | int | None = None,
     ) -> Any:
         """The loss of this rank's tokens, scaled so that the mean over all ranks is the mean over all labels."""
-        kwargs, ranks = self.context.cut(**inputs), self.context.ranks
+        ranks = self.context.ranks
+        kwargs = self.context.cut(**take_flattened(inputs, ranks=ranks))
         if model.training and num_items_in_batch is not None:
             kwargs["num_items_in_batch"] = num_items_in_batch / ranks  # every context rank has counted all labels
         outputs = model(**kwargs)

@@ -20,12 +20,13 @@ def fetch_model(hub_id: str, revision: str, patterns: list[str], *, offline: boo
     """
     # The import takes half a second and is needed only for models that are not on this disk.
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns, local_files_only=offline))
-    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
-        why, fix = explain_refusal(error, hub_id, revision)
+    except list_hub_errors() as error:
+        said = str(error).strip() or type(error).__name__
+        unknown = (said.splitlines()[0], "check name, revision and network, or give a folder")
+        why, fix = explain_refusal(error, hub_id, revision) or unknown
         shape = f"; check and advise need the shape only: model={hub_id}, or check --offline"
         raise UserError(
             f"{hub_id}@{revision} cannot be fetched",
@@ -35,8 +36,22 @@ def fetch_model(hub_id: str, revision: str, patterns: list[str], *, offline: boo
         ) from None
 
 
-def explain_refusal(error: Exception, hub_id: str, revision: str | None = None) -> tuple[str, str]:
-    """Why the hub refused ``hub_id``, and the next thing to try; for any error of huggingface_hub."""
+def list_hub_errors() -> tuple[type[Exception], ...]:
+    """What huggingface_hub raises where the hub refuses, cannot be reached, or a cache lacks a file.
+
+    The errors of its HTTP library are found by their name, because that library changes with its version.
+    """
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    transport = [each for each in HfHubHTTPError.__mro__ if each.__name__ in ("HTTPError", "RequestException")]
+    return (HfHubHTTPError, LocalEntryNotFoundError, *transport)
+
+
+def explain_refusal(error: Exception, hub_id: str, revision: str | None = None) -> tuple[str, str] | None:
+    """Why the hub refused ``hub_id``, and the next thing to try; None for an error that is no refusal.
+
+    ``error`` is one of huggingface_hub, or one that such an error caused.
+    """
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
     causes = [error, *(each for each in (error.__cause__, error.__context__) if isinstance(each, HfHubHTTPError))]
@@ -60,4 +75,4 @@ def explain_refusal(error: Exception, hub_id: str, revision: str | None = None) 
             "the hub has had too many requests (HTTP 429)",
             "wait some minutes, or `hf auth login` for a higher limit",
         )
-    return str(error).strip().splitlines()[0], "check name, revision and network, or give a folder"
+    return None

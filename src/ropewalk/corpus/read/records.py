@@ -26,6 +26,7 @@ from ropewalk.corpus.read.files import File
 from ropewalk.corpus.read.web_archive import read_web_archive
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.text.reject import Reject
+from ropewalk.shape.hub import explain_refusal
 
 _PARQUET_ROWS = 64
 
@@ -184,14 +185,11 @@ def _readable(source: Source) -> Iterator[None]:
         yield
     except (OSError, ValueError) as error:  # this includes the library's own errors and the error of a missing network
         said = str(error).splitlines() or [type(error).__name__]
-        raise UserError(
-            "the dataset cannot be read",
-            where=f"source {source.name}: {source.path or source.hub}",
-            why=said[0],
-            fix="check name, config, split, revision and network; or save the dataset to a folder and give its `path`"
-            if source.hub
-            else "give the folder that `save_to_disk` wrote",
-        ) from error
+        fix = "check name, config, split, revision and network; or save the dataset to a folder and give its `path`"
+        refused = None if source.hub is None else explain_refusal(error, source.hub)
+        why, fix = refused or (said[0], fix if source.hub else "give the folder that `save_to_disk` wrote")
+        where = f"source {source.name}: {source.path or source.hub}"
+        raise UserError("the dataset cannot be read", where=where, why=why, fix=fix) from error
 
 
 def _split(data: Any, source: Source) -> Any:

@@ -1,0 +1,67 @@
+"""The options of all verbs stand before or after the verb; each verb says what to do next, on standard error."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from ropewalk.cli.main import app
+from ropewalk.cli.next_steps import NEXT, say_next
+from ropewalk.cli.usage import split_options
+from ropewalk.core.error import UserError
+from ropewalk.core.events import open_events
+from ropewalk.core.progress import set_quiet
+
+
+@pytest.fixture(autouse=True)
+def loud_again(request: pytest.FixtureRequest) -> None:
+    request.addfinalizer(lambda: (set_quiet(False), open_events(None)))
+
+
+def list_verbs() -> set[str]:
+    found = set[str]()
+    commands: dict[str, Any] = getattr(get_command(app), "commands")  # noqa: B009
+    for name, command in commands.items():
+        inside = getattr(command, "commands", None)
+        found |= {name} if inside is None else {f"{name} {each}" for each in inside}
+    return found
+
+
+def test_every_verb_says_what_to_do_next() -> None:
+    assert list_verbs() == {name.removesuffix(" MODEL").removesuffix(" RECIPE") for name in NEXT}
+    assert say_next(["run", "mine.yaml", "--strict"]) == NEXT["run"].format(target="mine.yaml")
+    assert (
+        say_next(["extend", "models/base", "out/extended", "rope.kind=yarn"]) == "ropewalk export out/extended --verify"
+    )
+    assert (
+        say_next(["corpus", "tokenise", "r.yaml", "--share", "0/2"]) == "the other shares, then ropewalk prepare r.yaml"
+    )
+    assert say_next(["run", "--help"]) is None and say_next([]) is None
+
+
+def test_a_verb_ends_with_the_next_one_and_its_output_is_the_result_alone(tmp_path: Path) -> None:
+    out, events = tmp_path / "mine.yaml", tmp_path / "events.jsonl"
+    done = CliRunner().invoke(app, ["new", "quickstart", "--out", str(out), "--events", str(events)])
+    assert done.exit_code == 0 and done.stdout == f"{out}\n" and done.stderr == f"next: ropewalk check {out}\n"
+    told = [json.loads(line) for line in events.read_text().splitlines()]
+    assert [each["event"] for each in told] == ["started", "result", "said"] and told[1]["recipe"] == str(out)
+    out.unlink()
+    quiet = CliRunner().invoke(app, ["new", "quickstart", "--quiet", "--out", str(out)])
+    assert quiet.exit_code == 0 and quiet.stdout == f"{out}\n" and quiet.stderr == ""
+
+
+def test_a_file_of_events_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["schema", "--events", str(tmp_path / "nowhere" / "events.jsonl")])
+    assert isinstance(done.exception, UserError) and "--events" in done.exception.where
+
+
+def test_options_of_all_verbs_are_found_wherever_they_stand() -> None:
+    assert split_options(["run", "r.yaml", "--quiet", "--events", "e"]) == (
+        ["--quiet", "--events", "e"],
+        ["run", "r.yaml"],
+    )
+    assert split_options(["run", "--events=e", "--", "--quiet"]) == (["--events=e"], ["run", "--", "--quiet"])
+    assert split_options(["run", "--events"]) == (["--events"], ["run"])
