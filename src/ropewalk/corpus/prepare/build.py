@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int8
@@ -21,15 +21,18 @@ from ropewalk.core.read_json import read_written
 from ropewalk.core.record import Document, Role
 from ropewalk.corpus.clean.document import clean_document
 from ropewalk.corpus.dedup.decontaminate import read_prompts
+from ropewalk.corpus.dedup.external_sort import own_scratch
 from ropewalk.corpus.embedded import EMBEDDED
 from ropewalk.corpus.mix.strata import Stratum, share_out
 from ropewalk.corpus.mix_rules import OTHER, MixRules
+from ropewalk.corpus.prepare.document_records import DocumentRecords
 from ropewalk.corpus.prepare.document_scores import Picked, pick_documents
 from ropewalk.corpus.prepare.fingerprint import find_origin
+from ropewalk.corpus.prepare.hold_out_documents import HELD_OUT, TRAIN
 from ropewalk.corpus.prepare.ledger import Amount, SourceLedger, format_ledger
 from ropewalk.corpus.prepare.sources import tokenize_sources
-from ropewalk.corpus.prepare.splits import HELD_OUT, REASONS, TRAIN, DocumentSplits, select_documents, write_dropped
-from ropewalk.corpus.prepare.tokenized import Tokenized, read_documents
+from ropewalk.corpus.prepare.splits import REASONS, DocumentSplits, select_documents, write_dropped
+from ropewalk.corpus.prepare.tokenized import Tokenized
 from ropewalk.corpus.read.source import read_source, source_files
 from ropewalk.corpus.spec import CorpusSpec, Source
 from ropewalk.corpus.tokens.corpus_folder import KIND, Facts, content_digest, point_to, token_digest
@@ -39,6 +42,7 @@ from ropewalk.corpus.tokens.tokenizer import Tokenizer
 
 SAMPLE_BYTES = 4 << 20
 _SAMPLE_CHARACTERS = 1 << 16
+_SCRATCH = ".splits"
 
 
 def build(
@@ -70,20 +74,24 @@ def build(
     with hold(store):
         prompts = read_prompts(spec.decontaminate, probes)
         sources = tokenize_sources(spec, tokenizer=tokenizer, prompts=prompts, seed=seed)
-        picked = [
-            pick_documents(source, stored, read_documents(stored))
-            for source, stored in zip(spec.sources, sources, strict=True)
-        ]
-        choices = select_documents(
-            sources,
-            [source.role for source in spec.sources],
-            near_duplicates=[spec.near_duplicates_of(source) for source in spec.sources],
-            held_out=spec.held_out,
-            unfit=[each.why for each in picked],
-        )
         asked = {"files": spec.decontaminate.files, "digest": prompts.digest, "too_short": prompts.too_short}
         made = {"places": spec.places, "prompts": asked}
-        ledger = _write_corpus(folder, spec, sources, choices, picked, made=made, tokenizer=tokenizer, inputs=inputs)
+        with own_scratch(store / _SCRATCH) as scratch:
+            records = [
+                DocumentRecords(stored.folder, len(stored.bytes), scratch / f"records-{number}")
+                for number, stored in enumerate(sources)
+            ]
+            picked = [pick_documents(*each) for each in zip(spec.sources, sources, records, strict=True)]
+            choices = select_documents(
+                sources,
+                [source.role for source in spec.sources],
+                near_duplicates=[spec.near_duplicates_of(source) for source in spec.sources],
+                held_out=spec.held_out,
+                unfit=[each.unfit for each in picked],
+                scratch=scratch,
+            )
+            parts = _Parts(spec, sources, choices, picked, records)
+            ledger = _write_corpus(folder, parts, made=made, tokenizer=tokenizer, inputs=inputs)
     say(format_ledger(ledger))
     return folder
 
@@ -153,18 +161,21 @@ def _read_content(folder: Path) -> dict[str, Any]:
     return read_written(folder / "corpus.json")
 
 
+class _Parts(NamedTuple):
+    """The spec of a corpus, and for each source its store, its splits, its selection and its records."""
+
+    spec: CorpusSpec
+    sources: Sequence[Tokenized]
+    choices: Sequence[DocumentSplits]
+    picked: Sequence[Picked]
+    records: Sequence[DocumentRecords]
+
+
 def _write_corpus(
-    folder: Path,
-    spec: CorpusSpec,
-    sources: Sequence[Tokenized],
-    choices: Sequence[DocumentSplits],
-    picked: Sequence[Picked],
-    *,
-    tokenizer: Tokenizer,
-    inputs: Mapping[str, Any],
-    made: Mapping[str, Any],
+    folder: Path, parts: _Parts, *, tokenizer: Tokenizer, inputs: Mapping[str, Any], made: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Write the corpus folder and return its ledger. ``made`` records the inputs: paths of sources, and prompts."""
+    spec, sources, choices, picked, records = parts
     entries: dict[str, Any] = {}
     ledger: dict[str, Any] = {}
     with new_folder(folder, kind=KIND, inputs=inputs) as work:
@@ -180,7 +191,7 @@ def _write_corpus(
                 "origin": digest_value(read_manifest(stored.folder)["inputs"]["origin"]),
                 "facts": _describe(source, stored, fate, balance),
             }
-        write_dropped(work, sources, [source.name for source in spec.sources], choices, picked)
+        write_dropped(work, sources, [source.name for source in spec.sources], choices, picked, records)
         content = {
             "digest": digest_value([[name, entry["content"]] for name, entry in entries.items()]),
             "vocabulary": tokenizer.vocabulary,
@@ -197,10 +208,12 @@ def _write_corpus(
 def _write_choice(folder: Path, stored: Tokenized, choice: DocumentSplits, *, vocabulary: int) -> dict[str, Any]:
     """Write the split of every document, the indices of the training documents, and the tokens of the held-out ones."""
     (folder / "held_out").mkdir(parents=True)
-    fate, kept = choice.fate, np.stack([choice.kept_source, choice.kept_document], axis=1)
+    fate = choice.fate
     np.save(folder / "train.npy", np.flatnonzero(fate == TRAIN).astype(np.int64), allow_pickle=False)
     np.save(folder / "fate.npy", fate, allow_pickle=False)
-    np.save(folder / "kept.npy", kept, allow_pickle=False)
+    kept = np.lib.format.open_memmap(folder / "kept.npy", mode="w+", dtype=np.int64, shape=(len(fate), 2))
+    kept[:, 0], kept[:, 1] = choice.kept_source, choice.kept_document
+    kept.flush()
     every = all_documents(open_shards(stored.folder, vocabulary=vocabulary, manifest={}))
     held_out = StoredDocuments(every.shards, np.flatnonzero(fate == HELD_OUT).astype(np.int64))
     copies = (held_out.read(document) for document in range(len(held_out)))
@@ -224,7 +237,7 @@ def _balance(stored: Tokenized, fate: Int8[np.ndarray, "documents"]) -> SourceLe
 
 
 def _sum(stored: Tokenized, where: Bool[np.ndarray, "documents"]) -> Amount:
-    return Amount(int(where.sum()), int(stored.bytes[where].sum()), int(stored.tokens[where].sum()))
+    return Amount(int(where.sum()), int(stored.bytes.sum(where=where)), int(stored.tokens.sum(where=where)))
 
 
 def _describe(

@@ -19,7 +19,6 @@ from jaxtyping import Int64, Shaped, UInt32, UInt64
 from ropewalk.core.artifact import read_manifest
 from ropewalk.core.error import UserError
 from ropewalk.core.owned import Owned
-from ropewalk.core.read_json import read_written_lines
 from ropewalk.core.record import Document
 from ropewalk.corpus.clean.document import MASKED
 from ropewalk.corpus.prepare.filters import CONTAMINATED, PASSAGE, REPEATED, Judged, Screened
@@ -37,7 +36,7 @@ _HEAD_CHARACTERS = 60
 
 @dataclass(frozen=True)
 class Tokenized:
-    """A finished folder of a source: its ledger, and one column for each property of its documents."""
+    """A finished folder of a source: its ledger, and a column, mapped from disk, for each property of its documents."""
 
     folder: Path
     ledger: SourceLedger
@@ -187,17 +186,11 @@ def open_tokenized(folder: Path) -> Tokenized:
     """Open the finished folder of a source."""
     facts = read_manifest(folder)["facts"]
     columns = {
-        name: np.load(folder / f"{name}.npy", allow_pickle=False)
+        name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
         for name in ("digests", "signatures", "whole_bytes", "bytes", "tokens", "language")
     }
     ledger = SourceLedger.from_json(facts["ledger"])
     return Tokenized(folder=folder, ledger=ledger, languages=tuple(facts["languages"]), **columns)
-
-
-def read_documents(stored: Tokenized) -> list[dict[str, Any]]:
-    """The record of each stored document, in order."""
-    records: Iterator[dict[str, Any]] = read_written_lines(stored.folder / "documents.jsonl", appended=False)
-    return [record for record in records if "dropped" not in record]
 
 
 def settle_parts(parts: Sequence[Path]) -> list[list[str]]:
