@@ -150,7 +150,9 @@ def _keyed(numbers: UInt64[np.ndarray, "_"], documents: Int64[np.ndarray, "_"]) 
 
 
 def _map(folder: Path, column: str) -> "np.memmap[tuple[int, ...], np.dtype[np.generic]]":
-    return np.load(folder / f"{column}.npy", mmap_mode="r", allow_pickle=False)
+    mapped: np.memmap[tuple[int, ...], np.dtype[np.generic]]
+    mapped = np.load(folder / f"{column}.npy", mmap_mode="r", allow_pickle=False)
+    return mapped
 
 
 def _batches(folder: Path) -> Iterator[tuple[int, UInt32[np.ndarray, "documents 128"]]]:
