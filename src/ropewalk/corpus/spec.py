@@ -7,7 +7,7 @@ from sources of unlike lengths gives 12:87:0.4 in tokens.
 import codecs
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_core import InitErrorDetails
 
 from ropewalk.core.quantity import Count, PositiveCount
@@ -15,6 +15,7 @@ from ropewalk.core.record import ROLES, Role
 from ropewalk.core.spec import Spec
 from ropewalk.corpus.mix_rules import MixRules, check_mix
 from ropewalk.corpus.prompt_rules import GivenRules, PromptRules
+from ropewalk.corpus.selection_rules import ScoreRules, Selection, expand_score
 from ropewalk.corpus.text.language import language_kind
 from ropewalk.corpus.text.profile import PROFILES, Profile, ProfileName
 
@@ -92,27 +93,6 @@ class HubOptions(RecordOptions):
     """A commit, so that the same recipe reads the same text."""
 
 
-class Selection(Spec):
-    """Which of a source's long documents are trained on, by a column: one of a ``scores`` file, or of the measures."""
-
-    column: str
-    """``gain`` of `ropewalk corpus score`, ``coherence``, ``vocabulary_growth``, ``repeated_passages`` ..."""
-    at_least: float | None = None
-    """Least value of the column."""
-    at_most: float | None = None
-    """Largest value of the column."""
-    weigh: bool = False
-    """Keep a document with a probability in proportion to its value, 1 from the 95th percentile up."""
-    from_tokens: Count = 8192
-    """Shorter documents are left as they are, and so are those without a value."""
-
-    @model_validator(mode="after")
-    def _check_use(self) -> "Selection":
-        if self.at_least is None and self.at_most is None and not self.weigh:
-            raise ValueError(f"select {self.column}: give at_least, at_most or weigh")
-        return self
-
-
 class Source(Spec):
     """One body of text: files, a hub dataset, or text that ropewalk makes itself; exactly one of the three."""
 
@@ -143,6 +123,9 @@ class Source(Spec):
     """What to do with a broken line or invalid text: stop, drop it and count it, or (for text) replace what is bad."""
     scores: str | None = None
     """A file of columns: JSON lines with ``id`` and any number of values, as `ropewalk corpus score` writes them."""
+    score: Annotated[ScoreRules, BeforeValidator(expand_score)] | None = None
+    """Scores of the clean text for ``select``: ``gzip``, or ``{fasttext: FILE, label: NAME}``, ``{kenlm: FILE}``,
+    ``{callable: module:function}``."""
     select: tuple[Selection, ...] = ()
     """What long documents must be like; a decision on indices, so that nothing is tokenised again."""
     license: str | None = None
@@ -161,6 +144,8 @@ class Source(Spec):
         given = [key for key in ("path", "hub", "embedded") if getattr(self, key) is not None]
         if len(given) != 1:
             raise ValueError(f"source {self.name} needs exactly one of path, hub, embedded; given: {given or 'none'}")
+        if self.tokens is not None and self.score is not None:
+            raise ValueError(f"source {self.name} has tokens: {self.tokens}, but only text is scored: leave out score")
         if self.tokens is not None and self.path is None:
             raise ValueError(f"source {self.name} has tokens: {self.tokens}, but no path")
         if self.embedded is None:
@@ -269,7 +254,11 @@ class CorpusSpec(MixRules):
             mode="json", exclude={"store", "mix", "max_repeats", "workers", "worker_count", *MixRules.model_fields}
         )
         for source in content["sources"]:
-            del source["path"], source["scores"]
+            del source["path"], source["scores"], source["score"]
+            for rule in source["select"]:  # keys of later versions, where they say nothing
+                for key in ("band", "to_tokens", "language"):
+                    if rule[key] is None:
+                        del rule[key]
         del content["decontaminate"]["files"]
         return content
 

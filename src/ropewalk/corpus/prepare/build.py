@@ -30,6 +30,7 @@ from ropewalk.corpus.prepare.document_scores import Picked, pick_documents
 from ropewalk.corpus.prepare.fingerprint import find_origin
 from ropewalk.corpus.prepare.hold_out_documents import HELD_OUT, TRAIN
 from ropewalk.corpus.prepare.ledger import Amount, SourceLedger, format_ledger
+from ropewalk.corpus.prepare.score_text import describe_score
 from ropewalk.corpus.prepare.sources import tokenize_sources
 from ropewalk.corpus.prepare.splits import REASONS, DocumentSplits, select_documents, write_dropped
 from ropewalk.corpus.prepare.tokenized import Tokenized
@@ -61,6 +62,8 @@ def build(
     inputs = {"corpus": spec.content, "tokenizer": tokenizer.digest, "seed": seed}
     if scores := {s.name: digest_file(Path(s.scores)) for s in spec.sources if s.scores and Path(s.scores).is_file()}:
         inputs["scores"] = scores
+    if made_scores := {source.name: describe_score(source) for source in spec.sources if source.score}:
+        inputs["score"] = made_scores
     if is_finished(folder):
         if read_manifest(folder)["inputs"] != inputs or not _holds_text(folder, spec, probes, seed=seed):
             raise UserError(

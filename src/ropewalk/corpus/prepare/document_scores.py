@@ -18,11 +18,13 @@ from ropewalk.core.error import UserError
 from ropewalk.core.seed import seed_for
 from ropewalk.corpus.prepare.document_records import DocumentRecords
 from ropewalk.corpus.prepare.tokenized import Tokenized
-from ropewalk.corpus.spec import Selection, Source
+from ropewalk.corpus.selection_rules import Selection
+from ropewalk.corpus.spec import Source
 
 _FULL_WEIGHT = 95
 _SHOWN = 5
 _BELOW, _ABOVE, _DRAWN = 1, 2, 3
+_LENGTHS = 64
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,9 @@ class Picked:
         rule, sort, value, bound = self.rules[self.rule[at]], self.sort[at], self.value[at], self.bound[at]
         if sort == _DRAWN:
             return f"{rule.column} {value:.4g} gave the document a probability of {bound:.0%}"
-        return f"{rule.column} {value:.4g} {'below' if sort == _BELOW else 'above'} {bound:g}"
+        where = "" if rule.band is None else ", of its language and length"
+        limit = f"{bound:g}" if rule.band is None else f"{bound:.4g}"
+        return f"{rule.column} {value:.4g} {'below' if sort == _BELOW else 'above'} {limit}{where}"
 
 
 def pick_documents(source: Source, stored: Tokenized, documents: DocumentRecords) -> Picked:
@@ -65,8 +69,9 @@ def pick_documents(source: Source, stored: Tokenized, documents: DocumentRecords
     examples: dict[str, Mapping[str, list[dict[str, Any]]]] = {}
     for number, rule in enumerate(source.select):
         values = columns[number]
-        applies = (stored.tokens >= rule.from_tokens) & ~np.isnan(values)
-        for kind, missed, bounds in _faults(rule, values, draws[number], values[applies]):
+        applies = _applies(rule, stored) & ~np.isnan(values)
+        cells = _cells(stored) if rule.band is not None else None
+        for kind, missed, bounds in _faults(rule, values, draws[number], applies, cells):
             new = applies & missed & (which < 0)
             which[new], sort[new], value[new], bound[new] = number, kind, values[new], bounds[new]
         examples[rule.column] = _best_and_worst(values, applies, documents)
@@ -87,7 +92,8 @@ def _read_columns(
         if own is not None:
             _refuse_repeated(source, id, seen)
         for rule, values, drawn in zip(source.select, columns, draws, strict=True):
-            found = (own or {}).get(rule.column, (document["measures"] or {}).get(rule.column))
+            known = {**(document["measures"] or {}), **document.get("scores", {}), **(own or {})}
+            found = known.get(rule.column)
             values[number] = math.nan if found is None else float(found)
             drawn[number] = seed_for("select", rule.column, id) / 2**63 if rule.weigh else 0.0
     for rule, values in zip(source.select, columns, strict=True):
@@ -110,17 +116,53 @@ def _faults(
     rule: Selection,
     values: Float64[np.ndarray, "documents"],
     draws: Float64[np.ndarray, "documents"],
-    compared: Float64[np.ndarray, "_"],
+    applies: Bool[np.ndarray, "documents"],
+    cells: Int64[np.ndarray, "documents"] | None,
 ) -> Iterator[tuple[int, Bool[np.ndarray, "documents"], Float64[np.ndarray, "documents"]]]:
     """Yield the sort of fault, the documents that have it, and the bound of each document."""
     if rule.at_least is not None:
         yield _BELOW, values < rule.at_least, np.full(len(values), rule.at_least)
     if rule.at_most is not None:
         yield _ABOVE, values > rule.at_most, np.full(len(values), rule.at_most)
-    if rule.weigh and len(compared):
-        full = float(np.percentile(compared, _FULL_WEIGHT))
+    if rule.band is not None and cells is not None:
+        low, high = _find_band(rule.band, values, applies, cells)
+        yield _BELOW, values < low, low
+        yield _ABOVE, values > high, high
+    if rule.weigh and applies.any():
+        full = float(np.percentile(values[applies], _FULL_WEIGHT))
         chance = np.maximum(0.0, values / full) if full > 0 else np.ones(len(values))
         yield _DRAWN, draws >= chance, chance
+
+
+def _applies(rule: Selection, stored: Tokenized) -> Bool[np.ndarray, "documents"]:
+    """Whether a rule judges each document, by its length and language."""
+    tokens = stored.tokens
+    applies = tokens >= rule.from_tokens
+    if rule.to_tokens is not None:
+        applies &= tokens < rule.to_tokens
+    if rule.language is not None:
+        applies &= np.array([name == rule.language for name in stored.languages], dtype=bool)[stored.language]
+    return applies
+
+
+def _cells(stored: Tokenized) -> Int64[np.ndarray, "documents"]:
+    """A number for the language and the length of each document. A length reaches from a power of two to the next."""
+    length = np.frexp(np.maximum(stored.tokens, 1).astype(np.float64))[1]
+    return np.asarray(stored.language * _LENGTHS + length, dtype=np.int64)
+
+
+def _find_band(
+    band: tuple[float, float],
+    values: Float64[np.ndarray, "documents"],
+    applies: Bool[np.ndarray, "documents"],
+    cells: Int64[np.ndarray, "documents"],
+) -> tuple[Float64[np.ndarray, "documents"], Float64[np.ndarray, "documents"]]:
+    """The least and the largest value that each document may have: percentiles of the documents of its cell."""
+    low, high = np.full(len(values), -np.inf), np.full(len(values), np.inf)
+    for cell in np.unique(cells[applies]).tolist():
+        own = applies & (cells == cell)
+        low[own], high[own] = np.percentile(values[own], band)
+    return low, high
 
 
 def _best_and_worst(

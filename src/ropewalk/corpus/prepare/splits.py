@@ -32,12 +32,30 @@ REASONS = {EXACT: "exact duplicate", NEAR: "near duplicate", UNFIT: "not selecte
 
 @dataclass(frozen=True)
 class DocumentSplits:
-    """The split of each document of one source, and for a copy the document that was kept."""
+    """The split of each document of one source, and for a copy the document that was kept.
 
-    fate: Int8[np.ndarray, "documents"]
-    """TRAIN, HELD_OUT, EXACT, NEAR or UNFIT."""
-    kept_source: Int64[np.ndarray, "documents"]
-    kept_document: Int64[np.ndarray, "documents"]
+    The columns are of all sources; ``first`` to before ``last`` are this source's documents. An array is mapped from
+    disk anew, so that its pages are freed with it.
+    """
+
+    columns: tuple[Column, Column, Column]
+    first: int
+    last: int
+
+    @property
+    def fate(self) -> Int8[np.ndarray, "documents"]:
+        """TRAIN, HELD_OUT, EXACT, NEAR or UNFIT."""
+        return self.columns[0].open()[self.first : self.last]
+
+    @property
+    def kept_source(self) -> Int64[np.ndarray, "documents"]:
+        """Number of the source of the document that was kept; the own one where the document is no copy."""
+        return self.columns[1].open()[self.first : self.last]
+
+    @property
+    def kept_document(self) -> Int64[np.ndarray, "documents"]:
+        """Number of the document that was kept, in its source."""
+        return self.columns[2].open()[self.first : self.last]
 
 
 def select_documents(
@@ -66,10 +84,10 @@ def select_documents(
         fate[best.read(first, last) != own] = NEAR
         fate[equal_best.read(first, last) != own] = EXACT
         fates.write(first, fate)
-    fate = fates.open()
     for first, numbers in zip(copies.borders, unfit, strict=False):
-        chosen_out = first + numbers
+        fate, chosen_out = fates.open(), first + numbers
         fate[chosen_out[fate[chosen_out] == TRAIN]] = UNFIT
+        del fate
     hold_out(copies, sources, leak, fates, share=held_out)
     home, kept = Column(scratch / "home", copies.documents), Column(scratch / "kept", copies.documents)
     borders = np.array(copies.borders)
@@ -78,8 +96,7 @@ def select_documents(
         at = np.searchsorted(borders, chosen, side="right") - 1
         home.write(first, at)
         kept.write(first, chosen - borders[at])
-    columns = [column.open() for column in (fates, home, kept)]
-    return [DocumentSplits(*(each[first:last] for each in columns)) for first, last in pairwise(copies.borders)]
+    return [DocumentSplits((fates, home, kept), first, last) for first, last in pairwise(copies.borders)]
 
 
 def _find_kept(copies: Copies, leak: Column, near_duplicates: Sequence[float | None]) -> Column:
@@ -108,28 +125,30 @@ def write_dropped(
     records: Sequence[DocumentRecords],
 ) -> None:
     """Write ``NAME/dropped.jsonl`` (each unused document with the reason) and ``NAME/columns.json`` into ``folder``."""
-    borders = np.cumsum([0, *(len(choice.fate) for choice in choices)]).tolist()
+    borders = [choices[0].first, *(choice.last for choice in choices)]
     for number, (name, choice) in enumerate(zip(names, choices, strict=True)):
         with (
             (folder / name / DROPPED).open("w", encoding="utf-8") as file,
             closing(SignatureFiles([source.folder for source in sources], borders)) as signatures,
         ):
+            fate, sizes = choice.fate, sources[number].bytes
+            homes, kept_documents = choice.kept_source, choice.kept_document
             for document, record in enumerate(records[number]):
-                if choice.fate[document] <= HELD_OUT:
+                if fate[document] <= HELD_OUT:
                     continue
-                if choice.fate[document] == UNFIT:
+                if fate[document] == UNFIT:
                     why = picked[number].explain(document)
                 else:
-                    home, kept = int(choice.kept_source[document]), int(choice.kept_document[document])
+                    home, kept = int(homes[document]), int(kept_documents[document])
                     own, other = signatures.read(borders[number] + document), signatures.read(borders[home] + kept)
                     why = f"{np.mean(own == other):.0%} like {records[home].read(kept)['id']} of {names[home]}, "
                     why += "which is kept"
                 entry = {
                     "id": record["id"],
-                    "dropped": REASONS[int(choice.fate[document])],
+                    "dropped": REASONS[int(fate[document])],
                     "why": why,
                     "place": "",
-                    "bytes": int(sources[number].bytes[document]),
+                    "bytes": int(sizes[document]),
                     "text": record["text"],
                 }
                 file.write(json.dumps(entry, ensure_ascii=False) + "\n")

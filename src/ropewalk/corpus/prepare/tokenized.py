@@ -36,20 +36,35 @@ _HEAD_CHARACTERS = 60
 
 @dataclass(frozen=True)
 class Tokenized:
-    """A finished folder of a source: its ledger, and a column, mapped from disk, for each property of its documents."""
+    """A finished folder of a source. Each column is mapped from disk anew, so that its pages are freed with it."""
 
     folder: Path
     ledger: SourceLedger
     languages: tuple[str, ...]
     """Language names; ``language`` holds indices into them."""
-    digests: UInt64[np.ndarray, "documents"]
-    """Digests of the cleaned text before repeated sections were cut; ``signatures`` and ``whole_bytes`` are of it too.
-    """
-    signatures: UInt32[np.ndarray, "documents 128"]
-    whole_bytes: Int64[np.ndarray, "documents"]
-    bytes: Int64[np.ndarray, "documents"]
-    tokens: Int64[np.ndarray, "documents"]
-    language: Int64[np.ndarray, "documents"]
+
+    @property
+    def digests(self) -> UInt64[np.ndarray, "documents"]:
+        """Digests of the cleaned text before repeated sections were cut. Signatures are of it too."""
+        return self._map("digests")
+
+    @property
+    def bytes(self) -> Int64[np.ndarray, "documents"]:
+        """Size of the stored text."""
+        return self._map("bytes")
+
+    @property
+    def tokens(self) -> Int64[np.ndarray, "documents"]:
+        """Number of tokens."""
+        return self._map("tokens")
+
+    @property
+    def language(self) -> Int64[np.ndarray, "documents"]:
+        """Index of the language."""
+        return self._map("language")
+
+    def _map(self, name: str) -> Shaped[np.ndarray, "documents"]:
+        return np.asarray(np.load(self.folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))
 
 
 @dataclass(slots=True)
@@ -138,7 +153,8 @@ class Notes:
         if cut_bytes:
             ledger.dropped[REPEATED].add(documents=0, bytes=cut_bytes)
         begin = kept.text[:_HEAD_CHARACTERS]
-        self.log.write(_line(kept.id, screened, language=kept.language, cut_bytes=cut_bytes, text=begin))
+        scores = {} if screened.scores is None else {"scores": screened.scores}
+        self.log.write(_line(kept.id, screened, language=kept.language, cut_bytes=cut_bytes, text=begin, **scores))
         return True
 
 
@@ -185,12 +201,8 @@ def _count(documents: Iterable[Encoded], gathered: Gathered) -> Iterator[Encoded
 def open_tokenized(folder: Path) -> Tokenized:
     """Open the finished folder of a source."""
     facts = read_manifest(folder)["facts"]
-    columns = {
-        name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-        for name in ("digests", "signatures", "whole_bytes", "bytes", "tokens", "language")
-    }
     ledger = SourceLedger.from_json(facts["ledger"])
-    return Tokenized(folder=folder, ledger=ledger, languages=tuple(facts["languages"]), **columns)
+    return Tokenized(folder=folder, ledger=ledger, languages=tuple(facts["languages"]))
 
 
 def settle_parts(parts: Sequence[Path]) -> list[list[str]]:
