@@ -1,4 +1,4 @@
-"""How documents of a source are scored on their clean text, and which of them are trained on by such columns."""
+"""What is recorded of each document of a source (scores, origin), and which are trained on by such columns."""
 
 from typing import Any
 
@@ -50,6 +50,17 @@ class ScoreRules(Spec):
 def expand_score(given: Any) -> Any:
     """``gzip`` as the rules it is short for."""
     return {"gzip": True} if given == "gzip" else given
+
+
+class Provenance(Spec):
+    """Which fields of a record say where its document comes from. A key with dots names a field in a field."""
+
+    address: str | None = None
+    """Field of the address, such as ``url``."""
+    license: str | None = None
+    """Field of the licence."""
+    date: str | None = None
+    """Field of the date."""
 
 
 class Selection(Spec):

@@ -15,7 +15,7 @@ from ropewalk.core.record import ROLES, Role
 from ropewalk.core.spec import Spec
 from ropewalk.corpus.mix_rules import MixRules, check_mix
 from ropewalk.corpus.prompt_rules import GivenRules, PromptRules
-from ropewalk.corpus.selection_rules import ScoreRules, Selection, expand_score
+from ropewalk.corpus.selection_rules import Provenance, ScoreRules, Selection, expand_score
 from ropewalk.corpus.text.language import language_kind
 from ropewalk.corpus.text.profile import PROFILES, Profile, ProfileName
 
@@ -130,6 +130,8 @@ class Source(Spec):
     """What long documents must be like; a decision on indices, so that nothing is tokenised again."""
     license: str | None = None
     """Under which the text stands; shown in the report, never judged."""
+    provenance: Provenance | None = None
+    """Fields of records with the address, licence and date of a document, kept to the store and the data card."""
     near_duplicates: Annotated[float, Field(gt=0, le=1)] | Literal["by_role"] | None = BY_ROLE
     """Similarity from which a document of this source is dropped as a copy of another; None keeps all but exact copies.
     ``by_role``: None for instructions that are read, whose answers may be alike; the corpus's for all else."""
@@ -255,6 +257,8 @@ class CorpusSpec(MixRules):
         )
         for source in content["sources"]:
             del source["path"], source["scores"], source["score"]
+            if source["provenance"] is None:
+                del source["provenance"]
             for rule in source["select"]:  # keys of later versions, where they say nothing
                 for key in ("band", "to_tokens", "language"):
                     if rule[key] is None:

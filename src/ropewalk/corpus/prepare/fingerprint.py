@@ -34,6 +34,8 @@ def find_origin(source: Source, *, seed: int) -> Any:
 def describe_text(source: Source, *, prompts: Prompts, seed: int) -> dict[str, Any]:
     """All inputs of the clean text of ``source``, as JSON data. Equal values mean equal text."""
     reading = source.model_dump(mode="json", include={"language", "text_key", "size_bytes", "faults", "options"})
+    if source.provenance is not None:
+        reading["provenance"] = source.provenance.model_dump(mode="json")
     score = describe_score(source)
     return {
         **({} if score is None else {"score": score}),

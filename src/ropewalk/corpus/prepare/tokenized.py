@@ -23,6 +23,7 @@ from ropewalk.core.record import Document
 from ropewalk.corpus.clean.document import MASKED
 from ropewalk.corpus.prepare.filters import CONTAMINATED, PASSAGE, REPEATED, Judged, Screened
 from ropewalk.corpus.prepare.ledger import SourceLedger
+from ropewalk.corpus.read.provenance import ORIGIN
 from ropewalk.corpus.read.source import without_document
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.text.language import settle_languages
@@ -153,8 +154,9 @@ class Notes:
         if cut_bytes:
             ledger.dropped[REPEATED].add(documents=0, bytes=cut_bytes)
         begin = kept.text[:_HEAD_CHARACTERS]
-        scores = {} if screened.scores is None else {"scores": screened.scores}
-        self.log.write(_line(kept.id, screened, language=kept.language, cut_bytes=cut_bytes, text=begin, **scores))
+        known = {"scores": screened.scores, ORIGIN: kept.metadata.get(ORIGIN)}
+        known = {name: value for name, value in known.items() if value is not None}
+        self.log.write(_line(kept.id, screened, language=kept.language, cut_bytes=cut_bytes, text=begin, **known))
         return True
 
 

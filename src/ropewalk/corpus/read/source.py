@@ -20,6 +20,7 @@ from ropewalk.corpus.read.find_files import FoundFiles as Files
 from ropewalk.corpus.read.find_files import find_all, find_files, is_saved_dataset
 from ropewalk.corpus.read.nested_keys import find_value
 from ropewalk.corpus.read.pages import read_text
+from ropewalk.corpus.read.provenance import ORIGIN, find_provenance
 from ropewalk.corpus.read.records import read_hub, read_records, read_saved
 from ropewalk.corpus.read.remote import content_bytes_of, digest_content, find_remote_files, is_remote, local_copy
 from ropewalk.corpus.read.turn import NO_CONVERSATION, UnreadError
@@ -166,9 +167,12 @@ def _make_item(found: Found, source: Source) -> Document | Reject:
     del found
     if isinstance(record, WholeText):
         return _document(record.text, source, id=place.name, place=place)
-    owned = Owned(record)
+    origin, owned = find_provenance(record, source), Owned(record)
     del record
-    return _make_document(owned.take(), source, place)
+    made = _make_document(owned.take(), source, place)
+    if not origin or isinstance(made, Reject):
+        return made
+    return replace(made, metadata={**made.metadata, ORIGIN: origin})
 
 
 def _make_document(record: object, source: Source, place: Place) -> Document | Reject:
