@@ -89,7 +89,7 @@ def _filters(spec: CorpusSpec) -> Iterator[str]:
     prompts = ", ".join(spec.decontaminate.files)
     yield f"- evaluation prompts kept out: {prompts or 'none'}"
     for source in spec.sources:
-        named = source.profile if isinstance(source.profile, str) else "by role and language"
+        named: str = source.profile if isinstance(source.profile, str) else "by role and language"
         if source.profile is not None and not isinstance(source.profile, str):
             named = f"like {source.profile.like}, changed"
         scores = f"; scored by {', '.join(source.score.columns)}" if source.score else ""
