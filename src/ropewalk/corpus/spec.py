@@ -148,6 +148,8 @@ class Source(Spec):
             raise ValueError(f"source {self.name} needs exactly one of path, hub, embedded; given: {given or 'none'}")
         if self.tokens is not None and self.score is not None:
             raise ValueError(f"source {self.name} has tokens: {self.tokens}, but only text is scored: leave out score")
+        if self.provenance is not None and (self.tokens is not None or self.embedded is not None):
+            raise ValueError(f"source {self.name} has no records with fields: leave out provenance")
         if self.tokens is not None and self.path is None:
             raise ValueError(f"source {self.name} has tokens: {self.tokens}, but no path")
         if self.embedded is None:

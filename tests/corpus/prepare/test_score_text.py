@@ -169,6 +169,7 @@ def test_models_are_asked_through_their_libraries_and_refused_without(
         {"score": {"gzip": True, "version": "2"}},
         {"score": "zip"},
         {"score": "gzip", "tokens": "megatron"},
+        {"provenance": {"address": "url"}, "tokens": "megatron"},
         {"select": [{"column": "gzip", "band": [80, 20]}]},
         {"select": [{"column": "gzip", "band": [20, 80], "from_tokens": 10, "to_tokens": 10}]},
     ],
