@@ -25,7 +25,10 @@ SLOW = {
     "torch._inductor": "only a compiled model needs it",
     "torch.utils.tensorboard": "imports the optional tensorboard",
 }
-OPTIONAL = ("fast", "parquet", "chinese", "html", "pdf", "warc", "lora", "gguf", "liger", "hub", "cluster", "track")
+OPTIONAL = (
+    *("fast", "parquet", "chinese", "html", "pdf", "warc", "fasttext", "kenlm", "lora", "gguf", "liger", "hub"),
+    *("cluster", "track"),
+)
 """Extras of pyproject.toml: their packages may be absent."""
 
 When = Literal["start", "call", "types"]
@@ -128,7 +131,8 @@ SOURCES = {name: file.read_text() for name, file in MODULES.items()}
 
 def optional_packages() -> set[str]:
     extras = tomllib.loads((SRC.parents[1] / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    return {wish.partition(">")[0].replace("-", "_") for extra in OPTIONAL for wish in extras[extra]}
+    packages = {wish.partition(">")[0].replace("-", "_") for extra in OPTIONAL for wish in extras[extra]}
+    return packages | {"fasttext"}  # the module of fasttext-predict
 
 
 def test_no_module_imports_itself_through_others() -> None:

@@ -88,7 +88,9 @@ def test_shares_then_prepare_then_report_mix_and_export(recipe: Path, tmp_path: 
         assert (done["tasks"], done["waits"]) == (tasks, waits)
     say("prepare", str(recipe))
     made = json.loads(say("corpus", "report", str(recipe), "--json"))
-    assert [Path(path).name for path in made["made"]] == ["corpus.html", "corpus.json"]
+    assert [Path(path).name for path in made["made"]] == ["corpus.html", "corpus.json", "corpus-card.md"]
+    card = (tmp_path / "run" / "corpus-card.md").read_text()
+    assert say("corpus", "card", str(recipe)).strip().endswith("corpus-card.md") and "| web | general |" in card
     survey = json.loads((tmp_path / "run" / "corpus.json").read_text())
     assert survey == made["survey"] and survey["stages"][0]["rows"] == 40
     assert "Corpus of run" in (tmp_path / "run" / "corpus.html").read_text()
@@ -105,8 +107,9 @@ def test_shares_then_prepare_then_report_mix_and_export(recipe: Path, tmp_path: 
 
     say("corpus", "export", str(recipe), str(tmp_path / "out"), "--format", "megatron")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        *("web.bin", "web.idx", "law.bin", "law.idx", "manifest.json"),
+        *("web.bin", "web.idx", "law.bin", "law.idx", "manifest.json", "corpus-card.md"),
     }
+    assert (tmp_path / "out" / "corpus-card.md").read_text() == card
     with pytest.raises(UserError, match="there already"):
         say("corpus", "export", str(recipe), str(tmp_path / "out"), "--format", "olmo")
 

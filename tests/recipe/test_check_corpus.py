@@ -16,7 +16,7 @@ from ropewalk.corpus.tokens.corpus_folder import Corpus, open_corpus
 from ropewalk.corpus.tokens.store import StoredDocuments
 from ropewalk.corpus.tokens.tokenizer import Tokenizer, load_tokenizer
 from ropewalk.corpus.tokens.train_tokenizer import train_tokenizer
-from ropewalk.recipe.check_corpus import check_corpus, check_repeats
+from ropewalk.recipe.check_corpus import check_corpus, check_repeats, describe_long_share
 from ropewalk.recipe.finding import Finding
 from ropewalk.recipe.load import parse_recipe
 from ropewalk.recipe.spec import Recipe
@@ -104,6 +104,19 @@ def test_shares_are_those_that_the_rows_have(texts: dict[str, Any], corpus: Corp
         tokens = {name: corpus.facts(name).tokens for name in ("web", "notes")}
         naive = 0.8 * tokens["notes"] / sum(tokens.values())
         assert rules.get("mix") or abs(shares["notes"] - naive) > 0.02
+
+
+@pytest.mark.parametrize("lengths", [None, {0: 1, 128: 4}])
+def test_the_share_of_long_documents_is_that_of_the_rows(
+    texts: dict[str, Any], corpus: Corpus, lengths: dict[int, int] | None
+) -> None:
+    """Counted over the documents of all rows: those that have at least half a sequence."""
+    recipe = make(texts, corpus={"lengths": lengths} if lengths else {})
+    (line,) = describe_long_share(recipe, corpus)
+    strata = plan_stage_strata(recipe, 0, corpus)
+    long = [sum(n for n in each.lengths.tolist() if n >= CONTEXT // 2) / sum(each.lengths.tolist()) for each in strata]
+    share = sum(each.share * own for each, own in zip(strata, long, strict=True))
+    assert line.startswith(f"stage 0 long documents: {share:.0%} of the tokens") and "34 to 40%" in line
 
 
 def test_a_stage_s_own_weights_count(texts: dict[str, Any], corpus: Corpus) -> None:

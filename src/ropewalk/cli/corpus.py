@@ -30,6 +30,14 @@ def corpus_report_command(recipe: RecipeArgument, overrides: Overrides = None, a
     print_result(report_corpus(load_given(recipe, overrides)), as_json)
 
 
+@app.command("card")
+def corpus_card_command(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Write corpus-card.md, the data card: amounts, origin, licences, languages, filters, examples of dropped text."""
+    from ropewalk.commands.corpus import write_recipe_card
+
+    print_result(write_recipe_card(load_given(recipe, overrides)), as_json)
+
+
 @app.command("tokenise")
 def corpus_tokenise_command(
     recipe: RecipeArgument,

@@ -24,7 +24,7 @@ from ropewalk.plan.totals import describe_next_length, total_up
 from ropewalk.plan.unfit import find_unfit
 from ropewalk.plan.why_not import explain_why_not
 from ropewalk.recipe.check import base_context, check
-from ropewalk.recipe.check_corpus import check_corpus
+from ropewalk.recipe.check_corpus import check_corpus, describe_long_share
 from ropewalk.recipe.missing_paths import find_missing_paths
 from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage_rows import open_stage
@@ -49,8 +49,12 @@ def check_recipe(
     findings = [*check(recipe, shape), *find_unmeasured(recipe)]
     prepared = is_finished(folder.corpus)
     findings += find_missing_paths(recipe, prepared=prepared)
+    long_shares: list[str] = []
     if prepared:
-        findings += check_corpus(recipe, open_corpus(folder.corpus), base_context(recipe, shape))
+        corpus = open_corpus(folder.corpus)
+        findings += check_corpus(recipe, corpus, base_context(recipe, shape))
+        if {*corpus.sources} == {source.name for source in recipe.corpus.sources}:
+            long_shares = [*describe_long_share(recipe, corpus)]
     inputs = look_at_inputs(recipe, shape)
     findings += inputs.findings
     plans = [] if shape is None else forecast_recipe(recipe, shape)
@@ -60,7 +64,7 @@ def check_recipe(
     lines = [*inputs.lines, *map(str, findings)]
     positions = [] if shape is None else list(describe_stages(recipe, shape))
     guessed = "" if shape is None else describe_guess(shape.architecture)
-    lines += [guessed] if guessed else []
+    lines += [guessed, *long_shares] if guessed else long_shares
     lines += [f"stage {index} positions: {words}" for index, layers in enumerate(positions) for words in layers]
     for index, plan in enumerate(plans):
         lines += [f"stage {index}", plan.describe(), *(explain_terms(plan) if explain else ())]
@@ -78,6 +82,7 @@ def check_recipe(
         "inputs": list(inputs.lines),
         "positions": positions,
         **({"guessed": guessed} if guessed else {}),
+        **({"long_shares": long_shares} if long_shares else {}),
         "plans": [asdict(plan) for plan in plans],
         **({"totals": asdict(totals)} if totals else {}),
         **({"chosen": list(settled.lines)} if settled.lines else {}),

@@ -9,8 +9,9 @@ from ropewalk.commands.prepare import ask_probes
 from ropewalk.commands.run_inputs import base_model, require
 from ropewalk.core.artifact import new_folder, write_whole
 from ropewalk.core.error import UserError
-from ropewalk.core.run_folder import RunFolder
+from ropewalk.core.run_folder import CARD, RunFolder
 from ropewalk.corpus.dedup.decontaminate import read_prompts
+from ropewalk.corpus.inspect.card import write_card
 from ropewalk.corpus.inspect.duplicates import show_copies
 from ropewalk.corpus.inspect.statistics import survey_corpus
 from ropewalk.corpus.inspect.what_if import format_weighing, weigh
@@ -38,9 +39,18 @@ def report_corpus(recipe: Recipe) -> dict[str, Any]:
     counted["copies"] = show_copies(corpus, tokenizer=tokenizer, seed=recipe.seed)
     write_corpus_page(folder.corpus_page, folder.root.name, counted)
     write_whole(folder.corpus_survey, json.dumps(counted, ensure_ascii=False) + "\n")
-    made = [str(folder.corpus_page), str(folder.corpus_survey)]
+    write_whole(folder.corpus_card, write_card(corpus, recipe.corpus))
+    made = [str(folder.corpus_page), str(folder.corpus_survey), str(folder.corpus_card)]
     faults = [f"warning: stage {each['stage']}: {fault}" for each in counted["stages"] for fault in each["faults"]]
     return {"made": made, "survey": counted, "text": "\n".join([*faults, *made])}
+
+
+def write_recipe_card(recipe: Recipe) -> dict[str, Any]:
+    """Write the data card into the run folder. Raises UserError if the corpus is not built."""
+    folder = RunFolder(Path(recipe.run))
+    card = write_card(open_corpus(require(folder.corpus, verb="prepare")), recipe.corpus)
+    write_whole(folder.corpus_card, card)
+    return {"made": str(folder.corpus_card), "card": card, "text": str(folder.corpus_card)}
 
 
 def tokenise_recipe(recipe: Recipe, share: str) -> dict[str, Any]:
@@ -85,6 +95,7 @@ def export_corpus(recipe: Recipe, out: Path, format: str) -> dict[str, Any]:
             held = corpus.train(name)
             documents = (held.read(document) for document in range(len(held)))
             write_tokens(documents, work / name, format=kind, vocabulary=corpus.vocabulary)
+        (work / CARD).write_text(write_card(corpus, recipe.corpus), encoding="utf-8")
     return {"made": str(out), "tokens": sum(corpus.facts(name).tokens for name in corpus.sources), "text": str(out)}
 
 

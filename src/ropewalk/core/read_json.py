@@ -47,11 +47,21 @@ def read_written_lines(
         for number, line in enumerate(file, start=1):
             if appended and not line.endswith(b"\n"):
                 return
-            try:
-                value = parse(json.loads(line.decode()))
-            except _FAULTS as error:
-                raise _damaged(f"{path}, line {number}", _tell(error), fix) from None
-            yield value
+            yield _parse_line(line, parse, f"{path}, line {number}", fix)
+
+
+def read_written_line(path: Path, offset: int, parse: Callable[[Any], Value] = _same) -> Value:
+    """The ``parse`` of the line of a JSON lines file that begins at byte ``offset``. Raises UserError as above."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        return _parse_line(file.readline(), parse, f"{path}, byte {offset}", _AGAIN)
+
+
+def _parse_line(line: bytes, parse: Callable[[Any], Value], where: str, fix: str) -> Value:
+    try:
+        return parse(json.loads(line.decode()))
+    except _FAULTS as error:
+        raise _damaged(where, _tell(error), fix) from None
 
 
 def _tell(error: Exception) -> str:

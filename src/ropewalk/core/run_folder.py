@@ -5,6 +5,8 @@ from pathlib import Path
 
 from ropewalk.core.artifact import MANIFEST, is_finished
 
+CARD = "corpus-card.md"
+
 
 @dataclass(frozen=True, slots=True)
 class StageFolder:
@@ -105,6 +107,11 @@ class RunFolder:
     def corpus_survey(self) -> Path:
         """The same figures for programs."""
         return self.root / "corpus.json"
+
+    @property
+    def corpus_card(self) -> Path:
+        """The data card of ``ropewalk corpus card`` and ``report``."""
+        return self.root / CARD
 
     @property
     def stages(self) -> Path:

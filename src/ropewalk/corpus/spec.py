@@ -6,7 +6,7 @@ from sources of unlike lengths gives 12:87:0.4 in tokens.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails
 
 from ropewalk.core.quantity import Count, PositiveCount
@@ -17,6 +17,7 @@ from ropewalk.corpus.join_rules import JoinRules
 from ropewalk.corpus.mix_rules import MixRules, check_mix
 from ropewalk.corpus.prompt_rules import GivenRules, PromptRules
 from ropewalk.corpus.read_options import FileOptions, HubOptions
+from ropewalk.corpus.selection_rules import Provenance, ScoreRules, Selection, expand_score
 from ropewalk.corpus.task_rules import TaskRules
 from ropewalk.corpus.text.language import language_kind
 from ropewalk.corpus.text.profile import PROFILES, Profile, ProfileName
@@ -25,27 +26,6 @@ Faults = Literal["error", "skip", "replace"]
 LongDocuments = Literal["split", "truncate", "drop"]
 BY_ROLE: Literal["by_role"] = "by_role"
 """Of a source's key: what its role says, else the corpus's key of the same name."""
-
-
-class Selection(Spec):
-    """Which of a source's long documents are trained on, by a column: one of a ``scores`` file, or of the measures."""
-
-    column: str
-    """``gain`` of `ropewalk corpus score`, ``coherence``, ``vocabulary_growth``, ``repeated_passages`` ..."""
-    at_least: float | None = None
-    """Least value of the column."""
-    at_most: float | None = None
-    """Largest value of the column."""
-    weigh: bool = False
-    """Keep a document with a probability in proportion to its value, 1 from the 95th percentile up."""
-    from_tokens: Count = 8192
-    """Shorter documents are left as they are, and so are those without a value."""
-
-    @model_validator(mode="after")
-    def _check_use(self) -> "Selection":
-        if self.at_least is None and self.at_most is None and not self.weigh:
-            raise ValueError(f"select {self.column}: give at_least, at_most or weigh")
-        return self
 
 
 class Source(Spec):
@@ -78,10 +58,15 @@ class Source(Spec):
     """What to do with a broken line or invalid text: stop, drop it and count it, or (for text) replace what is bad."""
     scores: str | None = None
     """A file of columns: JSON lines with ``id`` and any number of values, as `ropewalk corpus score` writes them."""
+    score: Annotated[ScoreRules, BeforeValidator(expand_score)] | None = None
+    """Scores of the clean text for ``select``: ``gzip``, or ``{fasttext: FILE, label: NAME}``, ``{kenlm: FILE}``,
+    ``{callable: module:function}``."""
     select: tuple[Selection, ...] = ()
     """What long documents must be like; a decision on indices, so that nothing is tokenised again."""
     license: str | None = None
     """Under which the text stands; shown in the report, never judged."""
+    provenance: Provenance | None = None
+    """Fields of records with the address, licence and date of a document, kept to the store and the data card."""
     near_duplicates: Annotated[float, Field(gt=0, le=1)] | Literal["by_role"] | None = BY_ROLE
     """Similarity from which a document of this source is dropped as a copy of another; None keeps all but exact copies.
     ``by_role``: None for instructions that are read, whose answers may be alike; the corpus's for all else."""
@@ -102,6 +87,10 @@ class Source(Spec):
         given = [key for key in ("path", "hub", "embedded") if getattr(self, key) is not None]
         if len(given) != 1:
             raise ValueError(f"source {self.name} needs exactly one of path, hub, embedded; given: {given or 'none'}")
+        if self.tokens is not None and self.score is not None:
+            raise ValueError(f"source {self.name} has tokens: {self.tokens}, but only text is scored: leave out score")
+        if self.provenance is not None and (self.tokens is not None or self.embedded is not None):
+            raise ValueError(f"source {self.name} has no records with fields: leave out provenance")
         if self.tokens is not None and self.path is None:
             raise ValueError(f"source {self.name} has tokens: {self.tokens}, but no path")
         if self.role == "instruction" and (self.fill_in_middle or self.tasks):
@@ -233,10 +222,14 @@ class CorpusSpec(MixRules):
             mode="json", exclude={"store", "mix", "max_repeats", "workers", "worker_count", *MixRules.model_fields}
         )
         for source in content["sources"]:
-            del source["path"], source["scores"]
-            for key in ("join", "fill_in_middle", "tasks"):
+            del source["path"], source["scores"], source["score"]
+            for key in ("join", "fill_in_middle", "tasks", "provenance"):
                 if source[key] is None:  # as corpora say that were built before there were such keys
                     del source[key]
+            for rule in source["select"]:
+                for key in ("band", "to_tokens", "language"):
+                    if rule[key] is None:
+                        del rule[key]
         del content["decontaminate"]["files"]
         return content
 

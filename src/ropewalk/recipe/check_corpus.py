@@ -6,6 +6,7 @@ The shares come from the same code that deals out the sequences. They are not co
 from collections.abc import Iterator, Sequence
 
 from ropewalk.core.error import UserError
+from ropewalk.core.quantity import format_length
 from ropewalk.corpus.inspect.sequence_faults import find_row_faults
 from ropewalk.corpus.mix.dataset import Dataset
 from ropewalk.corpus.mix.held_out_text import count_long, tell_long
@@ -16,6 +17,7 @@ from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage_rows import open_stage, plan_stage_strata
 
 _MANY_REPEATS = 4
+_LONG_SHARES = "34 to 40% is recommended, up to 60% at 128Ki (OLMo 3: 34%, ProLong: 60%)"
 
 
 def check_corpus(recipe: Recipe, corpus: Corpus, base_tokens: int | None) -> Iterator[Finding]:
@@ -42,6 +44,24 @@ def check_corpus(recipe: Recipe, corpus: Corpus, base_tokens: int | None) -> Ite
             yield Finding("error", f"stages.{index}.mix", f"{error.what}: {error.why}; {error.fix}", error.where)
     if base_tokens is not None:
         yield from _check_held_out(recipe, corpus, base_tokens)
+
+
+def describe_long_share(recipe: Recipe, corpus: Corpus) -> Iterator[str]:
+    """A line for each stage: the share of its tokens in long documents, beside published shares.
+
+    A stage whose shares cannot be planned has none; ``check_corpus`` reports it.
+    """
+    for index, stage in enumerate(recipe.stages):
+        try:
+            strata = plan_stage_strata(recipe, index, corpus)
+        except UserError:
+            continue
+        least = stage.context_length // 2
+        share = sum(each.share * each.lengths[each.lengths >= least].sum() / each.tokens for each in strata)
+        yield (
+            f"stage {index} long documents: {share:.0%} of the tokens are of documents of {format_length(least)} "
+            f"tokens or more (half a sequence); {_LONG_SHARES}"
+        )
 
 
 def check_repeats(recipe: Recipe, index: int, strata: Sequence[Stratum]) -> Iterator[Finding]:

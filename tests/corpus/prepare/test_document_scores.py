@@ -13,7 +13,8 @@ from ropewalk.core.error import UserError
 from ropewalk.corpus.clean.long_document_quality import find_length_facts
 from ropewalk.corpus.inspect.dropped import format_columns, inspect_corpus, read_columns
 from ropewalk.corpus.prepare.build import build
-from ropewalk.corpus.spec import CorpusSpec, Selection
+from ropewalk.corpus.selection_rules import Selection
+from ropewalk.corpus.spec import CorpusSpec
 from ropewalk.corpus.tokens.corpus_folder import Corpus, open_corpus
 from ropewalk.corpus.tokens.tokenizer import Tokenizer
 
@@ -75,7 +76,7 @@ def test_short_documents_are_left_alone(tokenizer: Tokenizer, tmp_path: Path) ->
 def test_a_column_that_nobody_has_is_an_error(tokenizer: Tokenizer, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no document has the column"):
         build_scored(tmp_path, tokenizer, [{"column": "gian", "at_least": 0.5}])
-    with pytest.raises(ValidationError, match="at_least, at_most or weigh"):
+    with pytest.raises(ValidationError, match="at_least, at_most, band or weigh"):
         Selection(column="gain")
 
 

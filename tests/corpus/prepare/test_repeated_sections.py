@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from made_texts import HAN, WORDS, han, sentence
 from ropewalk.core.record import Document
-from ropewalk.corpus.dedup.external_sort import PairSpool
+from ropewalk.corpus.dedup.external_sort import PairSpool, any_of_each
 from ropewalk.corpus.inspect.dropped import format_reasons, inspect_corpus
 from ropewalk.corpus.prepare import repeated_sections
 from ropewalk.corpus.prepare.build import build
@@ -154,23 +155,28 @@ def test_pairs_are_those_of_plain_python(seed: int, monkeypatch: pytest.MonkeyPa
 
 
 def test_the_spool_remembers_what_a_dictionary_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ropewalk.corpus.dedup.external_sort._BUFFER", 100)
+    monkeypatch.setattr("ropewalk.corpus.dedup.external_sort._FILE_RECORDS", 100)
     rng = np.random.default_rng(0)
     documents = [rng.integers(0, 300, size=rng.integers(0, 40)).astype(np.uint64) << np.uint64(55) for _ in range(80)]
-    rank, counts = rng.permutation(80).astype(np.int64), rng.random(80) < 0.7
-    spool = PairSpool(tmp_path)
-    for numbers in documents:
-        spool.add(numbers, np.arange(len(numbers) + 1))
-    repeated = spool.find_repeated(rank, counts)
+    rank, counts = rng.integers(0, 20, 80).astype(np.uint64), rng.random(80) < 0.7
+    borders = np.cumsum([0, *map(len, documents)]).tolist()
+    spool = PairSpool(tmp_path / "spool", borders[-1])
+    for document, numbers in enumerate(documents):
+        if counts[document]:
+            place = np.arange(borders[document], borders[document + 1])
+            spool.add(numbers, rank=np.full(len(numbers), rank[document]), place=place)
+    marks = spool.find_repeated()
     seen: set[int] = set()
-    for document in np.argsort(rank).tolist():
-        found, expected = repeated(document), []
+    for document in np.argsort(rank, kind="stable").tolist():
+        expected = []
         for number in documents[document].tolist():
             expected.append(bool(counts[document]) and number in seen)
             if counts[document]:
                 seen.add(number)
-        assert found.tolist() == expected
-        assert spool.ends(document).tolist() == list(range(len(documents[document]) + 1))
+        assert marks.read(borders[document], borders[document + 1]).tolist() == expected
+    lengths = np.diff(borders)
+    flags = any_of_each(marks.read(0, borders[-1]), lengths)
+    assert flags.tolist() == [marks.open()[a:b].any() for a, b in pairwise(borders)]
 
 
 def test_cuts_take_their_spans() -> None:

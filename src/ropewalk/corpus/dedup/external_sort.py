@@ -1,85 +1,153 @@
-"""Finds which numbers of many documents occurred before, where memory cannot hold all numbers.
+"""Numbers of many documents in files, where memory cannot hold one number of each document.
 
-Numbers are written to 64 files by their highest bits, each number with its place. The files are sorted one at a time.
-The result is one flag per number, mapped from disk.
+A column has one number for each document. A spool has records in files by the highest bits of their first field, so
+that one file at a time is sorted in memory. The size of a piece in memory does not grow with the number of documents.
 """
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Int64, UInt64
+from jaxtyping import Bool, Int64, Shaped, UInt64
 
-_FILES = 64
-_SHIFT = np.uint64(64 - 6)
-_BUFFER = 1 << 18
-_RECORD = np.dtype([("number", "<u8"), ("place", "<i8")])
+from ropewalk.core.artifact import hold
+
+_FILE_RECORDS = 1 << 16
+_MOST_FILES = 1024
+_CHUNK_DOCUMENTS = 1 << 15
+_PAIR = np.dtype([("number", "<u8"), ("rank", "<u8"), ("place", "<i8")])
+
+
+@contextmanager
+def own_scratch(folder: Path) -> Iterator[Path]:
+    """A folder for one process at a time. It is empty at begin and end, even if another process was killed in it."""
+    scratch = folder / "scratch"
+    with hold(folder, waits=True):
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir()
+        try:
+            yield scratch
+        finally:
+            shutil.rmtree(scratch)
+
+
+class Column:
+    """One number for each document, in a file. Pieces are read and written; the whole is never in memory."""
+
+    def __init__(self, path: Path, length: int, dtype: type = np.int64) -> None:
+        self._path, self._dtype = path, np.dtype(dtype)
+        self.length = length
+        with path.open("wb") as file:
+            file.truncate(max(1, length) * self._dtype.itemsize)
+
+    def read(self, first: int, last: int) -> Shaped[np.ndarray, "documents"]:
+        """The numbers of the documents from ``first`` to before ``last``."""
+        size = self._dtype.itemsize
+        return np.fromfile(self._path, dtype=self._dtype, count=last - first, offset=first * size)
+
+    def write(self, first: int, values: Shaped[np.ndarray, "documents"]) -> None:
+        """Set the numbers of the documents from ``first`` on."""
+        with self._path.open("r+b") as file:
+            file.seek(first * self._dtype.itemsize)
+            file.write(values.astype(self._dtype).tobytes())
+
+    def open(self) -> Shaped[np.ndarray, "documents"]:
+        """All numbers as an array that is mapped from the file. What was touched of it is freed with the array."""
+        mapped = np.memmap(self._path, dtype=self._dtype, mode="r+", shape=(max(1, self.length),))
+        return np.asarray(mapped)[: self.length]
+
+    def chunks(self) -> Iterator[tuple[int, int]]:
+        """The first and the last document (not included) of pieces that memory can hold."""
+        return chunks(0, self.length)
+
+
+def chunks(first: int, last: int) -> Iterator[tuple[int, int]]:
+    """The first document of each piece of ``first`` to ``last``, and the one after its last document."""
+    for start in range(first, last, _CHUNK_DOCUMENTS):
+        yield start, min(last, start + _CHUNK_DOCUMENTS)
+
+
+def follow(column: Column) -> None:
+    """Let each document of a column of documents point to the end of its chain."""
+    for first, last in column.chunks():
+        mapped, values = column.open(), column.read(first, last)
+        while (mapped[values] != values).any():
+            values = mapped[values]
+        del mapped
+        column.write(first, values)
+
+
+class Spool:
+    """Records in files by the highest bits of their first field, ``number``. ``expected`` is about how many."""
+
+    def __init__(self, folder: Path, dtype: "np.dtype[np.void]", expected: int) -> None:
+        folder.mkdir()
+        self._folder, self._dtype = folder, dtype
+        self._bits = (max(1, min(_MOST_FILES, -(-expected // _FILE_RECORDS))) - 1).bit_length()
+
+    def add(self, records: Shaped[np.ndarray, "records"]) -> None:
+        """Append records to their files."""
+        if not self._bits:
+            self._append(0, records)
+            return
+        name = (records["number"] >> np.uint64(64 - self._bits)).astype(np.int64)
+        order = np.argsort(name, kind="stable")
+        borders = np.searchsorted(name[order], np.arange((1 << self._bits) + 1))
+        for number, (first, end) in enumerate(pairwise(borders.tolist())):
+            if end > first:
+                self._append(number, records[order[first:end]])
+
+    def _append(self, number: int, records: Shaped[np.ndarray, "records"]) -> None:
+        with (self._folder / str(number)).open("ab") as file:
+            file.write(records.tobytes())
+
+    def drain(self) -> Iterator[Shaped[np.ndarray, "records"]]:
+        """Yield the records of each file in the order in which they were added, file by file, and remove the files."""
+        for number in range(1 << self._bits):
+            path = self._folder / str(number)
+            if path.exists():
+                yield np.fromfile(path, dtype=self._dtype)
+                path.unlink()
 
 
 class PairSpool:
-    """Collects the numbers of documents in order, then finds for each number whether it occurred before."""
+    """Finds which numbers of ranked documents occurred before: in a document of lower rank, or in the same document.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._buffer: list[UInt64[np.ndarray, _]] = []
-        self._buffered = 0
-        self._numbers = [0]
-        """Ends of the documents among all numbers. The next list holds their ends among all units."""
-        self._units = [0]
-        self._written = 0
+    ``pairs`` is how many numbers there are in all. A number's place is its index among them.
+    """
 
-    def add(self, numbers: UInt64[np.ndarray, "pairs"], ends: Int64[np.ndarray, "units"]) -> None:
-        """Add the next document: its numbers, and the ends of its units in characters."""
-        self._numbers.append(self._numbers[-1] + len(numbers))
-        self._units.append(self._units[-1] + len(ends))
-        with (self._folder / "ends").open("ab") as file:
-            file.write(ends.astype("<i8").tobytes())
-        self._buffer.append(numbers)
-        self._buffered += len(numbers)
-        if self._buffered >= _BUFFER:
-            self._flush()
+    def __init__(self, folder: Path, pairs: int) -> None:
+        self._spool, self._marks = Spool(folder, _PAIR, pairs), Column(folder / "marks", pairs, np.bool_)
 
-    def find_repeated(
-        self, rank: Int64[np.ndarray, "documents"], counts: Bool[np.ndarray, "documents"]
-    ) -> Callable[[int], Bool[np.ndarray, "pairs"]]:
-        """Return a function that gives, for a document, which of its numbers occurred before.
+    def add(
+        self,
+        numbers: UInt64[np.ndarray, "pairs"],
+        *,
+        rank: UInt64[np.ndarray, "pairs"],
+        place: Int64[np.ndarray, "pairs"],
+    ) -> None:
+        """Add numbers, with the ranks of their documents. Of equal ranks the document with the lower place is first."""
+        records = np.empty(len(numbers), dtype=_PAIR)
+        records["number"], records["rank"], records["place"] = numbers, rank, place
+        self._spool.add(records)
 
-        A number occurred before if it is in a document of lower rank, or earlier in the same document. Only documents
-        with ``counts`` are compared. For any other document the function returns False for all numbers.
-        """
-        self._flush()
-        marks = np.memmap(self._folder / "marks", dtype=bool, mode="w+", shape=max(1, self._written))
-        borders = np.array(self._numbers)
-        for name in range(_FILES):
-            path = self._folder / str(name)
-            if not path.exists():
-                continue
-            records = np.fromfile(path, dtype=_RECORD)
-            document = np.searchsorted(borders, records["place"], side="right") - 1
-            records, document = records[counts[document]], document[counts[document]]
-            order = np.lexsort((records["place"], rank[document], records["number"]))
+    def find_repeated(self) -> Column:
+        """For each place, whether its number occurred before."""
+        for records in self._spool.drain():
+            order = np.lexsort((records["place"], records["rank"], records["number"]))
             number = records["number"][order]
-            marks[records["place"][order[1:][number[1:] == number[:-1]]]] = True
-        return lambda document: np.asarray(marks[self._numbers[document] : self._numbers[document + 1]])
+            found: Int64[np.ndarray, found] = records["place"][order[1:][number[1:] == number[:-1]]]
+            self._marks.open()[found] = True
+        return self._marks
 
-    def ends(self, document: int) -> Int64[np.ndarray, "units"]:
-        """The ends of a document's units, in characters."""
-        first, last = self._units[document], self._units[document + 1]
-        return np.fromfile(self._folder / "ends", dtype="<i8", count=last - first, offset=8 * first)
 
-    def _flush(self) -> None:
-        if not self._buffered:
-            return
-        records = np.empty(self._buffered, dtype=_RECORD)
-        records["number"] = np.concatenate(self._buffer)
-        records["place"] = np.arange(self._written, self._written + self._buffered)
-        name = (records["number"] >> _SHIFT).astype(np.int64)
-        order = np.argsort(name, kind="stable")
-        borders = np.searchsorted(name[order], np.arange(_FILES + 1))
-        for file_name, (first, end) in enumerate(pairwise(borders.tolist())):
-            if end > first:
-                with (self._folder / str(file_name)).open("ab") as file:
-                    file.write(records[order[first:end]].tobytes())
-        self._written += self._buffered
-        self._buffer, self._buffered = [], 0
+def any_of_each(
+    marks: Bool[np.ndarray, "pairs"], counts: Int64[np.ndarray, "documents"]
+) -> Bool[np.ndarray, "documents"]:
+    """For each document, whether one of its marks is set. ``counts``: the number of marks of each document."""
+    sums = np.concatenate([[0], np.cumsum(marks)])
+    ends = np.cumsum(counts)
+    return np.asarray(sums[ends] > sums[ends - counts])

@@ -6,7 +6,7 @@ first 7 bits of the hash select which of the 128 numbers it may lower. Numbers t
 again (Dahlgaard, Knudsen and Thorup 2017).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from jaxtyping import Int64, UInt32, UInt64
@@ -91,48 +91,77 @@ def group_similar(
     through other documents.
 
     The number is the index of the group's first document. Fewer than 1 % of the pairs exactly at the threshold are
-    missed.
+    missed. copies_on_disk.py makes the same groups of documents that memory cannot hold.
     """
     parent = np.arange(len(signatures))
-    for members in _find_candidates(signatures, _band_rows(threshold)):
-        leaders: list[int] = []
-        for member in members.tolist():
-            root = _find_root(parent, member)
-            for leader in leaders:
-                other = _find_root(parent, leader)
-                if root == other:
-                    break
-                if np.mean(signatures[member] == signatures[leader]) >= threshold:
-                    parent[max(root, other)] = min(root, other)
-                    break
-            else:
-                leaders.append(member)
-    return np.array([_find_root(parent, index) for index in range(len(parent))], dtype=np.int64)
+    for keys in band_keys(signatures, count_band_rows(threshold)):
+        for members in find_candidates(keys):
+            join_candidates(members, parent, lambda index: signatures[index], threshold)
+    return np.array([find_root(parent, index) for index in range(len(parent))], dtype=np.int64)
 
 
-def _band_rows(threshold: float) -> int:
+def count_band_rows(threshold: float) -> int:
     """Rows of a band: the largest number that still finds 99 % of the pairs at the threshold."""
     rows = [r for r in range(1, SIGNATURE + 1) if (1 - threshold**r) ** (SIGNATURE // r) <= _MISSED]
     return max(rows, default=1)
 
 
-def _find_candidates(
+def band_keys(
     signatures: UInt32[np.ndarray, "documents 128"], band_rows: int
-) -> Iterator[Int64[np.ndarray, "members"]]:
-    """Yield groups of documents that agree in all rows of one band, band by band."""
+) -> Iterator[UInt64[np.ndarray, "documents"]]:
+    """Yield for each band a key of each document. Documents that agree in all rows of the band have the same key."""
     for start in range(0, SIGNATURE - band_rows + 1, band_rows):
         keys = np.zeros(len(signatures), dtype=np.uint64)
         for row in range(start, start + band_rows):
             keys = mix_bits(keys + signatures[:, row] + np.uint64(1))
-        order = np.argsort(keys, kind="stable")
-        borders = np.flatnonzero(np.diff(keys[order])) + 1
-        firsts, lasts = np.concatenate([[0], borders]), np.concatenate([borders, [len(order)]])
-        for first, last in zip(firsts, lasts, strict=True):
-            if last - first > 1:
-                yield order[first:last]
+        yield keys
 
 
-def _find_root(parent: Int64[np.ndarray, "documents"], index: int) -> int:
+def find_candidates(keys: UInt64[np.ndarray, "documents"]) -> Iterator[Int64[np.ndarray, "members"]]:
+    """Yield the indices of each key that several documents have, by the keys' order."""
+    order = np.argsort(keys, kind="stable")
+    borders = np.flatnonzero(np.diff(keys[order])) + 1
+    firsts, lasts = np.concatenate([[0], borders]), np.concatenate([borders, [len(order)]])
+    several = lasts - firsts > 1
+    for first, last in zip(firsts[several].tolist(), lasts[several].tolist(), strict=True):
+        yield order[first:last]
+
+
+def join_candidates(
+    members: Int64[np.ndarray, "members"],
+    parent: Int64[np.ndarray, "documents"],
+    read: Callable[[int], UInt32[np.ndarray, "128"]],
+    threshold: float,
+) -> None:
+    """Join those of ``members`` in ``parent`` whose signatures are similar. ``read`` gives a document's signature.
+
+    A signature is read only where it decides: most copies are joined by the first band that they share.
+    """
+    leaders: list[int] = []
+    known: dict[int, UInt32[np.ndarray, 128]] = {}
+
+    def signature(index: int) -> UInt32[np.ndarray, "128"]:
+        if index not in known:
+            known[index] = read(index)
+        return known[index]
+
+    for member in members.tolist():
+        root = find_root(parent, member)
+        for leader in leaders:
+            other = find_root(parent, leader)
+            if root == other:
+                break
+            if np.count_nonzero(signature(member) == signature(leader)) >= threshold * SIGNATURE:
+                parent[max(root, other)] = min(root, other)
+                break
+        else:
+            leaders.append(member)
+            continue
+        known.pop(member, None)
+
+
+def find_root(parent: Int64[np.ndarray, "documents"], index: int) -> int:
+    """The first document of the group of ``index``. Shortens the way to it for the next call."""
     root = index
     while parent[root] != root:
         root = int(parent[root])

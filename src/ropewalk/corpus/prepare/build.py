@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int8
@@ -21,17 +21,21 @@ from ropewalk.core.read_json import read_written
 from ropewalk.core.record import Document, Role
 from ropewalk.corpus.clean.document import clean_document
 from ropewalk.corpus.dedup.decontaminate import read_prompts
+from ropewalk.corpus.dedup.external_sort import own_scratch
 from ropewalk.corpus.embedded import EMBEDDED
 from ropewalk.corpus.join.places import Places
 from ropewalk.corpus.mix.strata import Stratum, share_out
 from ropewalk.corpus.mix_rules import OTHER, MixRules
+from ropewalk.corpus.prepare.document_records import DocumentRecords
 from ropewalk.corpus.prepare.document_scores import Picked, pick_documents
 from ropewalk.corpus.prepare.fingerprint import find_origin
+from ropewalk.corpus.prepare.hold_out_documents import HELD_OUT, TRAIN
 from ropewalk.corpus.prepare.joined import check_tokens, read_joins, write_joins
 from ropewalk.corpus.prepare.ledger import Amount, SourceLedger, format_ledger
+from ropewalk.corpus.prepare.score_text import describe_score
 from ropewalk.corpus.prepare.sources import tokenize_sources
-from ropewalk.corpus.prepare.splits import HELD_OUT, REASONS, TRAIN, DocumentSplits, select_documents, write_dropped
-from ropewalk.corpus.prepare.tokenized import Tokenized, read_documents
+from ropewalk.corpus.prepare.splits import REASONS, DocumentSplits, select_documents, write_dropped
+from ropewalk.corpus.prepare.tokenized import Tokenized
 from ropewalk.corpus.read.source import read_source, source_files
 from ropewalk.corpus.spec import CorpusSpec, Source
 from ropewalk.corpus.tokens.corpus_folder import KIND, Facts, content_digest, point_to, token_digest
@@ -41,6 +45,7 @@ from ropewalk.corpus.tokens.tokenizer import Tokenizer
 
 SAMPLE_BYTES = 4 << 20
 _SAMPLE_CHARACTERS = 1 << 16
+_SCRATCH = ".splits"
 
 
 def build(
@@ -59,6 +64,8 @@ def build(
     inputs = {"corpus": spec.content, "tokenizer": tokenizer.digest, "seed": seed}
     if scores := {s.name: digest_file(Path(s.scores)) for s in spec.sources if s.scores and Path(s.scores).is_file()}:
         inputs["scores"] = scores
+    if made_scores := {source.name: describe_score(source) for source in spec.sources if source.score}:
+        inputs["score"] = made_scores
     if is_finished(folder):
         if read_manifest(folder)["inputs"] != inputs or not _holds_text(folder, spec, probes, seed=seed):
             raise UserError(
@@ -74,23 +81,26 @@ def build(
     with hold(store):
         prompts = read_prompts(spec.decontaminate, probes)
         sources = tokenize_sources(spec, tokenizer=tokenizer, prompts=prompts, seed=seed)
-        picked = [
-            pick_documents(source, stored, read_documents(stored))
-            for source, stored in zip(spec.sources, sources, strict=True)
-        ]
-        places = [read_joins(*each) for each in zip(spec.sources, sources, strict=True)]
-        choices = select_documents(
-            sources,
-            [source.role for source in spec.sources],
-            near_duplicates=[spec.near_duplicates_of(source) for source in spec.sources],
-            held_out=spec.held_out,
-            unfit=[each.why for each in picked],
-            places=places,
-        )
         asked = {"files": spec.decontaminate.files, "digest": prompts.digest, "too_short": prompts.too_short}
         made = {"places": spec.places, "prompts": asked}
-        selected = [*zip(spec.sources, sources, choices, places, strict=True)]
-        ledger = _write_corpus(folder, spec, selected, picked, made=made, tokenizer=tokenizer, inputs=inputs)
+        places = [read_joins(*each) for each in zip(spec.sources, sources, strict=True)]
+        with own_scratch(store / _SCRATCH) as scratch:
+            records = [
+                DocumentRecords(stored.folder, len(stored.bytes), scratch / f"records-{number}")
+                for number, stored in enumerate(sources)
+            ]
+            picked = [pick_documents(*each) for each in zip(spec.sources, sources, records, strict=True)]
+            choices = select_documents(
+                sources,
+                [source.role for source in spec.sources],
+                near_duplicates=[spec.near_duplicates_of(source) for source in spec.sources],
+                held_out=spec.held_out,
+                unfit=[each.unfit for each in picked],
+                places=places,
+                scratch=scratch,
+            )
+            parts = _Parts(spec, sources, choices, picked, records, places)
+            ledger = _write_corpus(folder, parts, made=made, tokenizer=tokenizer, inputs=inputs)
     say(format_ledger(ledger))
     return folder
 
@@ -160,28 +170,33 @@ def _read_content(folder: Path) -> dict[str, Any]:
     return read_written(folder / "corpus.json")
 
 
+class _Parts(NamedTuple):
+    """The spec of a corpus, and for each source its store, its splits, its selection, its records and its joins."""
+
+    spec: CorpusSpec
+    sources: Sequence[Tokenized]
+    choices: Sequence[DocumentSplits]
+    picked: Sequence[Picked]
+    records: Sequence[DocumentRecords]
+    places: Sequence[Places | None]
+
+
 def _write_corpus(
-    folder: Path,
-    spec: CorpusSpec,
-    selected: Sequence[tuple[Source, Tokenized, DocumentSplits, Places | None]],
-    picked: Sequence[Picked],
-    *,
-    tokenizer: Tokenizer,
-    inputs: Mapping[str, Any],
-    made: Mapping[str, Any],
+    folder: Path, parts: _Parts, *, tokenizer: Tokenizer, inputs: Mapping[str, Any], made: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Write the corpus folder and return its ledger. ``made`` records the inputs: paths of sources, and prompts."""
+    spec, sources, choices, picked, records, places = parts
     entries: dict[str, Any] = {}
     ledger: dict[str, Any] = {}
     with new_folder(folder, kind=KIND, inputs=inputs) as work:
-        for source, stored, choice, places in selected:
+        for source, stored, choice, joins in zip(spec.sources, sources, choices, places, strict=True):
             fate = choice.fate
             balance = _balance(stored, fate)
             written = _write_choice(work / source.name, stored, choice, vocabulary=tokenizer.vocabulary)
             facts = _describe(source, stored, fate, balance)
             joined: dict[str, Any] = {}
-            if places is not None:
-                joined = write_joins(source, stored, places, fate, work / source.name, tokenizer, inputs["seed"])
+            if joins is not None:
+                joined = write_joins(source, stored, joins, fate, work / source.name, tokenizer, inputs["seed"])
             unread = [] if source.path is None or source.tokens else source_files(source).unread
             ledger[source.name] = {**balance.to_json(), "not_read": [asdict(each) for each in unread]}
             ledger[source.name] |= joined.pop("ledger", {})
@@ -194,8 +209,7 @@ def _write_corpus(
                 "origin": digest_value(read_manifest(stored.folder)["inputs"]["origin"]),
                 "facts": facts,
             }
-        choices = [choice for _, _, choice, _ in selected]
-        write_dropped(work, [stored for _, stored, *_ in selected], [*entries], choices, picked)
+        write_dropped(work, sources, [source.name for source in spec.sources], choices, picked, records)
         content = {
             "digest": digest_value([[name, entry["content"]] for name, entry in entries.items()]),
             "vocabulary": tokenizer.vocabulary,
@@ -212,10 +226,12 @@ def _write_corpus(
 def _write_choice(folder: Path, stored: Tokenized, choice: DocumentSplits, *, vocabulary: int) -> dict[str, Any]:
     """Write the split of every document, the indices of the training documents, and the tokens of the held-out ones."""
     (folder / "held_out").mkdir(parents=True)
-    fate, kept = choice.fate, np.stack([choice.kept_source, choice.kept_document], axis=1)
+    fate = choice.fate
     np.save(folder / "train.npy", np.flatnonzero(fate == TRAIN).astype(np.int64), allow_pickle=False)
     np.save(folder / "fate.npy", fate, allow_pickle=False)
-    np.save(folder / "kept.npy", kept, allow_pickle=False)
+    kept = np.lib.format.open_memmap(folder / "kept.npy", mode="w+", dtype=np.int64, shape=(len(fate), 2))
+    kept[:, 0], kept[:, 1] = choice.kept_source, choice.kept_document
+    kept.flush()
     every = all_documents(open_shards(stored.folder, vocabulary=vocabulary, manifest={}))
     held_out = StoredDocuments(every.shards, np.flatnonzero(fate == HELD_OUT).astype(np.int64))
     copies = (held_out.read(document) for document in range(len(held_out)))
@@ -239,7 +255,7 @@ def _balance(stored: Tokenized, fate: Int8[np.ndarray, "documents"]) -> SourceLe
 
 
 def _sum(stored: Tokenized, where: Bool[np.ndarray, "documents"]) -> Amount:
-    return Amount(int(where.sum()), int(stored.bytes[where].sum()), int(stored.tokens[where].sum()))
+    return Amount(int(where.sum()), int(stored.bytes.sum(where=where)), int(stored.tokens.sum(where=where)))
 
 
 def _describe(

@@ -19,6 +19,7 @@ from ropewalk.corpus.clean.document import clean_document
 from ropewalk.corpus.clean.quality import Measures
 from ropewalk.corpus.dedup.decontaminate import Overlap, Prompts, Spans
 from ropewalk.corpus.dedup.minhash import sign, sign_answers
+from ropewalk.corpus.prepare.score_text import Scorer
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.text.reject import Reject, excerpt, text_bytes
 
@@ -78,6 +79,8 @@ class Screened:
     """None where nothing is tokenised."""
     passages: tuple[Reject, ...] = ()
     """Passages of evaluation prompts that were cut. All other fields describe the text without them."""
+    scores: Mapping[str, float] | None = None
+    """By column; None where the source has no ``score``."""
 
 
 class Judged(NamedTuple):
@@ -97,6 +100,7 @@ class Screen:
 
     source: Source
     prompts: Prompts
+    scorer: Scorer | None = None
 
     def judge(self, document: Document) -> Screened:
         """Clean a document and apply the filters to it."""
@@ -141,7 +145,8 @@ class Screen:
         encoded = kept.text.encode()
         digest, whole_bytes = xxhash.xxh3_64_intdigest(encoded), len(encoded)
         del encoded
-        return Screened(kept, measures, whole_bytes, digest, self._sign(kept, digest), passages)
+        scores = None if self.scorer is None else self.scorer(kept)
+        return Screened(kept, measures, whole_bytes, digest, self._sign(kept, digest), passages, scores)
 
     def _sign(self, kept: Document, digest: int) -> UInt32[np.ndarray, "128"]:
         """The signature of a document. For a conversation it is made of the answers only."""

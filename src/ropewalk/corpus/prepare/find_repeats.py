@@ -3,9 +3,7 @@
 The result is a finished folder in the store. It is named by a digest of its inputs, so the next run finds it.
 """
 
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from ropewalk.core.artifact import hold, is_finished, new_folder
+from ropewalk.core.artifact import is_finished, new_folder
 from ropewalk.core.digest import digest_value
 from ropewalk.corpus.dedup.clusters import leak_threshold
+from ropewalk.corpus.dedup.external_sort import own_scratch
 from ropewalk.corpus.prepare.assemble_shards import check_shards
 from ropewalk.corpus.prepare.filters import Cuts
 from ropewalk.corpus.prepare.repeated_sections import find_spans, is_searched, make_cuts
@@ -76,7 +75,7 @@ class RepeatSearch:
         cuts = {source.name: Cuts() for source in self.spec.sources}
         if not self.surveys:
             return cuts
-        with _own_scratch(Path(self.spec.store) / _SCRATCH) as scratch:
+        with own_scratch(Path(self.spec.store) / _SCRATCH) as scratch:
             if not is_finished(self.folder):
                 self._compare(scratch)
         spans = np.load(self.folder / "cuts.npy", allow_pickle=False)
@@ -111,16 +110,3 @@ def plan_search(spec: CorpusSpec, jobs: Sequence[Job]) -> RepeatSearch:
 
 def _is_chat(source: Source) -> bool:
     return source.embedded is None and source.record_options.is_chat
-
-
-@contextmanager
-def _own_scratch(folder: Path) -> Iterator[Path]:
-    """A folder for one process at a time. It is empty at begin and end, even if another process was killed in it."""
-    scratch = folder / "pairs"
-    with hold(folder, waits=True):
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir()
-        try:
-            yield scratch
-        finally:
-            shutil.rmtree(scratch)

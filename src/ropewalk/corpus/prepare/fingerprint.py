@@ -9,6 +9,7 @@ from ropewalk.core.digest import digest_file, digest_value
 from ropewalk.corpus.clean.document import CLEANING
 from ropewalk.corpus.dedup.decontaminate import Prompts
 from ropewalk.corpus.prepare.pretokenized import token_files
+from ropewalk.corpus.prepare.score_text import describe_score
 from ropewalk.corpus.read.source import digest_files
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.text.profile import PROFILES
@@ -35,7 +36,11 @@ def describe_text(source: Source, *, prompts: Prompts, seed: int) -> dict[str, A
     reading = source.model_dump(mode="json", include={"language", "text_key", "size_bytes", "faults", "options"})
     if source.join is not None and source.notes_parts:
         reading["join"] = source.join.stored
+    if source.provenance is not None:
+        reading["provenance"] = source.provenance.model_dump(mode="json")
+    score = describe_score(source)
     return {
+        **({} if score is None else {"score": score}),
         "origin": find_origin(source, seed=seed),
         "reading": reading,
         "cleaning": [CLEANING, *_profiles(source)],

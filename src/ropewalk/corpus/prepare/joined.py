@@ -16,7 +16,7 @@ from ropewalk.corpus.join.insert_tasks import insert_tasks
 from ropewalk.corpus.join.places import Places, read_places, unplaced
 from ropewalk.corpus.join.related import chain_related
 from ropewalk.corpus.join.write_pieces import chain_groups, make_pieces
-from ropewalk.corpus.prepare.splits import HELD_OUT, TRAIN
+from ropewalk.corpus.prepare.hold_out_documents import HELD_OUT, TRAIN
 from ropewalk.corpus.prepare.tokenized import Tokenized
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.tokens.joined_documents import JoinedDocuments, open_joined
@@ -116,7 +116,8 @@ def _compose(
     if rules is None or rules.related is None:
         parts = chain_groups(documents, places.group[documents], tokens, None if rules is None else rules.most_tokens)
     else:
-        signatures = np.asarray(stored.signatures[documents])
+        mapped = np.load(stored.folder / "signatures.npy", mmap_mode="r", allow_pickle=False)
+        signatures = np.asarray(mapped[documents])
         parts = chain_related(StoredDocuments(shards, documents), tokens, signatures, rules.related)
     made = make_pieces(
         parts,

@@ -16,9 +16,9 @@ import numpy as np
 from jaxtyping import Bool, Int64, Shaped, UInt32, UInt64
 
 from ropewalk.core.record import Role
-from ropewalk.corpus.dedup.clusters import find_best, group_copies, group_equal, rank_documents
+from ropewalk.corpus.dedup.copies_on_disk import Copies
 from ropewalk.corpus.dedup.decontaminate import Spans
-from ropewalk.corpus.dedup.external_sort import PairSpool
+from ropewalk.corpus.dedup.external_sort import Column, PairSpool, any_of_each
 from ropewalk.corpus.prepare.filters import Cuts
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.text.language import code_points
@@ -40,26 +40,57 @@ def find_spans(
 ) -> UInt64[np.ndarray, "spans 4"]:
     """Return ``source, digest, start, end`` of every span to cut of at least ``characters`` characters.
 
-    ``surveyed`` holds the role and the survey folders of each source.
+    ``surveyed`` holds the role and the survey folders of each source. Memory holds the survey of one shard at a time.
     """
-    spool, parts = PairSpool(scratch), [part for _, parts in surveyed for part in parts]
-    for part in parts:
-        _fill(spool, part)
-    digests = np.concatenate([_load(part, "digests") for part in parts])
-    signatures = np.concatenate([_load(part, "signatures") for part in parts])
-    sizes = [np.concatenate([_load(part, "whole_bytes") for part in parts]) for _, parts in surveyed]
-    exact = group_equal(digests)
-    rank = rank_documents([role for role, _ in surveyed], sizes)
-    counts = find_best(group_copies(exact, signatures, threshold), rank) == np.arange(len(rank))
-    repeated, stays = spool.find_repeated(rank, counts), find_best(exact, rank).tolist()
-    home = np.repeat(np.arange(len(sizes)), [len(each) for each in sizes]).tolist()
+    shards = [(role, part) for role, parts in surveyed for part in parts]
+    homes = [number for number, (_, parts) in enumerate(surveyed) for _ in parts]
+    copies = Copies(shards, scratch)
+    stays = copies.find_best(copies.equal, "equal")
+    marks, starts, has_mark = _mark_pairs(copies, [part for _, part in shards], threshold, scratch)
     found: dict[tuple[int, int], list[tuple[int, int]]] = {}
-    for position, (source, digest) in enumerate(zip(home, digests.tolist(), strict=True)):
-        ends = spool.ends(position)
-        if len(ends):  # cut like every other document with its text, so that both are tokenised once
-            found[source, digest] = _long_runs(repeated(stays[position]), ends, characters)
+    for (first, last), (_, part), home in zip(pairwise(copies.borders), shards, homes, strict=True):
+        kept = stays.read(first, last)
+        marked = np.flatnonzero(has_mark.open()[kept])
+        if not len(marked):
+            continue
+        borders = np.cumsum([0, *_load(part, "counts")[:, 1].tolist()])
+        begins, ends, digests = starts.open(), np.fromfile(part / "ends", dtype="<i8"), _load(part, "digests")
+        for number in marked.tolist():
+            own_ends = ends[borders[number] : borders[number + 1]]
+            if len(own_ends):  # cut like every other document with its text, so that both are tokenised once
+                own = int(kept[number])
+                repeated = marks.read(int(begins[own]), int(begins[own + 1]))
+                found[home, int(digests[number])] = _long_runs(repeated, own_ends, characters)
     spans = [(*key, start, end) for key, runs in found.items() for start, end in runs]
     return np.array(spans, dtype=np.uint64).reshape(-1, 4)
+
+
+def _mark_pairs(
+    copies: Copies, parts: Sequence[Path], threshold: float, scratch: Path
+) -> tuple[Column, Column, Column]:
+    """Three columns: whether each pair is repeated, the first pair of each document, whether one of its pairs is.
+
+    Only the best document of each group of near copies is compared.
+    """
+    best = copies.find_best(copies.group(threshold), "near")
+    pairs = sum((part / "pairs").stat().st_size for part in parts) // 8
+    spool = PairSpool(scratch / "pairs", pairs)
+    starts = Column(scratch / "starts", copies.documents + 1)
+    at = 0
+    for (first, last), part in zip(pairwise(copies.borders), parts, strict=True):
+        counts = _load(part, "counts")[:, 0]
+        starts.write(first, at + np.cumsum([0, *counts.tolist()]))
+        compared = np.repeat(best.read(first, last) == np.arange(first, last), counts)
+        numbers = np.fromfile(part / "pairs", dtype="<u8")[compared]
+        rank = np.repeat(copies.rank.read(first, last), counts)[compared]
+        spool.add(numbers, rank=rank, place=at + np.flatnonzero(compared))
+        at += int(counts.sum())
+    marks = spool.find_repeated()
+    has_mark = Column(scratch / "has_mark", copies.documents, np.bool_)
+    for first, last in pairwise(copies.borders):
+        own = starts.read(first, last + 1)
+        has_mark.write(first, any_of_each(marks.read(int(own[0]), int(own[-1])), np.diff(own)))
+    return marks, starts, has_mark
 
 
 def make_cuts(spans: UInt64[np.ndarray, "spans 4"], names: Sequence[str]) -> dict[str, Cuts]:
@@ -68,13 +99,6 @@ def make_cuts(spans: UInt64[np.ndarray, "spans 4"], names: Sequence[str]) -> dic
     for number, digest, start, end in spans.tolist():
         entries[names[number]][digest] += ((start, end),)
     return {name: Cuts(dict(found)) for name, found in entries.items()}
-
-
-def _fill(spool: PairSpool, part: Path) -> None:
-    pairs, ends = np.fromfile(part / "pairs", dtype="<u8"), np.fromfile(part / "ends", dtype="<i8")
-    borders = np.cumsum(_load(part, "counts"), axis=0)[:-1].T
-    for numbers, own_ends in zip(np.split(pairs, borders[0]), np.split(ends, borders[1]), strict=True):
-        spool.add(numbers, own_ends)
 
 
 def _load(part: Path, column: str) -> Shaped[np.ndarray, "..."]:

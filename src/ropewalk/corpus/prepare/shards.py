@@ -23,6 +23,7 @@ from ropewalk.core.record import Document
 from ropewalk.corpus.dedup.decontaminate import Prompts
 from ropewalk.corpus.prepare.filters import Cuts, Judged, Screen, cut_repeats
 from ropewalk.corpus.prepare.pretokenized import read_imported, write_imported
+from ropewalk.corpus.prepare.score_text import make_scorer
 from ropewalk.corpus.prepare.survey import read_survey, write_survey
 from ropewalk.corpus.prepare.tokenized import Gathered, write_documents
 from ropewalk.corpus.read.chat import MESSAGES, ChatTemplate, lay_out
@@ -76,7 +77,7 @@ class Job:
     @cached_property
     def screen(self) -> Screen:
         """The filters for a document. They treat each document alone, so the result does not depend on the worker."""
-        return Screen(self.source, self.prompts)
+        return Screen(self.source, self.prompts, make_scorer(self.source))
 
     @cached_property
     def chat(self) -> ChatTemplate:

@@ -2,41 +2,61 @@
 
 Copies are searched for across all sources at once, and one document of a group is kept (clusters.py). Held-out
 documents are selected by groups, so none of them is a near duplicate of a training document, whether copies are dropped
-or kept.
+or kept. All columns are files, so memory does not grow with the number of documents.
 """
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from itertools import pairwise, zip_longest
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int8, Int64, UInt64
+from jaxtyping import Int8, Int64
 
 from ropewalk.core.record import Role
-from ropewalk.core.seed import seed_for
-from ropewalk.corpus.dedup.clusters import find_best, group_copies, group_equal, leak_threshold, rank_documents
-from ropewalk.corpus.join.hold_out import hold_together, number_groups
+from ropewalk.corpus.dedup.clusters import leak_threshold
+from ropewalk.corpus.dedup.copies_on_disk import Copies, SignatureFiles
+from ropewalk.corpus.dedup.external_sort import Column, chunks, follow
 from ropewalk.corpus.join.places import Places
+from ropewalk.corpus.prepare.document_records import DocumentRecords
 from ropewalk.corpus.prepare.document_scores import Picked
-from ropewalk.corpus.prepare.tokenized import Tokenized, read_documents
+from ropewalk.corpus.prepare.hold_out_documents import HELD_OUT, TRAIN, hold_out
+from ropewalk.corpus.prepare.tokenized import Tokenized
 
 DROPPED, COLUMNS = "dropped.jsonl", "columns.json"
 """Files of a corpus folder, one each per source: the dropped documents, and the best and worst by each score."""
-TRAIN, HELD_OUT, EXACT, NEAR, UNFIT = 0, 1, 2, 3, 4
+EXACT, NEAR, UNFIT = 2, 3, 4
 REASONS = {EXACT: "exact duplicate", NEAR: "near duplicate", UNFIT: "not selected"}
-_FEWEST, _MOST_OF_FEW = 8, 0.1
 
 
 @dataclass(frozen=True)
 class DocumentSplits:
-    """The split of each document of one source, and for a copy the document that was kept."""
+    """The split of each document of one source, and for a copy the document that was kept.
 
-    fate: Int8[np.ndarray, "documents"]
-    """TRAIN, HELD_OUT, EXACT, NEAR or UNFIT."""
-    kept_source: Int64[np.ndarray, "documents"]
-    kept_document: Int64[np.ndarray, "documents"]
+    The columns are of all sources; ``first`` to before ``last`` are this source's documents. An array is mapped from
+    disk anew, so that its pages are freed with it.
+    """
+
+    columns: tuple[Column, Column, Column]
+    first: int
+    last: int
+
+    @property
+    def fate(self) -> Int8[np.ndarray, "documents"]:
+        """TRAIN, HELD_OUT, EXACT, NEAR or UNFIT."""
+        return self.columns[0].open()[self.first : self.last]
+
+    @property
+    def kept_source(self) -> Int64[np.ndarray, "documents"]:
+        """Number of the source of the document that was kept; the own one where the document is no copy."""
+        return self.columns[1].open()[self.first : self.last]
+
+    @property
+    def kept_document(self) -> Int64[np.ndarray, "documents"]:
+        """Number of the document that was kept, in its source."""
+        return self.columns[2].open()[self.first : self.last]
 
 
 def select_documents(
@@ -45,8 +65,9 @@ def select_documents(
     *,
     near_duplicates: Sequence[float | None],
     held_out: float,
-    unfit: Sequence[Collection[int]] = (),
+    unfit: Sequence[Int64[np.ndarray, "_"]] = (),
     places: Sequence[Places | None] = (),
+    scratch: Path,
 ) -> list[DocumentSplits]:
     """The split of each document of each source.
 
@@ -54,43 +75,48 @@ def select_documents(
     kept one is from. None drops only exact copies. ``held_out`` is the share of the documents of each source, at least
     8 documents or a tenth of them. ``unfit`` holds the document numbers of each source that were not selected. Where
     ``places`` says that documents are joined, they are held out together, and joined documents are counted.
+    ``scratch`` is an empty folder; the result is mapped from files in it.
     """
-    digests = np.concatenate([source.digests for source in sources])
-    signatures = np.concatenate([source.signatures for source in sources])
-    rank = rank_documents(roles, [source.whole_bytes for source in sources])
-    exact = group_equal(digests)
-    least = leak_threshold(near_duplicates)
-    groups: dict[float | None, Int64[np.ndarray, _]] = {None: exact, least: group_copies(exact, signatures, least)}
-    leak = groups[least]
-    borders = np.cumsum([0, *(len(source.digests) for source in sources)])
-    best = np.empty(len(digests), dtype=np.int64)
-    for (first, last), threshold in zip(pairwise(borders.tolist()), near_duplicates, strict=True):
-        if threshold is not None and threshold not in groups:
-            groups[threshold] = group_copies(exact, signatures, threshold)
-        best[first:last] = find_best(groups[threshold], rank)[first:last]
-    best = _follow(best)
-    fate = np.full(len(digests), TRAIN, dtype=np.int8)
-    fate[best != np.arange(len(best))] = NEAR
-    fate[find_best(exact, rank) != np.arange(len(best))] = EXACT
-
-    for first, numbers in zip(borders.tolist(), unfit, strict=False):
-        chosen_out = first + np.fromiter(numbers, dtype=np.int64)
+    copies = Copies([(role, source.folder) for role, source in zip(roles, sources, strict=True)], scratch)
+    leak = copies.group(leak_threshold(near_duplicates))
+    best = _find_kept(copies, leak, near_duplicates)
+    equal_best = copies.find_best(copies.equal, "equal")
+    fates = Column(scratch / "fate", copies.documents, np.int8)
+    for first, last in fates.chunks():
+        own, fate = np.arange(first, last), np.full(last - first, TRAIN, dtype=np.int8)
+        fate[best.read(first, last) != own] = NEAR
+        fate[equal_best.read(first, last) != own] = EXACT
+        fates.write(first, fate)
+    for first, numbers in zip(copies.borders, unfit, strict=False):
+        fate, chosen_out = fates.open(), first + numbers
         fate[chosen_out[fate[chosen_out] == TRAIN]] = UNFIT
+        del fate
+    hold_out(copies, sources, leak, fates, share=held_out, places=places)
+    home, kept = Column(scratch / "home", copies.documents), Column(scratch / "kept", copies.documents)
+    borders = np.array(copies.borders)
+    for first, last in best.chunks():
+        chosen = best.read(first, last)
+        at = np.searchsorted(borders, chosen, side="right") - 1
+        home.write(first, at)
+        kept.write(first, chosen - borders[at])
+    return [DocumentSplits((fates, home, kept), first, last) for first, last in pairwise(copies.borders)]
 
-    key = np.array([seed_for("held out", int(digest)) for digest in digests], dtype=np.uint64)[leak]
-    if any(each is not None for each in places):
-        leak, key = hold_together(leak, key, digests, number_groups(places, borders, fate == TRAIN))
-    chosen = np.zeros(len(fate), dtype=bool)
-    for (first, last), place in zip_longest(pairwise(borders.tolist()), places):
-        kept = fate[first:last] == TRAIN
-        keys = key[first:last][kept]
-        chosen[first:last] = kept & (
-            key[first:last] < _held_out_key(keys if place is None else np.unique(keys), held_out)
-        )
-    fate[(fate == TRAIN) & np.isin(leak, leak[chosen])] = HELD_OUT
-    home = np.searchsorted(borders, best, side="right") - 1
-    columns = (np.split(column, borders[1:-1]) for column in (fate, home, best - borders[home]))
-    return [DocumentSplits(*each) for each in zip(*columns, strict=True)]
+
+def _find_kept(copies: Copies, leak: Column, near_duplicates: Sequence[float | None]) -> Column:
+    """For each document the one that is kept of its copies, by the similarity of its own source."""
+    groups = {leak_threshold(near_duplicates): leak}
+    found: dict[float | None, Column] = {}
+    best = Column(copies.scratch / "best", copies.documents)
+    for (first, last), threshold in zip(pairwise(copies.borders), near_duplicates, strict=True):
+        if threshold not in found:
+            if threshold is not None and threshold not in groups:
+                groups[threshold] = copies.group(threshold)
+            group = copies.equal if threshold is None else groups[threshold]
+            found[threshold] = copies.find_best(group, f"for-{threshold}")
+        for start, end in chunks(first, last):
+            best.write(start, found[threshold].read(start, end))
+    follow(best)  # with two thresholds, a document's best may have a better one itself
+    return best
 
 
 def write_dropped(
@@ -99,37 +125,36 @@ def write_dropped(
     names: Sequence[str],
     choices: Sequence[DocumentSplits],
     picked: Sequence[Picked],
+    records: Sequence[DocumentRecords],
 ) -> None:
     """Write ``NAME/dropped.jsonl`` (each unused document with the reason) and ``NAME/columns.json`` into ``folder``."""
-    known = [read_documents(source) for source in sources]
+    borders = [choices[0].first, *(choice.last for choice in choices)]
     for number, (name, choice) in enumerate(zip(names, choices, strict=True)):
-        with (folder / name / DROPPED).open("w", encoding="utf-8") as file:
-            for document in np.flatnonzero(choice.fate > HELD_OUT).tolist():
-                home, kept = int(choice.kept_source[document]), int(choice.kept_document[document])
-                alike = np.mean(sources[number].signatures[document] == sources[home].signatures[kept])
-                why = f"{alike:.0%} like {known[home][kept]['id']} of {names[home]}, which is kept"
+        with (
+            (folder / name / DROPPED).open("w", encoding="utf-8") as file,
+            closing(SignatureFiles([source.folder for source in sources], borders)) as signatures,
+        ):
+            fate, sizes = choice.fate, sources[number].bytes
+            homes, kept_documents = choice.kept_source, choice.kept_document
+            for document, record in enumerate(records[number]):
+                if fate[document] <= HELD_OUT:
+                    continue
+                if fate[document] == UNFIT:
+                    why = picked[number].explain(document)
+                else:
+                    home, kept = int(homes[document]), int(kept_documents[document])
+                    own, other = signatures.read(borders[number] + document), signatures.read(borders[home] + kept)
+                    why = f"{np.mean(own == other):.0%} like {records[home].read(kept)['id']} of {names[home]}, "
+                    why += "which is kept"
                 entry = {
-                    "id": known[number][document]["id"],
-                    "dropped": REASONS[int(choice.fate[document])],
-                    "why": picked[number].why[document] if choice.fate[document] == UNFIT else why,
+                    "id": record["id"],
+                    "dropped": REASONS[int(fate[document])],
+                    "why": why,
                     "place": "",
-                    "bytes": int(sources[number].bytes[document]),
-                    "text": known[number][document]["text"],
+                    "bytes": int(sizes[document]),
+                    "text": record["text"],
                 }
                 file.write(json.dumps(entry, ensure_ascii=False) + "\n")
         if picked[number].examples:
             text = json.dumps(picked[number].examples, ensure_ascii=False, indent=1)
             (folder / name / COLUMNS).write_text(text + "\n", encoding="utf-8")
-
-
-def _follow(best: Int64[np.ndarray, "documents"]) -> Int64[np.ndarray, "documents"]:
-    """The finally kept document of each one. With two thresholds, a document's best may have a better one itself."""
-    while (best[best] != best).any():
-        best = best[best]
-    return best
-
-
-def _held_out_key(keys: UInt64[np.ndarray, "documents"], share: float) -> int:
-    """The least key of the training documents of a source. Documents with a smaller key are held out."""
-    count = max(round(share * len(keys)), min(_FEWEST, int(_MOST_OF_FEW * len(keys)))) if share else 0
-    return int(np.sort(keys)[count]) if count else 0

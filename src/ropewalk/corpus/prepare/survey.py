@@ -84,7 +84,8 @@ def read_survey(folder: Path, source: Source) -> Iterator[Judged]:
             content = Owned(texts.read(entry["whole_bytes"]))
             kept = Owned(_to_document(content.take(), entry, source))
             signature = np.array(signatures[number])
-            rest = entry["whole_bytes"], digests[number], signature, tuple(Reject(**each) for each in entry["passages"])
+            passages = tuple(Reject(**each) for each in entry["passages"])
+            rest = entry["whole_bytes"], digests[number], signature, passages, entry["scores"]
             yield _join(kept, size, measures, rest)
             number += 1
 
@@ -102,7 +103,7 @@ def _to_line(size: int, outcome: Document | Reject, screened: Screened | None) -
         assert screened is not None
         entry |= {name: getattr(outcome, name) for name in ("id", "language", "loss_spans")}
         entry |= {"metadata": dict(outcome.metadata), "whole_bytes": screened.whole_bytes}
-        entry["passages"] = [asdict(passage) for passage in screened.passages]
+        entry |= {"passages": [asdict(passage) for passage in screened.passages], "scores": screened.scores}
     return json.dumps(entry, ensure_ascii=False) + "\n"
 
 

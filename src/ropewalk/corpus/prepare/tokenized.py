@@ -19,12 +19,12 @@ from jaxtyping import Int64, Shaped, UInt32, UInt64
 from ropewalk.core.artifact import read_manifest
 from ropewalk.core.error import UserError
 from ropewalk.core.owned import Owned
-from ropewalk.core.read_json import read_written_lines
 from ropewalk.core.record import Document
 from ropewalk.corpus.clean.document import MASKED
 from ropewalk.corpus.prepare.filters import CONTAMINATED, PASSAGE, REPEATED, Judged, Screened
 from ropewalk.corpus.prepare.ledger import SourceLedger
 from ropewalk.corpus.read.join_parts import PART
+from ropewalk.corpus.read.provenance import ORIGIN
 from ropewalk.corpus.read.source import without_document
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.text.language import settle_languages
@@ -38,20 +38,35 @@ _HEAD_CHARACTERS = 60
 
 @dataclass(frozen=True)
 class Tokenized:
-    """A finished folder of a source: its ledger, and one column for each property of its documents."""
+    """A finished folder of a source. Each column is mapped from disk anew, so that its pages are freed with it."""
 
     folder: Path
     ledger: SourceLedger
     languages: tuple[str, ...]
     """Language names; ``language`` holds indices into them."""
-    digests: UInt64[np.ndarray, "documents"]
-    """Digests of the cleaned text before repeated sections were cut; ``signatures`` and ``whole_bytes`` are of it too.
-    """
-    signatures: UInt32[np.ndarray, "documents 128"]
-    whole_bytes: Int64[np.ndarray, "documents"]
-    bytes: Int64[np.ndarray, "documents"]
-    tokens: Int64[np.ndarray, "documents"]
-    language: Int64[np.ndarray, "documents"]
+
+    @property
+    def digests(self) -> UInt64[np.ndarray, "documents"]:
+        """Digests of the cleaned text before repeated sections were cut. Signatures are of it too."""
+        return self._map("digests")
+
+    @property
+    def bytes(self) -> Int64[np.ndarray, "documents"]:
+        """Size of the stored text."""
+        return self._map("bytes")
+
+    @property
+    def tokens(self) -> Int64[np.ndarray, "documents"]:
+        """Number of tokens."""
+        return self._map("tokens")
+
+    @property
+    def language(self) -> Int64[np.ndarray, "documents"]:
+        """Index of the language."""
+        return self._map("language")
+
+    def _map(self, name: str) -> Shaped[np.ndarray, "documents"]:
+        return np.asarray(np.load(self.folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))
 
 
 @dataclass(slots=True)
@@ -140,12 +155,9 @@ class Notes:
         if cut_bytes:
             ledger.dropped[REPEATED].add(documents=0, bytes=cut_bytes)
         begin = kept.text[:_HEAD_CHARACTERS]
-        facts = {
-            "cut_bytes": cut_bytes,
-            "text": begin,
-            **{key: kept.metadata[key] for key in (PART,) if key in kept.metadata},
-        }
-        self.log.write(_line(kept.id, screened, language=kept.language, **facts))
+        known = {"scores": screened.scores, **{name: kept.metadata.get(name) for name in (ORIGIN, PART)}}
+        known = {name: value for name, value in known.items() if value is not None}
+        self.log.write(_line(kept.id, screened, language=kept.language, cut_bytes=cut_bytes, text=begin, **known))
         return True
 
 
@@ -192,18 +204,8 @@ def _count(documents: Iterable[Encoded], gathered: Gathered) -> Iterator[Encoded
 def open_tokenized(folder: Path) -> Tokenized:
     """Open the finished folder of a source."""
     facts = read_manifest(folder)["facts"]
-    columns = {
-        name: np.load(folder / f"{name}.npy", allow_pickle=False)
-        for name in ("digests", "signatures", "whole_bytes", "bytes", "tokens", "language")
-    }
     ledger = SourceLedger.from_json(facts["ledger"])
-    return Tokenized(folder=folder, ledger=ledger, languages=tuple(facts["languages"]), **columns)
-
-
-def read_documents(stored: Tokenized) -> list[dict[str, Any]]:
-    """The record of each stored document, in order."""
-    records: Iterator[dict[str, Any]] = read_written_lines(stored.folder / "documents.jsonl", appended=False)
-    return [record for record in records if "dropped" not in record]
+    return Tokenized(folder=folder, ledger=ledger, languages=tuple(facts["languages"]))
 
 
 def settle_parts(parts: Sequence[Path]) -> list[list[str]]:

@@ -6,6 +6,7 @@ records.py, pages.py and code_tree.py read the formats; bad_input.py handles wro
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from ropewalk.core.error import UserError
 from ropewalk.core.owned import Owned
@@ -20,6 +21,7 @@ from ropewalk.corpus.read.find_files import find_all, find_files, is_saved_datas
 from ropewalk.corpus.read.join_parts import NO_FIELDS, NO_PLACE, PART, describe_part, read_joined
 from ropewalk.corpus.read.nested_keys import find_value
 from ropewalk.corpus.read.pages import read_file
+from ropewalk.corpus.read.provenance import ORIGIN, find_provenance
 from ropewalk.corpus.read.records import read_hub, read_records, read_saved
 from ropewalk.corpus.read.remote import content_bytes_of, digest_content, find_remote_files, is_remote, local_copy
 from ropewalk.corpus.read.turn import NO_CONVERSATION, UnreadError
@@ -162,18 +164,21 @@ def _make_item(found: Found, source: Source) -> Document | Reject:
             return reject(source, place, NO_PLACE, part, size_bytes=len(record.text), text=record.text)
         made = _document(record.text, source, id=place.name, place=place)
         return made if part is None else replace(made, metadata={**made.metadata, PART: part})
-    part = None
+    noted: dict[str, Any] = {}
     if source.notes_parts and isinstance(record, Mapping):
         part = describe_part(record, source, place)
         if isinstance(part, str):
             size = sum(len(value) for value in record.values() if isinstance(value, str))
             return reject(source, place, NO_PLACE, part, size_bytes=size, text=repr(record)[:1000])
+        noted[PART] = part
+    if origin := find_provenance(record, source):
+        noted[ORIGIN] = origin
     owned = Owned(record)
     del record
     item = _make_document(owned.take(), source, place)
-    if part is None or isinstance(item, Reject):
+    if not noted or isinstance(item, Reject):
         return item
-    return replace(item, metadata={**item.metadata, PART: part})
+    return replace(item, metadata={**item.metadata, **noted})
 
 
 def _make_document(record: object, source: Source, place: Place) -> Document | Reject:

@@ -1,0 +1,124 @@
+"""The data card of a corpus: what it is, how much, where it comes from, under which licences, and what was left out.
+
+It is a page of Markdown that goes with the tokens, so that whoever gets them can judge them without the text.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from ropewalk.core.quantity import format_amount, format_bytes
+from ropewalk.core.read_json import read_written_lines
+from ropewalk.corpus.inspect.dropped import inspect_corpus
+from ropewalk.corpus.prepare.hold_out_documents import TRAIN
+from ropewalk.corpus.read.provenance import ORIGIN
+from ropewalk.corpus.spec import CorpusSpec, Source
+from ropewalk.corpus.tokens.corpus_folder import Corpus
+
+_SHOWN, _EXAMPLES, _EXAMPLE_CHARACTERS = 8, 3, 200
+
+
+def write_card(corpus: Corpus, spec: CorpusSpec) -> str:
+    """The card as Markdown. ``spec`` is what the corpus was built from."""
+    lines = [
+        "# Data card",
+        "",
+        f"Corpus `{corpus.digest}`, tokenizer `{corpus.tokenizer}`.",
+        "",
+        "## What and how much",
+        "",
+    ]
+    lines += [
+        "| source | role | documents | tokens | held out | languages | licence |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    lines += [_row(corpus, source) for source in spec.sources]
+    tokens = sum(corpus.facts(source.name).tokens for source in spec.sources)
+    weights = ", ".join(f"{name} {weight:g}" for name, weight in spec.mix.items())
+    lines += [
+        "",
+        f"All: {format_amount(tokens)} tokens. Weights of the mix, in tokens: {weights}.",
+        "",
+        "## Origin",
+        "",
+    ]
+    for source in spec.sources:
+        lines += _origin(corpus, source)
+    lines += ["", "## Filters", "", *_filters(spec), "", "## Left out", "", *_left_out(corpus)]
+    return "\n".join(lines) + "\n"
+
+
+def _row(corpus: Corpus, source: Source) -> str:
+    facts = corpus.facts(source.name)
+    languages = ", ".join(f"{name} {count:,}" for name, count in _most(Counter(facts.languages)))
+    held_out = f"{facts.held_out_documents:,} documents, {format_amount(facts.held_out_tokens)} tokens"
+    cells = [source.name, facts.role, f"{facts.documents:,}", format_amount(facts.tokens), held_out, languages]
+    return f"| {' | '.join([*cells, facts.license or 'not stated'])} |"
+
+
+def _origin(corpus: Corpus, source: Source) -> Iterator[str]:
+    """Lines for one source: its own place, then the addresses, licences and dates of its training documents."""
+    place = source.path or (source.hub and f"hub {source.hub}") or f"made by ropewalk: {source.embedded}"
+    yield f"- **{source.name}**: {place}"
+    if source.provenance is None:
+        return
+    hosts, licences, dates, known = Counter[str](), Counter[str](), list[str](), 0
+    fates, number = corpus.fates(source.name), 0
+    for entry in read_written_lines(corpus.store(source.name) / "documents.jsonl", dict):
+        if "dropped" in entry:
+            continue
+        origin = entry.get(ORIGIN, {}) if fates[number] == TRAIN else {}
+        number += 1
+        if "address" in origin:
+            known += 1
+            hosts[urlsplit(origin["address"]).hostname or "no host"] += 1
+        if "license" in origin:
+            licences[origin["license"]] += 1
+        if "date" in origin:
+            dates = [min([*dates[:1], origin["date"]]), max([*dates[1:], origin["date"]])]
+    documents = corpus.facts(source.name).documents
+    yield f"    - addresses: {known:,} of {documents:,} documents; {_count(hosts)}"
+    yield f"    - licences: {licences.total():,} of {documents:,} documents; {_count(licences)}"
+    yield f"    - dates: {f'{dates[0]} to {dates[1]}' if dates else 'none'}"
+
+
+def _filters(spec: CorpusSpec) -> Iterator[str]:
+    near, sections = spec.near_duplicates, spec.repeated_sections
+    yield f"- near copies: {'kept' if near is None else f'of documents of a similarity from {near:g} on one stays'}"
+    yield f"- repeated sections: {'kept' if sections is None else f'runs of {sections:,} characters or more stay once'}"
+    prompts = ", ".join(spec.decontaminate.files)
+    yield f"- evaluation prompts kept out: {prompts or 'none'}"
+    for source in spec.sources:
+        named: str = source.profile if isinstance(source.profile, str) else "by role and language"
+        if source.profile is not None and not isinstance(source.profile, str):
+            named = f"like {source.profile.like}, changed"
+        scores = f"; scored by {', '.join(source.score.columns)}" if source.score else ""
+        rules = "; ".join(str(rule.model_dump(mode="json", exclude_defaults=True)) for rule in source.select)
+        yield f"- {source.name}: profile {named}{scores}{f'; selected by {rules}' if rules else ''}"
+
+
+def _left_out(corpus: Corpus) -> Iterator[str]:
+    """Lines for each reason to drop text: how much, and a few examples."""
+    yield "| source | reason | documents | text |"
+    yield "|---|---|---|---|"
+    for name in corpus.sources:
+        for reason, amount in corpus.ledger[name]["dropped"].items():
+            count = amount["documents"] or amount.get("passages", 0)
+            yield f"| {name} | {reason} | {count:,} | {format_bytes(amount['bytes'])} |"
+    for found in inspect_corpus(corpus, examples=_EXAMPLES):
+        yield ""
+        yield f"{found.source}, {found.reason}:"
+        yield ""
+        for example in found.examples:
+            text = " ".join(example.text.split())[:_EXAMPLE_CHARACTERS].replace("`", "'")
+            yield f"- {example.id}{f' ({example.why})' if example.why else ''}: `{text}`"
+
+
+def _count(counter: Counter[str]) -> str:
+    named = ", ".join(f"{name} {count:,}" for name, count in _most(counter))
+    others = len(counter) - _SHOWN
+    return f"{named}{f', and {others:,} more' if others > 0 else ''}" if named else "none"
+
+
+def _most(counter: Counter[str]) -> list[tuple[str, int]]:
+    return sorted(counter.items(), key=lambda each: (-each[1], each[0]))[:_SHOWN]

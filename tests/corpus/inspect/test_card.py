@@ -1,0 +1,40 @@
+"""The data card says what the corpus has, against counts of the records that it was built from."""
+
+import json
+from pathlib import Path
+
+from made_texts import sentence
+from ropewalk.corpus.inspect.card import write_card
+from ropewalk.corpus.prepare.build import build
+from ropewalk.corpus.spec import CorpusSpec
+from ropewalk.corpus.tokens.corpus_folder import open_corpus
+from ropewalk.corpus.tokens.tokenizer import Tokenizer
+
+
+def test_the_card_counts_origins_licences_dates_and_what_was_left_out(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    records = [
+        {
+            "text": sentence(n, 60),
+            "meta": {"url": f"https://{'a' if n % 3 else 'b'}.example/page/{n}", "when": f"2026-01-{n + 1:02d}"},
+            **({"rights": "CC-BY-4.0" if n % 2 else "CC0"} if n != 5 else {}),
+        }
+        for n in range(20)
+    ]
+    records += [{"text": "short"}, {"text": sentence(3, 60), "meta": {"url": "https://copy.example"}}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    known = {"address": "meta.url", "license": "rights", "date": "meta.when"}
+    sources = [
+        {"name": "a", "path": str(tmp_path / "a.jsonl"), "role": "general", "language": "en", "provenance": known},
+        {"name": "law", "embedded": "statutes_zh", "role": "domain", "size_bytes": 20_000},
+    ]
+    keys = {"store": str(tmp_path / "store"), "sources": sources, "mix": {"general": 7, "law": 3}, "held_out": 0}
+    spec = CorpusSpec.model_validate({**keys, "worker_count": 1})
+    corpus = open_corpus(build(spec, tokenizer=tokenizer, seed=0, folder=tmp_path / "corpus"))
+    card = write_card(corpus, spec)
+    assert "| a | general | 20 | " in card and "general 7, law 3" in card
+    assert "addresses: 20 of 20 documents; a.example 13, b.example 7" in card and "copy.example" not in card
+    assert "licences: 19 of 20 documents; CC0 10, CC-BY-4.0 9" in card
+    assert "dates: 2026-01-01 to 2026-01-20" in card and "made by ropewalk: statutes_zh" in card
+    assert "| a | too short | 1 | 5 B |" in card and "| a | exact duplicate | 1 |" in card and "`short`" in card
+    plain = spec.model_copy(update={"sources": (spec.sources[0].model_copy(update={"provenance": None}),)})
+    assert "provenance" not in plain.content["sources"][0] and "addresses" not in write_card(corpus, plain)
