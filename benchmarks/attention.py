@@ -1,12 +1,14 @@
 """One layer's attention, forward and backward: ours against what a user would pick instead, in one run, turn by turn.
 
     python benchmarks/attention.py [--quick] [--tokens 8192,16384] [--dtypes float32,bfloat16] [--parts ranks,scaling]
-                                   [--deepspeed-python PATH]
+                                   [--deepspeed-python PATH] [--ringmaster FOLDER]
     python benchmarks/attention.py --device cuda             # one GPU: kernels, and P ranks played in turn
     torchrun --nproc-per-node 8 benchmarks/attention.py --device cuda
 
 ``ranks``: against torch's ring attention (head-tail) and DeepSpeed's Ulysses (ulysses.py tells how to install it; said
-to be absent without). Both know one document only: on a pack they compute every pair of the row. ``one``: one rank
+to be absent without). Both know one document only: on a pack they compute every pair of the row. ``documents``: on one
+document and on packs, against those that know documents, the ring of zigzag_ring.py and axolotl-ringmaster
+(ringmaster_peer.py), with the kernels that ran, pairs, balance and bytes of each. ``one``: one rank
 against scaled_dot_product_attention, with its causal flag, with the dense mask that transformers makes for packed
 rows, in a loop over documents, and on a GPU compiled flex_attention. ``scaling``: two ranks over one, beside what two
 independent jobs of one rank lose by running at once. ``turns``: one process plays every rank of a partition in turn
@@ -26,13 +28,16 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from observe import observe
 from packs import draw_pack
 from race import clock, find_share_of_datasheet, measure_link, measure_products, race, tell
+from ringmaster_peer import KINDS, find_obstacle, find_ringmaster
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.partition import Partition, partition_tokens
 from ropewalk.plan.rank_setup import RankSetup
-from sides import NAMES, Setting, check_same, ours, ring, sdpa, ulysses
+from sides import NAMES, Setting, check_same, ours, ring, ringmaster, sdpa, ulysses, zigzag
 from ulysses import find_version
+from zigzag_ring import round_pack
 
 MEDIAN_TOKENS = 4096
 
@@ -117,6 +122,34 @@ def measure_ranks(setting: Setting, folder: Path) -> None:
             tell(f"{word}, {where}: sent", "torch ring", ours=mine, theirs=its, unit="bytes", must_reach=1.0)
 
 
+def measure_documents(setting: Setting) -> None:
+    """Against peers that know documents; results are compared first, and what each side did is seen (observe.py)."""
+    ranks, heads = dist.get_world_size(), setting.shape[0]
+    pack = round_pack(draw_pack(setting.tokens, MEDIAN_TOKENS), 2 * ranks)
+    for word, document in (("one document", draw_pack(setting.tokens, None)), ("packed documents around 4Ki", pack)):
+        needed, packed = float(partition_tokens(document, ranks=1).pairs.sum()), len(np.unique(document)) > 1
+        sides = {"ours": ours(document, setting), "ring that knows documents": zigzag(document, setting)}
+        for kind in KINDS if find_ringmaster(setting.ringmaster) else ():
+            name = f"axolotl-ringmaster {find_ringmaster(setting.ringmaster)}, {kind}"
+            obstacle = find_obstacle(kind, packed=packed, ranks=ranks, kv_heads=setting.shape[1], tokens=setting.tokens)
+            if not obstacle:
+                sides[name] = ringmaster(document, setting, kind)
+            elif dist.get_rank() == 0:
+                print(f'{{"peer": "{name}", "case": "{word}, {setting.tokens} tokens", "not run": "{obstacle}"}}')
+        mine, seen = observe(sides["ours"].run, heads=heads)
+        did, same = {"ours": seen}, {}
+        for name, side in list(sides.items())[1:]:
+            its, did[name] = observe(side.run, heads=heads)
+            same[name] = check_same(sides["ours"], side, (mine, its), setting)
+        times = race({name: side.run for name, side in sides.items()}, turns=setting.turns, device=setting.device)
+        for name in same:
+            compare(
+                f"{word}, {setting.tokens} tokens, {setting.dtype}, {ranks} ranks", name, times, ("ours", name),
+                must_reach=None, difference=same[name], turns=setting.turns,
+                did={who: did[each].beside(needed) for who, each in (("ours", "ours"), ("theirs", name))},
+            )  # fmt: skip
+
+
 def measure_one(setting: Setting) -> None:
     """One rank against the ways that torch offers."""
     pack = draw_pack(setting.tokens, MEDIAN_TOKENS)
@@ -196,6 +229,7 @@ def work(part: str, setting: Setting) -> None:
         dist.broadcast_object_list(folders, src=0)
         {
             "ranks": lambda: measure_ranks(setting, Path(folders[0])),
+            "documents": lambda: measure_documents(setting),
             "one": lambda: measure_one(setting),
             "scaling": lambda: measure_scaling(setting),
         }[part]()
@@ -207,11 +241,12 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="2Ki tokens in float32: within 50 seconds")
     parser.add_argument("--tokens", default="8192,16384,32768")
     parser.add_argument("--dtypes", default="float32,bfloat16")
-    parser.add_argument("--parts", help="of one, ranks, scaling, turns")
+    parser.add_argument("--parts", help="of one, ranks, documents, scaling, turns")
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--deepspeed-python", type=Path, help="a Python that has deepspeed; absent without")
+    parser.add_argument("--ringmaster", type=Path, help="a folder that has axolotl-ringmaster; absent without")
     given = parser.parse_args()
     if given.device == "cuda":  # what a GPU is for; torchrun gives the ranks, without it there is one
         given.dtypes, alone = "bfloat16", "RANK" not in os.environ
@@ -224,7 +259,7 @@ def main() -> None:
     for part in sorted((given.parts or "one,ranks,scaling").split(","), key=lambda part: part == "turns"):
         for dtype in given.dtypes.split(","):
             for tokens in map(int, given.tokens.split(",")):
-                setting = Setting(tokens, dtype, given.device, given.turns, given.deepspeed_python)
+                setting = Setting(tokens, dtype, given.device, given.turns, given.deepspeed_python, given.ringmaster)
                 if part == "turns":
                     play_ranks(setting, given.ranks)
                 else:

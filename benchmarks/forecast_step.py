@@ -19,6 +19,7 @@ from ropewalk.plan.plan import Split
 from ropewalk.plan.savings import Savings
 from ropewalk.plan.step_time import FITTED, Factors, Software, StepTime, Work, estimate_step_time
 from ropewalk.rope.layers import plain_layers
+from ropewalk.shape.experts import Experts
 from ropewalk.shape.model_shape import ModelShape
 
 LLAMA_8B = ModelShape("LlamaForCausalLM", 4096, 32, 8, 128, 14_336, 128_256, False, 131_072, plain_layers(32, 5e5))
@@ -28,9 +29,19 @@ QWEN3_8B = ModelShape(
 QWEN3_06B = ModelShape(
     "Qwen3ForCausalLM", 1024, 16, 8, 128, 3072, 151_936, True, 32_768, plain_layers(28, 1e6), qk_norm="head"
 )
+QWEN3_32B = ModelShape(
+    "Qwen3ForCausalLM", 5120, 64, 8, 128, 25_600, 151_936, False, 32_768, plain_layers(64, 1e6), qk_norm="head"
+)
+QWEN3_30B_A3B = ModelShape(
+    "Qwen3MoeForCausalLM", 2048, 32, 4, 128, 6144, 151_936, False, 32_768, plain_layers(48, 1e6), qk_norm="head",
+    experts=Experts(128, 8, 768, tuple(range(48)), other_parameters=2048 * 128),
+)  # fmt: skip
 CARD = KNOWN["h100-sxm"]
+"""With cuDNN's attention, which torch's scaled_dot_product_attention takes on Hopper."""
 FA2 = make_machine(find_device("h100"), "flash2")
 """An H100 with FlashAttention 2, which published runs used."""
+FA3 = make_machine(find_device("h100"), "flash3")
+"""An H100 with FlashAttention 3 installed."""
 MILLION = 1 << 20
 PLAIN_PRODUCTS = replace(FITTED, products={"hopper": 1.0, None: 1.0})
 PLAIN_ATTENTION = replace(FITTED, attention=1.0)
@@ -42,19 +53,30 @@ OURS = Savings("save_attention", 4096, offload=True, attention_on_host=True)
 
 
 class Million(NamedTuple):
-    """A published step of a stock Trainer on 1,048,576 tokens and eight H100."""
+    """A published step of a stock Trainer on a million tokens or more."""
 
     name: str
     shape: ModelShape
     machine: Machine
     seconds: float
+    tokens: int = MILLION
+    ranks: int = 8
 
 
 MILLIONS = [
-    Million("Qwen3-8B, FlashAttention 3", QWEN3_8B, CARD, 380),
+    Million("Qwen3-8B, cuDNN", QWEN3_8B, CARD, 380),
     Million("Qwen3-8B, FlashAttention 2", QWEN3_8B, FA2, 606),
-    Million("Qwen3-0.6B, FlashAttention 3", QWEN3_06B, CARD, 137),
+    Million("Qwen3-0.6B, cuDNN", QWEN3_06B, CARD, 137),
 ]
+OTHERS = [
+    Million("Qwen3-8B, cuDNN, first draft", QWEN3_8B, CARD, 364),
+    Million("Qwen3-8B, cuDNN", QWEN3_8B, CARD, 696, 2 * MILLION, 16),
+    Million("Qwen3-8B, cuDNN", QWEN3_8B, CARD, 1346, 4 * MILLION, 32),
+    Million("Qwen3-0.6B, cuDNN", QWEN3_06B, CARD, 2135, 4 * MILLION, 8),
+    Million("Qwen3-32B, cuDNN", QWEN3_32B, CARD, 1295),
+    Million("Qwen3-30B-A3B, cuDNN", QWEN3_30B_A3B, CARD, 483),
+]
+"""The other steps of the same author's first draft (huggingface/trl#6845), in which the first row took 364 s."""
 
 
 def find_times(
@@ -112,7 +134,7 @@ def print_step() -> None:
 
 def compare_million(run: Million) -> tuple[StepTime, StepTime]:
     """The stock Trainer's step by the formula, and ours: attention's output waits on the host, and copies overlap."""
-    work = Work(MILLION / 8, token_flops(run.shape, MILLION))
+    work = Work(run.tokens / run.ranks, token_flops(run.shape, run.tokens))
     plain = Software(fused=False, overlaps=False)
     stock = estimate_step_time(run.shape, work, savings=STOCK, machine=run.machine, software=plain)
     return stock, estimate_step_time(run.shape, work, savings=OURS, machine=run.machine)
@@ -134,7 +156,22 @@ def print_million() -> None:
         print(f"| {term.replace('_', ', ')} | " + " | ".join(f"{getattr(each, term):.1f}" for each in columns) + " |")
 
 
+def print_others() -> None:
+    print("| step | tokens, H100 | published, s | by the formula, s | difference |\n|---|---|---|---|---|")
+    for run in OTHERS:
+        stock = compare_million(run)[0].total
+        print(
+            f"| {run.name} | {run.tokens >> 20}Mi, {run.ranks} | {run.seconds:.0f} | {stock:.0f} | "
+            f"{stock / run.seconds - 1:+.1%} |"
+        )
+    for run in (MILLIONS[0], MILLIONS[2]):
+        seconds = compare_million(run._replace(machine=FA3))[1].total
+        print(f"\n{run.name.split(',')[0]}, ours with FlashAttention 3: {seconds:.0f} s")
+
+
 if __name__ == "__main__":
     print_step()
     print()
     print_million()
+    print()
+    print_others()

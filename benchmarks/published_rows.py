@@ -57,7 +57,7 @@ class Row:
 
     @property
     def reason(self) -> str:
-        """Why the forecast is more than 25 % off; empty where it is not."""
+        """Why the forecast is more than 20 % off; empty where it is not."""
         return REASONS.get((self.source, self.run), "")
 
 
@@ -154,13 +154,21 @@ LONGEST: list[tuple[str, ModelShape, int, int]] = [
 ALST_NODE_BYTES = 1.9e12
 
 _KERNEL = "from 32K to 64K its time grows as with attention at FlashAttention 1's rate"
+_HEADS = "{} ranks on {} nodes share 8 key heads"
 _HOST = "the host's rate comes from ALST (0.7B parameters a second) and EasyContext (3.5B); here it is 3.2B"
 REASONS = {
     (IBM, "Llama-2-7B, 128 A100, 4K"): "without its source no compiled row on A100 is in the fit",
+    (
+        IBM,
+        "Llama-2-7B, 96 H100, 4K",
+    ): "0.2 s of a step of 1.1 s are missing; a step of the same source's 34B (5.3 s) is "
+    "met to 6 %, so they do not grow with the model. The source does not say what they are",
     (MPT, "MPT-7B, 8 H100, 64K, full"): _KERNEL,
+    (MPT, "MPT-7B, 8 A100, 32K, full"): _KERNEL,
     (MPT, "MPT-7B, 8 A100, 64K, full"): _KERNEL,
-    ("xtuner", "Llama-2-70B, 32 A100, 256K, sp16"): "its time is 2.3 times that of 128K, its work 1.5 times: 16 ranks "
-    "on two nodes share 8 key heads",
+    ("xtuner", "Llama-2-70B, 32 A100, 256K, sp16"): "its time is 2.3 times that of 128K, its work 1.5 times: "
+    + _HEADS.format(16, 2),
+    ("xtuner", "Llama-2-70B, 64 A100, 1024K, sp64"): _HEADS.format(64, 8) + ", as in the row before",
     ("EasyContext", "Llama-2-7B, 8 A100, 128K, ring"): "its time is 3.7 times that of 64K, its work 2.9 times; the "
     "source timed the first five steps and says that they vary",
     ("ALST", "8 H100, 32K each"): "the time is rounded to 1 s, and whole logits of 32K tokens fill the card",
@@ -169,4 +177,4 @@ REASONS = {
     ("Hugging Face, Ulysses", "Qwen3-4B, 4 H100, 64K, sp4"): _HOST + "; from 32K to 64K its time grows by 0.7 s, one "
     "document's attention by 3.4 s: its sequences hold shorter documents",
 }
-"""Why the forecast of a row, made without its source, is more than 25 % off."""
+"""Why the forecast of a row, made without its source, is more than 20 % off."""

@@ -77,12 +77,13 @@ def read_book(path: Path) -> str:
 
 
 def list_readings(base_tokens: int, targets: list[int], arms: dict[int, list[str]]) -> Iterator[Reading]:
-    """All readings in the order of their worth: rounds, then short before long, and within a kind all arms."""
-    for number in range(ROUNDS):
-        for tokens in (base_tokens // 4, base_tokens // 2, base_tokens):  # the base within its own context
-            for kind in KINDS[1:]:
-                yield Reading(number, kind, "unchanged", targets[0], tokens)
-        for target in targets:
+    """All readings in the order of their worth: targets, rounds, short before long, and within a kind all arms."""
+    for target in targets:
+        for number in range(ROUNDS):
+            if target == targets[0]:  # the base within its own context
+                for tokens in (base_tokens // 4, base_tokens // 2, base_tokens):
+                    for kind in KINDS[1:]:
+                        yield Reading(number, kind, "unchanged", target, tokens)
             for kind in KINDS:
                 for arm in arms[target]:
                     yield Reading(number, kind, arm, target, target)
@@ -126,8 +127,12 @@ class Bench:
 
     def measure(self, reading: Reading) -> dict[str, Any]:
         item, groups, borders = self.item(reading.kind, reading.number, reading.tokens)
-        learner = open_model(ModelWithLoss, self.folder(reading.arm, reading.target), dtype=PRECISION)
-        sums = measure(learner, [item], groups, name=f"{reading.arm}: {reading.kind} {reading.tokens}")
+        sums = measure(
+            self.learner(reading.arm, reading.target),
+            [item],
+            groups,
+            name=f"{reading.arm}: {reading.kind} {reading.tokens}",
+        )
         asked = sums.count > 0
         return {
             "count": sums.count[asked].tolist(),
@@ -135,6 +140,11 @@ class Bench:
             "correct": sums.correct[asked].tolist(),
             "borders": borders,
         }
+
+    @cache  # noqa: B019  one object for the whole program
+    def learner(self, arm: str, target: int) -> ModelWithLoss:
+        """The opened model of an arm; all of them together take a few times the model's bytes."""
+        return open_model(ModelWithLoss, self.folder(arm, target), dtype=PRECISION)
 
     def item(self, kind: str, number: int, tokens: int) -> tuple[Item, int, list[int]]:
         """The text, its groups, and for a loss the positions at which its groups begin and end."""
@@ -145,7 +155,7 @@ class Bench:
         planned = self.prompts(kind, tokens)
         return planned[number], 1 + max(int(item.group.max()) for item in planned), []
 
-    @cache  # noqa: B019  one object for the whole program
+    @cache  # noqa: B019
     def texts(self) -> list[np.ndarray]:
         cut = self.out / "measured.txt"
         cut.write_text(read_book(self.text)[FRONT_CHARACTERS : self.measured_end])
@@ -178,12 +188,13 @@ def read_all(bench: Bench, end: float) -> bool:
     for reading in list_readings(bench.base_tokens, bench.targets, arms):
         if json.dumps(reading.key) in done:
             continue
-        begun = time.monotonic()
+        begun, cpu = time.monotonic(), time.process_time()
         if begun + paid.get(reading.tokens, 0.0) > end:
             return False
         entry = bench.measure(reading)
         seconds = paid[reading.tokens] = time.monotonic() - begun
         entry |= {"key": reading.key, "seconds": round(seconds, 1), "threads": torch.get_num_threads()}
+        entry["cpu_seconds"] = round(time.process_time() - cpu, 1)
         entry |= {"precision": PRECISION, "date": time.strftime("%Y-%m-%d %H:%M"), "model": bench.model.name}
         with bench.file.open("a") as file:
             file.write(json.dumps(entry) + "\n")

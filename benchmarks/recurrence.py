@@ -1,7 +1,7 @@
 """Recurrent layers over context ranks: what the summaries cost, and one whole layer against what a user would pick.
 
     python benchmarks/recurrence.py [--quick] [--tokens 16384,32768] [--parts counts,scaling,heads,ringmaster]
-                                    [--ringmaster FOLDER]
+                                    [--ringmaster FOLDER] [--cases 0,1,2]
 
 ``counts``: operations of the summary pass beside those of the layer, its bytes, and balance of both kinds of layers on
 a hundred packs; counted, not timed. ``scaling``: a gated delta net with its MLP on two ranks over one. ``heads``:
@@ -14,6 +14,7 @@ is its load before and after.
 
 import argparse
 import os
+import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,18 +27,19 @@ import torch
 import torch.distributed as dist
 
 from packs import draw_pack
-from race import race_turns, tell
+from race import clock, tell
 from recurrence_counts import MEDIAN_TOKENS, measure_counts
 from recurrence_sides import Side, Sizes, cut, exchange_heads, ours, ringmaster
 from ropewalk.parallel.launch import run_ranks
 
+Cases = tuple[int, ...]
 SAME, SAME_DECAYS, PACKS = 1e-5, 1e-2, 100
 DELTA = Sizes("delta", width=512, mlp_width=1536, key_heads=2, heads=4, key_dim=128, value_dim=128)
 MAMBA = Sizes("mamba", width=512, mlp_width=1536, key_heads=1, heads=16, key_dim=128, value_dim=64)
 """An eighth of the widths of Qwen3.5 9B and Granite 4, for two CPU cores; heads are as wide as theirs."""
 
 
-def measure_scaling(tokens: int, turns: int, folder: Path | None) -> None:
+def measure_scaling(tokens: int, turns: int, folder: Path | None, chosen: Cases) -> None:
     """All ranks over one, beside what as many independent jobs lose by running at once."""
     document, first = draw_pack(tokens, None), dist.get_rank() == 0
     alone, together = ours(document, DELTA, alone=True), ours(document, DELTA)
@@ -60,9 +62,10 @@ def measure_scaling(tokens: int, turns: int, folder: Path | None) -> None:
         )  # fmt: skip
 
 
-def measure_heads(tokens: int, turns: int, folder: Path | None) -> None:
+def measure_heads(tokens: int, turns: int, folder: Path | None, chosen: Cases) -> None:
     """Against an exchange of heads."""
-    for word, median in (("one document", None), ("packed documents around 4Ki", MEDIAN_TOKENS)):
+    cases = [("one document", None), ("packed documents around 4Ki", MEDIAN_TOKENS)]
+    for word, median in (cases[each] for each in chosen if each < len(cases)):
         document = draw_pack(tokens, median)
         compare(
             f"{word}, {tokens} tokens, gated delta net and MLP, 2 ranks", "exchange of heads, our kernels", DELTA,
@@ -70,7 +73,7 @@ def measure_heads(tokens: int, turns: int, folder: Path | None) -> None:
         )  # fmt: skip
 
 
-def measure_ringmaster(tokens: int, turns: int, folder: Path | None) -> None:
+def measure_ringmaster(tokens: int, turns: int, folder: Path | None, chosen: Cases) -> None:
     """Against axolotl-ringmaster, by the paths that run over gloo."""
     cases = [
         ("one document", None, DELTA, "gated delta net", "torch fallback of wrap_linear_attn_instance", 1.0),
@@ -78,7 +81,7 @@ def measure_ringmaster(tokens: int, turns: int, folder: Path | None) -> None:
         ("packed documents around 4Ki", MEDIAN_TOKENS, MAMBA, "Mamba-2", "wire_mamba2", 1.5),
     ]
     version = find_version(folder)
-    for word, median, sizes, name, path, must in cases:
+    for word, median, sizes, name, path, must in (cases[each] for each in chosen):
         document, case = draw_pack(tokens, median), f"{word}, {tokens} tokens, {name} and MLP, 2 ranks"
         if version is None or folder is None:
             if dist.get_rank() == 0:
@@ -178,8 +181,8 @@ def counting(totals: list[int]) -> Iterator[None]:
 
 
 class Race(NamedTuple):
-    """Least seconds of each side, of its slowest rank: by the clock, and of processor time, which others on the machine
-    disturb less. ``load`` is the machine's, before and after."""
+    """Median seconds of each side over turns, of its slowest rank: by the clock, and of processor time, which others on
+    the machine disturb less. ``load`` is the machine's, before and after."""
 
     seconds: dict[str, float]
     processor: dict[str, float]
@@ -188,26 +191,18 @@ class Race(NamedTuple):
 
 def race_twice(runs: Mapping[str, Callable[[], Any]], turns: int) -> Race:
     """Turn by turn; results have been compared before, so all sides are warm."""
-    load, processor = [os.getloadavg()[0]], {name: float("inf") for name in runs}
-
-    def note(name: str, run: Callable[[], Any]) -> Callable[[], None]:
-        def noted() -> None:
-            begun = time.process_time()
-            run()
-            used[name] = time.process_time() - begun
-
-        return noted
-
-    used: dict[str, float] = {}
-    noted = {name: note(name, run) for name, run in runs.items()}
-    seconds = {name: float("inf") for name in runs}
+    load = [round(os.getloadavg()[0], 1)]
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    processor: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(turns):
-        for name, each in race_turns(noted, turns=1).items():
-            seconds[name] = min(seconds[name], *each)
-            slowest = torch.tensor(used[name])
+        for name, run in runs.items():
+            begun = time.process_time()
+            seconds[name].append(clock(run))
+            slowest = torch.tensor(time.process_time() - begun)
             dist.all_reduce(slowest, op=dist.ReduceOp.MAX)
-            processor[name] = min(processor[name], float(slowest))
-    return Race(seconds, processor, [*load, os.getloadavg()[0]])
+            processor[name].append(float(slowest))
+    load.append(round(os.getloadavg()[0], 1))
+    return Race(*({name: statistics.median(each) for name, each in of.items()} for of in (seconds, processor)), load)
 
 
 def find_version(folder: Path | None) -> str | None:
@@ -223,7 +218,9 @@ def main() -> None:
     parser.add_argument("--parts", default="counts,scaling,heads,ringmaster")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--ringmaster", type=Path, help="a folder that has axolotl-ringmaster; absent without")
+    parser.add_argument("--cases", default="0,1,2", help="of heads and of ringmaster, so that a run can be resumed")
     given = parser.parse_args()
+    chosen = tuple(map(int, given.cases.split(",")))
     if given.quick:
         given.tokens, given.turns = "1024", 1
     torch.set_num_threads(1)
@@ -233,7 +230,7 @@ def main() -> None:
             measure_counts(10 if given.quick else PACKS)
             continue
         for tokens in map(int, given.tokens.split(",")):
-            run_ranks(timed[part], 2, tokens, given.turns, given.ringmaster, threads=1)
+            run_ranks(timed[part], 2, tokens, given.turns, given.ringmaster, chosen, threads=1)
 
 
 if __name__ == "__main__":

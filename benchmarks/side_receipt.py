@@ -3,9 +3,10 @@
 All sides run in the same processes, so their peak of memory is one figure, of the whole process.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from ropewalk.parallel.device import rank_device
 from ropewalk.parallel.measure_rates import measure_rig
 from ropewalk.parallel.mesh import make_mesh
 from ropewalk.parallel.peak import held_peak_bytes
-from ropewalk.partition import Partition, partition_tokens
+from ropewalk.partition import partition_tokens
 from ropewalk.plan.receipt import (
     AttentionSoftware,
     Percentiles,
@@ -51,20 +52,21 @@ def write_side_receipt(
     rig: Rig,
     seconds: Sequence[float],
     loss: float,
+    did: Mapping[str, Any],
 ) -> None:
     """Write a side's receipt on the first rank. Every rank must call it.
 
-    ``software`` is its name and version; ``seconds`` holds each timed step, of the slowest rank, ``loss`` the first.
+    ``software`` is its name and version; ``seconds`` holds each timed step, of the slowest rank, ``loss`` the first;
+    ``did`` is what a step was seen to do (mission_race.py).
     """
     peak = float(max_over_ranks(torch.tensor([held_peak_bytes(rank_device())], dtype=torch.float64)))
     if dist.get_rank():
         return
-    partition = partition_tokens(document, ranks=rig.ranks)
-    true_pairs, tokens = int(partition.pairs.sum()), document.size
-    pairs, balance = find_pairs(side, partition)
+    tokens = document.size
+    true_pairs = int(partition_tokens(document, ranks=1).pairs.sum())
     linear = count_flops(tokens, 0) / 3
-    attention = (count_flops(tokens, pairs) - count_flops(tokens, 0)) / 3.5
-    true_attention = attention * true_pairs / pairs
+    true_attention = (count_flops(tokens, true_pairs) - count_flops(tokens, 0)) / 3.5
+    attention = true_attention * did["of_mask"]
     useful = 3 * (linear + true_attention) / rig.peak_flops
     stage = StageReceipt(
         sequences=Sequences(
@@ -73,12 +75,12 @@ def write_side_receipt(
         ),
         precision=dtype,
         first_loss=loss,
-        totals=StepTotals(linear, attention, true_attention, balance, "none"),
+        totals=StepTotals(linear, attention, true_attention, did["balance"], "none"),
         rig=rig,
         tokens_per_second=Percentiles.of([tokens / each for each in seconds]),
         mfu=float(np.median([useful / each for each in seconds])),
         peak_bytes=peak,
-        attention_bytes=count_side_bytes(side, partition, dtype),
+        attention_bytes=did["sent_bytes"],
         state_bytes=count_gradient_bytes(dtype, rig.ranks),
         joules=None,
         planned={},
@@ -89,31 +91,6 @@ def write_side_receipt(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / FILE.format(side=side, tokens=tokens, dtype=dtype)
     path.write_text(spell_receipt(receipt), encoding="utf-8")
-
-
-def find_pairs(side: str, partition: Partition) -> tuple[float, float]:
-    """The pairs that a side computes, all ranks together, and the busiest rank's over the mean."""
-    if side in ("one", "pack", "zigzag"):
-        return float(partition.pairs.sum()), 1.0 if side == "zigzag" else partition.balance
-    whole, ranks = partition.tokens * (partition.tokens + 1) / 2, partition.ranks
-    return whole, (2 * ranks - 1) / ranks if side == "contiguous" else 1.0
-
-
-def count_side_bytes(side: str, partition: Partition, dtype: str) -> float:
-    """Bytes that the busiest rank sends for attention in a step: keys twice, and their gradients once.
-
-    A ring sends all keys on in each of its steps, and gradients in float32 one hop more.
-    """
-    width, wide = 2 * SHAPE["num_key_value_heads"] * SHAPE["head_dim"], torch.finfo(getattr(torch, dtype)).bits // 8
-    if side in ("one", "pack"):
-        sent = float(partition.traffic_tokens.sum(axis=0).max()) * width * wide * 3
-    elif side == "ulysses":
-        heads = 2 * (SHAPE["num_attention_heads"] + SHAPE["num_key_value_heads"]) * SHAPE["head_dim"]
-        sent = 2 * partition.local_tokens * (partition.ranks - 1) / partition.ranks * heads * wide
-    else:
-        hops = partition.ranks - 1
-        sent = partition.local_tokens * width * (2 * hops * wide + (hops + 1) * 4)
-    return SHAPE["num_hidden_layers"] * sent
 
 
 def count_gradient_bytes(dtype: str, ranks: int) -> float:

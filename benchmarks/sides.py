@@ -15,10 +15,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from ringmaster_peer import Ringmaster
 from ropewalk.attention import attend
 from ropewalk.partition import partition_tokens
 from torch_ring import attend_ring, own_rows
 from ulysses import Ulysses
+from zigzag_ring import ZigzagRing, own_zigzag_rows
 
 SHAPES = {"cpu": (8, 2, 64), "cuda": (32, 8, 128)}
 """Heads, key heads and head_dim: the small ones that two CPU cores can race, and those of Llama 3 8B."""
@@ -35,6 +37,7 @@ class Setting(NamedTuple):
     device: str
     turns: int
     deepspeed_python: Path | None
+    ringmaster: Path | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -96,6 +99,21 @@ def ring(setting: Setting) -> Side:
         return attend_ring(*tensors, group=dist.group.WORLD, balanced=True, scale=setting.shape[2] ** -0.5)
 
     return theirs(setting, attention, own_rows(setting.tokens, ranks=ranks, rank=rank, balanced=True))
+
+
+def zigzag(document: np.ndarray, setting: Setting) -> Side:
+    """The ring that knows documents, whose lengths divide by twice the ranks."""
+    ranks, rank = dist.get_world_size(), dist.get_rank()
+    peer, scale = ZigzagRing(document, dist.group.WORLD), setting.shape[2] ** -0.5
+    own = own_zigzag_rows(document, ranks=ranks, rank=rank)
+    return theirs(setting, lambda *tensors: peer.attend(*tensors, scale=scale), own)
+
+
+def ringmaster(document: np.ndarray, setting: Setting, kind: str) -> Side:
+    """A kind of attention of axolotl-ringmaster, which a folder of the setting has."""
+    assert setting.ringmaster is not None
+    peer = Ringmaster(setting.ringmaster, document, kind)
+    return theirs(setting, peer.attend_alone, peer.own)
 
 
 def ulysses(setting: Setting, folder: Path, python: Path) -> tuple[Side, Ulysses]:

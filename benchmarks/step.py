@@ -1,29 +1,27 @@
 """A whole training step, forward, backward and AdamW: ours against what a user would pick instead, turn by turn.
 
     python benchmarks/step.py [--quick] [--parts packed,memory,mission,scaling] [--tokens 16384] [--dtypes bfloat16]
-                              [--turns 5] [--deepspeed-python PATH]
+                              [--turns 5] [--deepspeed-python PATH] [--ringmaster FOLDER]
     python benchmarks/step.py --device cuda                  # one GPU: packed and memory
     torchrun --nproc-per-node 8 benchmarks/step.py --device cuda --parts mission --tokens 131072
 
 ``packed``: one rank, 16 documents in 8Ki, against transformers by itself: positions that restart, a dense mask, its
 loss. ``memory``: the peaks of both in fresh processes, above what the model and its optimizer hold. ``mission``: all
-ranks, one document and a pack, against torch's ring inside the same model, head-tail and contiguous, against a ring
-that knows documents (zigzag_ring.py), and against DeepSpeed's Ulysses with transformers' loss (ulysses.py tells how to
-install it). ``--sides`` picks some of them, ``--receipts`` writes a receipt of each for ``ropewalk receipt A B``.
-``scaling``: the ranks over one. trainee.py has the model. Losses of the first two steps are compared first, where both
-sides mean the same.
+ranks, one document and a pack, against the peers of mission_race.py: torch's ring, a ring that knows documents,
+DeepSpeed's Ulysses (ulysses.py tells how to install it) and axolotl-ringmaster (ringmaster_peer.py). ``--sides`` picks
+some of them, ``--state FILE`` keeps the turns of all commands, ``--receipts`` writes a receipt of each side for
+``ropewalk receipt A B``. ``scaling``: the ranks over one. trainee.py has the model. Losses of the first two steps are
+compared, where both sides mean the same.
 
 Prints JSON lines; ``limit_ms`` is the step's arithmetic at the rate of matrix products that was measured in the run.
 """
 
 import argparse
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
-from importlib.metadata import version as find_package_version
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,20 +30,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from mission_race import MEDIAN_TOKENS, SIDES, Peers, check_losses, run_mission
 from packs import draw_pack
-from race import clock, measure_products, race, race_turns, tell
+from race import clock, measure_products, race, tell
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.partition import partition_tokens
 from ropewalk.plan.rank_setup import RankSetup
-from ropewalk.plan.receipt import AttentionSoftware
-from side_receipt import find_rig, write_side_receipt
-from trainee import SHAPE, count_flops, make_default_step, make_our_step, make_ring_step
-from ulysses import Ulysses, find_version
-from zigzag_ring import round_pack
+from trainee import SHAPE, count_flops, make_default_step, make_our_step
 
-SIDES = ("pack", "zigzag", "head-tail", "contiguous", "one", "ulysses")
-PACKED_DOCUMENTS, MEDIAN_TOKENS = 16, 4096
-SAME_LOSS = {"float32": 1e-5, "bfloat16": 2e-3}
+PACKED_DOCUMENTS = 16
 
 
 class Setting(NamedTuple):
@@ -55,9 +48,7 @@ class Setting(NamedTuple):
     dtype: str
     device: str
     turns: int
-    deepspeed_python: Path | None
-    sides: tuple[str, ...] = SIDES
-    receipts: Path | None = None
+    peers: Peers
 
     @property
     def word(self) -> str:
@@ -71,14 +62,6 @@ def pack_evenly(tokens: int) -> np.ndarray:
 def read_losses(run: Callable[[], Tensor]) -> Tensor:
     """Losses over all ranks of two steps: the second one tells of the gradients too."""
     return torch.stack([_sum(run()), _sum(run())])
-
-
-def check_losses(found: Mapping[str, Tensor], setting: Setting) -> float:
-    """The largest relative difference from the first side's losses."""
-    first, *others = found.values()
-    largest = max((float((other / first - 1).abs().max()) for other in others), default=0.0)
-    assert largest <= SAME_LOSS[setting.dtype], f"losses differ by {largest}: {found}"
-    return largest
 
 
 def _sum(loss: Tensor) -> Tensor:
@@ -100,7 +83,7 @@ def measure_packed(setting: Setting) -> None:
     document = pack_evenly(setting.tokens)
     ways = {"dtype": setting.dtype, "device": setting.device}
     runs = {"ours": make_our_step(document, **ways), "theirs": make_default_step(document, **ways)}
-    difference = check_losses({name: read_losses(run) for name, run in runs.items()}, setting)
+    difference = check_losses({name: read_losses(run) for name, run in runs.items()}, setting.dtype)
     times = race(runs, turns=setting.turns, device=setting.device)
     tell(
         f"16 packed documents, {setting.word}, 1 rank", "transformers' default for packed rows",
@@ -143,80 +126,8 @@ def _read_status(field: str) -> int:
 
 
 def measure_mission(setting: Setting, folder: Path) -> None:
-    """All ranks: ours on one document and on a pack, torch's rings, the document-true ring, Ulysses."""
-    one = draw_pack(setting.tokens, None)
-    pack = round_pack(draw_pack(setting.tokens, MEDIAN_TOKENS), 2 * dist.get_world_size())
-    texts = {"one": one, "head-tail": one, "contiguous": one, "ulysses": one, "pack": pack, "zigzag": pack}
-    ways = {"dtype": setting.dtype, "device": setting.device}
-    runs: dict[str, Callable[[], object]] = {}
-    for name in setting.sides:
-        if name in ("one", "pack"):
-            runs[name] = make_our_step(texts[name], **ways)
-        elif name != "ulysses":
-            runs[name] = make_ring_step(texts[name], **ways, kind=name)
-    losses = {name: read_losses(run) for name, run in runs.items()}
-    version, peer = find_version(setting.deepspeed_python), None
-    if setting.deepspeed_python is not None and version and "ulysses" in setting.sides:
-        peer = Ulysses(setting.deepspeed_python, folder, "step", tokens=setting.tokens, **ways)
-        for _ in range(2):
-            peer.run()
-        losses["ulysses"] = torch.stack([_sum(loss) for loss in peer.result()["losses"]])
-        runs["ulysses"] = peer.run
-    differences = {
-        id(text): check_losses({name: each for name, each in losses.items() if texts[name] is text}, setting)
-        for text in (one, pack)
-    }
-    turns = race_turns(runs, turns=setting.turns, device=setting.device)
-    if peer is not None:
-        peer.close()
-    times = {name: statistics.median(each) for name, each in turns.items()}
-    if setting.receipts is not None:
-        rig = find_rig(setting.dtype)
-        for name, each in turns.items():
-            write_side_receipt(
-                setting.receipts, name, texts[name], software=_name_software(name, version), dtype=setting.dtype,
-                rig=rig, seconds=each, loss=float(losses[name][0]),
-            )  # fmt: skip
-    for name, text in (("one", one), ("pack", pack)):
-        limit = find_limit(setting, text, dist.get_world_size())
-        if dist.get_rank() == 0 and name in times:
-            tell_mission(setting, name, times, limit=limit, difference=differences[id(text)], version=version)
-
-
-def _name_software(side: str, version: str | None) -> tuple[AttentionSoftware, str]:
-    if side in ("one", "pack"):
-        return "ropewalk", find_package_version("ropewalk")
-    if side == "ulysses":
-        return "Ulysses", f"DeepSpeed {version}"
-    of_torch = f"torch {find_package_version('torch')}"
-    if side == "zigzag":
-        return "torch ring, document-true zigzag, equal recompute", of_torch
-    return "torch ring, all pairs", of_torch
-
-
-def tell_mission(
-    setting: Setting, name: str, times: Mapping[str, float], *, limit: float, difference: float, version: str | None
-) -> None:
-    """Print a line for each peer of ours on ``one`` document or a ``pack``; ``limit`` is in milliseconds."""
-    is_one = name == "one"
-    must = 0.98 if is_one else 1.5
-    peers = [
-        ("head-tail", "torch ring, head-tail, in the same model", must),
-        ("contiguous", "torch ring, contiguous, in the same model", must),
-        ("ulysses", f"DeepSpeed {version} Ulysses" if version else "DeepSpeed Ulysses: absent", 1.1 if is_one else 1.5),
-    ]
-    if not is_one:
-        peers.append(("zigzag", "a ring that knows documents, head-tail in each, in the same model", 0.98))
-    for peer, told, must_reach in peers:
-        its = times.get(peer)
-        all_pairs = not is_one and peer != "zigzag"
-        tell(
-            f"step, {'one document' if is_one else 'packed documents around 4Ki'}, {setting.word}, "
-            f"{dist.get_world_size()} ranks", told + (", which computes all pairs of the row" if all_pairs else ""),
-            ours=setting.tokens / times[name], theirs=None if its is None else setting.tokens / its,
-            unit="tokens/s", must_reach=must_reach, limit=setting.tokens / limit * 1e3,
-            loss_difference=None if all_pairs else difference, turns=setting.turns,
-        )  # fmt: skip
+    """All ranks: ours on one document and on a pack, and the peers of mission_race.py."""
+    run_mission(setting.tokens, setting.dtype, setting.device, turns=setting.turns, peers=setting.peers, folder=folder)
 
 
 def measure_scaling(setting: Setting) -> None:
@@ -268,6 +179,8 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--deepspeed-python", type=Path, help="a Python that has deepspeed; absent without")
+    parser.add_argument("--ringmaster", type=Path, help="a folder that has axolotl-ringmaster; absent without")
+    parser.add_argument("--state", type=Path, help="a file with the mission's turns so far, to which more are added")
     parser.add_argument("--peak", choices=("ours", "theirs"), help="only measure this side's peak, here")
     given = parser.parse_args()
     if given.device == "cuda":  # torchrun gives the ranks, without it there is one
@@ -277,13 +190,12 @@ def main() -> None:
     if given.quick:
         given.tokens, given.dtypes, given.turns = "1024", "float32", 3
     torch.set_num_threads(1)
+    sides = tuple(given.sides.split(","))
+    peers = Peers(given.deepspeed_python, given.ringmaster, sides, given.receipts, given.state)
     SHAPE["num_hidden_layers"] = given.layers or SHAPE["num_hidden_layers"]  # ranks are forked with it
     for dtype in given.dtypes.split(","):
         for tokens in map(int, given.tokens.split(",")):
-            setting = Setting(
-                tokens, dtype, given.device, given.turns, given.deepspeed_python, tuple(given.sides.split(",")),
-                given.receipts,
-            )  # fmt: skip
+            setting = Setting(tokens, dtype, given.device, given.turns, peers)
             if given.peak:
                 print(run_ranks(find_peak, 1, setting, given.peak, threads=1, setup=RankSetup(given.device))[0])
                 continue

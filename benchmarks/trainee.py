@@ -7,6 +7,7 @@ imported where it is used.
 """
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from packs import count_places
+from ringmaster_peer import Ringmaster
 from torch_ring import attend_ring, own_rows
 from zigzag_ring import ZigzagRing, own_zigzag_rows
 
@@ -80,16 +82,35 @@ def make_ring_step(document: np.ndarray, *, dtype: str, device: str, kind: str) 
 
     ``head-tail`` and ``contiguous`` are torch's; ``zigzag`` cuts each document so, and computes no other pair.
     """
-    from ropewalk.model.architectures import head_of
-    from ropewalk.model.loss import chunked_cross_entropy
-
     ranks, rank = dist.get_world_size(), dist.get_rank()
     if kind == "zigzag":
         own = own_zigzag_rows(document, ranks=ranks, rank=rank)
         _zigzag.append(ZigzagRing(document, dist.group.WORLD))
     else:
         own = own_rows(document.size, ranks=ranks, rank=rank, balanced=_RING[kind])
-    model = make_model(dtype, f"torch_ring_{kind}", device)
+    return _step_on_rows(document, own, dtype=dtype, device=device, attention=f"torch_ring_{kind}")
+
+
+def make_ringmaster_step(document: np.ndarray, *, dtype: str, device: str, kind: str, folder: Path) -> Run:
+    """The same model and loss with attention of axolotl-ringmaster, from a ``folder`` that has it."""
+    peer, name = Ringmaster(folder, document, kind), f"ringmaster_{kind}_{len(np.unique(document))}"
+
+    def attend(
+        module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: None, **settings: Any
+    ) -> tuple[Tensor, None]:
+        return peer.attend(module, query, key, value, **settings), None
+
+    AttentionInterface.register(name, attend)
+    AttentionMaskInterface.register(name, lambda **_: None)
+    return _step_on_rows(document, peer.own, dtype=dtype, device=device, attention=name)
+
+
+def _step_on_rows(document: np.ndarray, own: np.ndarray, *, dtype: str, device: str, attention: str) -> Run:
+    """A step on a rank's ``own`` packed rows with our loss and an attention by its name."""
+    from ropewalk.model.architectures import head_of
+    from ropewalk.model.loss import chunked_cross_entropy
+
+    model = make_model(dtype, attention, device)
     batch = _cut(draw_batch(document), own, device)
     weight = float(draw_batch(document)["weights"].sum())
 
@@ -99,7 +120,7 @@ def make_ring_step(document: np.ndarray, *, dtype: str, device: str, kind: str) 
         ).last_hidden_state[0]
         return chunked_cross_entropy(hidden, head_of(model), batch["labels"], batch["weights"])[0] / weight
 
-    return _step(model, read_loss, ranks)
+    return _step(model, read_loss, dist.get_world_size())
 
 
 def make_default_step(document: np.ndarray, *, dtype: str, device: str) -> Run:

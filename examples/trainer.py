@@ -25,10 +25,12 @@ def main() -> None:
     loss = trainer.evaluate()["eval_loss"]
     if dist.get_rank() == 0:
         print(f"loss of the sequences that were held out: {loss:.6f}")
-    trainer.accelerator.free_memory()
-    trainer.accelerator.end_training()
+    accelerator = trainer.accelerator
+    accelerator.free_memory()
+    del trainer, model
+    gc.collect()  # DDP goes before its group: it would free the group with Python's lock, which gloo's thread waits for
+    accelerator.end_training()
 
 
 if __name__ == "__main__":
     main()
-    gc.collect()  # ends the group's threads: one that still frees a tensor while Python exits aborts the process

@@ -4,6 +4,7 @@ So a test computes the same on every machine, and the test process can fork rank
 all arguments are checked (type_checks.py), but not in ``LONG`` tests.
 """
 
+import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,6 +42,23 @@ def _spare_type_checks(request: pytest.FixtureRequest) -> Iterator[None]:
 def _hide_gpus(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.node.get_closest_marker("gpu") is None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+        _start_autograd()
+
+
+@functools.cache
+def _start_autograd() -> None:
+    """Lets torch's autograd engine count its devices now, where there is none.
+
+    It counts them once, at the first backward. A tensor without values (FakeTensorMode, which torch.compile uses) puts
+    a device for CUDA in place where torch is built for it; an engine that counts it then starts threads, and no forked
+    rank can run a backward.
+    """
+    torch.ones(1, requires_grad=True).sum().backward()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of GPUs come first: after the others this process has counted no device."""
+    items.sort(key=lambda item: item.get_closest_marker("gpu") is None)
 
 
 @pytest.fixture(autouse=True)

@@ -197,12 +197,12 @@ class EmulatedGPU:
 def emulate(*, any_dtype: bool = False) -> Iterator[EmulatedGPU]:
     """In the block, torch's operators for GPUs take tensors of a CPU, also in ranks that are forked there."""
     gpu = EmulatedGPU(any_dtype)
-    library = Library("aten", "IMPL", "CPU")  # the registrations end with it
-    library.impl("_flash_attention_forward", gpu.flash_forward)
-    library.impl("_flash_attention_backward", gpu.flash_backward)
-    library.impl("_scaled_dot_product_cudnn_attention", gpu.cudnn_forward)
-    library.impl("_scaled_dot_product_cudnn_attention_backward", gpu.cudnn_backward)
-    library.impl("addmm.dtype_out", _add_product_widely)
+    library = Library("aten", "IMPL", "CPU")  # the registrations end with it; one block may stand in another
+    library.impl("_flash_attention_forward", gpu.flash_forward, allow_override=True)
+    library.impl("_flash_attention_backward", gpu.flash_backward, allow_override=True)
+    library.impl("_scaled_dot_product_cudnn_attention", gpu.cudnn_forward, allow_override=True)
+    library.impl("_scaled_dot_product_cudnn_attention_backward", gpu.cudnn_backward, allow_override=True)
+    library.impl("addmm.dtype_out", _add_product_widely, allow_override=True)
     try:
         yield gpu
     finally:

@@ -1,5 +1,6 @@
 """Cases of recurrences over ranks, and the truth about them: token after token, each document alone, in float64."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -82,7 +83,10 @@ def walk_alone(case: Case) -> list[Tensor]:
     return [parts.detach(), *torch.autograd.grad(parts, leaves, grad)]
 
 
-def run_shares(cases: list[Case]) -> list[tuple[np.ndarray, list[Tensor]]]:
+Share = tuple[np.ndarray, list[Tensor]]
+
+
+def run_shares(cases: list[Case]) -> list[Share]:
     """This rank's tokens, output and gradients of each case; of shared inputs its part of the gradient."""
     ranks, rank = dist.get_world_size(), dist.get_rank()
     group, results = dist.group.WORLD if ranks > 1 else None, []
@@ -104,9 +108,11 @@ def run_shares(cases: list[Case]) -> list[tuple[np.ndarray, list[Tensor]]]:
     return results
 
 
-def find_scan_errors(cases: list[Case], ranks: int) -> list[list[float]]:
-    """For each case, the norm-relative errors of output and gradients."""
-    shares, errors, truths = run_ranks(run_shares, ranks, cases), [], {}
+def find_scan_errors(
+    cases: list[Case], ranks: int, run: Callable[[list[Case]], list[Share]] = run_shares
+) -> list[list[float]]:
+    """For each case, the norm-relative errors of output and gradients; each rank calls ``run``."""
+    shares, errors, truths = run_ranks(run, ranks, cases), [], {}
     for index, case in enumerate(cases):
         key = case.kind, case.document.tobytes(), case.taps
         if key not in truths:

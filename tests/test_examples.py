@@ -49,6 +49,7 @@ def test_every_example_is_known_and_short() -> None:
         assert len((EXAMPLES / name).read_text().splitlines()) <= 40, name
 
 
+@pytest.mark.timeout(2.5 * SECONDS)  # so a hang is told by ``finish``, with what both wrote
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_two_ranks_say_what_one_says(name: str, tmp_path: Path) -> None:
     started = [start(name, ranks, tmp_path) for ranks in (1, 2)]

@@ -6,7 +6,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+
+from conformance.tiny_families import make_model
+from ropewalk.attention import cpu_kernel
+from ropewalk.evaluate.items import Item, measure
+from ropewalk.model.attention_interface import NAME
+from ropewalk.model.model_with_loss import ModelWithLoss
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "2026-11-29-real-model.jsonl"
@@ -69,3 +77,22 @@ def test_readings_come_in_rounds_and_are_read_once(tmp_path: Path, monkeypatch: 
     assert program.read_all(bench, 10.0**6) is True
     keys = [json.loads(line)["key"] for line in bench.file.read_text().splitlines()]
     assert keys == read and len({json.dumps(key) for key in keys}) == len(keys) == ROUNDS * (6 + 2 * 3 * 4)
+
+
+def test_a_reading_by_products_is_the_reading_by_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The faster attention changes a reading by rounding alone: both differ from float32 alike."""
+    tokens = np.random.default_rng(1).integers(0, 97, 1200)
+    item = Item(tokens, np.where(np.arange(1200) > 0, np.arange(1200) // 300, -1))
+    wide, narrow = (
+        ModelWithLoss(make_model("LlamaForCausalLM").to(dtype)) for dtype in (torch.float32, torch.bfloat16)
+    )
+    for each in (wide, narrow):
+        each.causal.set_attn_implementation(NAME)
+    truth, found = measure(wide, [item], 4, name="float32"), {}
+    for fast in (False, True):
+        monkeypatch.setattr(cpu_kernel, "multiplies_bfloat16", lambda fast=fast: fast)
+        found[fast] = measure(narrow, [item], 4, name="bfloat16")
+        assert found[fast].count.sum() == 1199
+    off = {fast: np.abs(sums.nll - truth.nll) / truth.count for fast, sums in found.items()}
+    assert off[True].max() <= 2 * off[False].max() + 1e-3 and off[True].max() < 0.02
+    assert np.any(found[True].nll != found[False].nll), "the other path was taken"

@@ -45,7 +45,8 @@ def test_a_shipped_recipe_breaks_no_rule(path: Path) -> None:
         recipe = load_recipe(path, [f"model={recipe.model.removesuffix('@main')}"])
     result = check_recipe(recipe)
     assert result["errors"] == 0, result["text"]
-    assert [finding for finding in result["findings"] if path.stem in TODAY] == []
+    broken = [finding for finding in result["findings"] if finding["source"] != "this machine"]  # its text is not here
+    assert path.stem not in TODAY or broken == []
     if isinstance(recipe.model, str):
         assert len(result["plans"]) == len(recipe.stages)
         assert all(plan["fits"] for plan in result["plans"])

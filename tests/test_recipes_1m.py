@@ -32,8 +32,8 @@ QWEN3 = {
 WIDE = {"hidden_size": 4096, "intermediate_size": 12_288, "num_hidden_layers": 36, "num_attention_heads": 32}
 SLIM = {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16}
 SIZES: dict[str, tuple[dict[str, Any], float]] = {
-    "qwen3-8b-1m": (WIDE | {"tie_word_embeddings": False}, 325.0),
-    "qwen3-0.6b-1m": (SLIM | {"tie_word_embeddings": True}, 122.0),
+    "qwen3-8b-1m": (WIDE | {"tie_word_embeddings": False}, 320.0),
+    "qwen3-0.6b-1m": (SLIM | {"tie_word_embeddings": True}, 115.0),
 }
 
 

@@ -9,11 +9,14 @@ import numpy as np
 from tokenizers import Tokenizer, models
 
 from ropewalk.core.artifact import new_folder
+from ropewalk.core.record import read_metrics
 from ropewalk.core.seed import stream
 from ropewalk.corpus.tokens.corpus_folder import content_digest, point_to
 from ropewalk.corpus.tokens.store import write_shards
 from ropewalk.model.init import init_model
+from ropewalk.parallel.launch import run_ranks
 from ropewalk.recipe.spec import Init, Recipe
+from ropewalk.train.stage import train_stage
 
 VOCABULARY = 64
 CONTEXT_TOKENS = 64
@@ -93,3 +96,22 @@ def write_model(run: Path, folder: Path) -> None:
     spec = Init.model_validate({**init, "context_length": CONTEXT_TOKENS, "tokenizer": str(folder)})
     for stage in (0, 1):
         init_model(spec, run / "stages" / str(stage) / "extended", tokenizer=folder, seed=1)
+
+
+def train_extended(run: Path, extended: Path, corpus: Path, ranks: int) -> list[float]:
+    """Losses of three steps of an extended base; on two ranks blocks run again, with what is then exchanged again."""
+    (run / "stages" / "0").mkdir(parents=True)
+    (run / "stages" / "0" / "extended").symlink_to(extended)
+    recipe = make_recipe(
+        tokens=3 * 4 * CONTEXT_TOKENS,
+        log_steps=1,
+        checkpoint_steps=3,
+        lr=1e-3,
+        parallel={"ranks": ranks, "context_parallel": ranks, "recompute": "none" if ranks == 1 else "save_attention"},
+    )
+
+    def on_rank() -> str:
+        return train_stage(recipe, stage=0, run=run, corpus=corpus)
+
+    assert run_ranks(on_rank, ranks, threads=1)[0] == "limit"
+    return [row.value for row in read_metrics(run / "metrics.jsonl") if row.name == "loss/train"]

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ropewalk.attention import bfloat16_tiles, cpu_kernel
 from ropewalk.attention.cpu_kernel import attend_tiles, attend_tiles_backward
 from ropewalk.partition.tiles import TileMask
 
@@ -84,3 +85,53 @@ def test_the_traps_are_still_there() -> None:
     mask = torch.full((2, 6), -torch.inf)
     _, logsum = _op(query, key, value, 0.0, False, attn_mask=mask)
     assert logsum.abs().max() == 0, "a query that sees nothing has a log-sum-exp of 0, not minus infinity"
+
+
+@pytest.mark.parametrize(("queries", "keys", "causal"), [(150, 150, True), (130, 90, False), (70, 200, True)])
+def test_products_of_bfloat16_are_as_near_to_float64_as_the_kernel(
+    monkeypatch: pytest.MonkeyPatch, queries: int, keys: int, causal: bool
+) -> None:
+    """Same inputs, so both differ from float64 by their rounding alone; blocks of several rows, a rest, two tiles."""
+    monkeypatch.setattr(bfloat16_tiles, "_LEAST_QUERIES", 24)
+    monkeypatch.setattr(bfloat16_tiles, "_NEAR_KEYS", 20)
+    monkeypatch.setattr(bfloat16_tiles, "_SCORES", 1)
+    query, key, value = draw_tensors(queries=queries, keys=keys, dtype=torch.bfloat16)
+    mask = TileMask(0 if causal else None, None)
+    scores = score(query.double(), key.double(), mask, 0.3)
+    truth = torch.einsum("tqhk,tkhd->tqhd", scores.softmax(-1), value.double().repeat_interleave(2, dim=2))
+    first = (tensor.transpose(1, 2) for tensor in (query, key, value))
+    found, found_sums = bfloat16_tiles.attend_products(*first, causal=causal, scale=0.3)
+    kernel, kernel_sums = attend_tiles(query, key, value, mask=mask, scale=0.3)
+    bound = 2 * (kernel.double() - truth).norm()
+    assert (found.transpose(1, 2).double() - truth).norm() <= bound
+    assert (found_sums.transpose(1, 2) - scores.logsumexp(-1)).abs().max() <= 2**-6
+    assert (kernel_sums - scores.logsumexp(-1)).abs().max() <= 2**-6
+
+
+def test_only_long_bfloat16_tiles_without_gradients_take_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[bool] = []
+    real = cpu_kernel.attend_products
+
+    def watched(*tensors: Tensor, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
+        calls.append(causal)
+        return real(*tensors, causal=causal, scale=scale)
+
+    monkeypatch.setattr(cpu_kernel, "attend_products", watched)
+    monkeypatch.setattr(cpu_kernel, "multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr(cpu_kernel, "_LONG_TOKENS", 16)
+    for queries, dtype in ((16, torch.bfloat16), (15, torch.bfloat16), (16, torch.float32)):
+        tensors = draw_tensors(queries=queries, keys=20, dtype=dtype)
+        attend_tiles(*tensors, mask=TileMask(0, None), scale=0.3)
+        with torch.inference_mode():
+            attend_tiles(*tensors, mask=TileMask(0, None), scale=0.3)
+            attend_tiles(*tensors, mask=TileMask(None, 1), scale=0.3)
+    assert calls == [True]
+
+
+def test_a_log_sum_exp_does_not_need_the_nearest_keys() -> None:
+    """Products of bfloat16: the key with nearly all of the weight lies before those that are asked first."""
+    query = torch.ones(1, 1, 300, 8, dtype=torch.bfloat16)
+    key = torch.zeros(1, 1, 300, 8, dtype=torch.bfloat16)
+    key[0, 0, 0] = 40.0
+    out, logsum = bfloat16_tiles.attend_products(query, key, key, causal=True, scale=0.5)
+    assert (out == 40.0).all() and (logsum == 160.0).all()

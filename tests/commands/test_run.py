@@ -155,7 +155,7 @@ def test_a_fault_on_the_rank_that_prepares_ends_all(recipe: Recipe, tmp_path: Pa
     path = tmp_path / "torchrun.yaml"
     path.write_text(yaml.safe_dump(data))
     done = start_torchrun("run", path)
-    assert done.returncode == 1 and done.stderr.count("ropewalk: a source has no files") == 1
+    assert done.returncode == 1 and done.stderr.count("ropewalk: files that the recipe names are missing") == 1
     path.write_text(yaml.safe_dump({**recipe.to_json(), "parallel": {"ranks": 1}}))
     assert "the recipe needs 1 ranks, but torchrun started 2" in start_torchrun("run", path).stderr
 

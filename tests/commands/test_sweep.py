@@ -9,11 +9,13 @@ import pytest
 import yaml
 
 from forked_verb import Verb, start_verb
+from ropewalk.commands.grow import write_recipe
 from ropewalk.commands.run import do_part
-from ropewalk.commands.sweep import require_one_tokenizer, run_sweep
+from ropewalk.commands.sweep import find_pruned, require_one_tokenizer, run_sweep
+from ropewalk.commands.sweep_results import format_results, gather, tabulate
 from ropewalk.core.artifact import new_folder
 from ropewalk.core.error import UserError
-from ropewalk.core.record import read_scores
+from ropewalk.core.record import Score, read_scores, write_scores
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.evaluate.score import mean
 from ropewalk.recipe.load import load_recipe
@@ -135,3 +137,28 @@ def test_arms_of_unlike_tokenizers_are_refused(study: Path, tmp_path: Path) -> N
     require_one_tokenizer(others[0], [base, others[0]])
     with pytest.raises(UserError, match=f"{others[1].name} has another tokenizer than {base.name}"):
         require_one_tokenizer(others[1], cells)
+
+
+def test_later_seeds_of_hopeless_arms_are_left_out_once_the_first_seeds_are_measured(tmp_path: Path) -> None:
+    """Scores are written by hand: the arm ``bad`` is worse far out and no better at the base's length."""
+    path = tmp_path / "study.yaml"
+    arms = {"good": [], "bad": ["stages.0.rope={kind: linear}"]}
+    own = {"study": str(tmp_path / "study"), "arms": arms, "seeds": [1, 2, 3], "zero_shot": False}
+    path.write_text(yaml.safe_dump({"recipe": "quickstart", **own, "prune": {"seeds": 1}}, sort_keys=False))
+    sweep, cells = load_sweep(path)
+    assert find_pruned(sweep, cells) is None
+    for cell in cells[:3]:
+        folder = RunFolder(Path(cell.recipe.run))
+        folder.root.mkdir(parents=True)
+        write_recipe(cell.recipe, folder)
+        rows = {"nll/position/1536-2048": 3.0 if cell.arm == "bad" else 2.0, "short/code": 2.0}
+        scores = [Score(cell.kind, task, "nats", 2048, None, None, 9, value, 1, 9) for task, value in rows.items()]
+        write_scores(folder.scores, scores)
+        assert (find_pruned(sweep, cells) is None) == (cell is not cells[2])
+    assert find_pruned(sweep, cells) == {f"seed-{seed}/bad/trained": "good" for seed in (2, 3)}
+    pruned = find_pruned(sweep, cells) or {}
+    results = gather(sweep, cells[:3], pruned)
+    text = tabulate(results)
+    assert "bad minus good: far loss +1.0000" in text and "* 2.0000" in text and "  3.0000" in text
+    assert "seed-2/bad/trained: good was better in every first seed" in text
+    assert json.loads(format_results(results))["contrasts"][0]["scores"][0][3] is None, "one seed has no interval"

@@ -19,7 +19,7 @@ OPTIONAL = (
     "rope_parameters",
     *("partial_rotary_factor", "rotary_pct", "logit_scale", "logits_scaling", "final_logit_softcapping"),
     *("attention_bias", "mlp_bias", "use_bias", "qkv_bias", "attention_out_bias", "use_qkv_bias", "use_qk_norm"),
-    *("no_rope_layer_interval", "rotary_dim"),
+    *("no_rope_layer_interval", "rotary_dim", "tie_embedding"),
 )
 """Keys that a config.json may lack; the class then has a default, and ours must be the same."""
 

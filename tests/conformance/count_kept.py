@@ -18,10 +18,13 @@ from ropewalk.model.architectures import backbone_of, blocks_of, rotary_of
 from ropewalk.model.attention_interface import NAME
 from ropewalk.model.latent_attention import exchange_latents
 from ropewalk.model.pass_arguments import hand_on_arguments
+from ropewalk.model.recurrent_layers import mix_documents
 from ropewalk.partition import partition_tokens
 from ropewalk.shape.families import SUPPORTED
 
 TOKENS = 128
+RECURRENT_TOKENS = 512
+"""Several chunks of a recurrence, and rows before a document are few."""
 _TIED_WIDTHS = ("Helium", "GPTNeoX", "StableLm", "Starcoder2", "Olmoe", "FlexOlmo")
 """Classes whose heads together are as wide as the model."""
 
@@ -41,10 +44,15 @@ def choose_sizes(architecture: str) -> dict[str, Any]:
         sizes |= {"global_head_dim": 24, "num_global_key_value_heads": 2, "num_kv_shared_layers": 0}
     if family.experts:
         counts = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
-        sizes |= dict.fromkeys(counts, 8) | dict.fromkeys(("num_experts_per_tok", "moe_k", "moe_topk"), 3)
+        sizes |= dict.fromkeys(counts, 8) | dict.fromkeys(
+            ("num_experts_per_tok", "moe_k", "moe_topk", "top_k_experts"), 3
+        )
         sizes |= {"moe_intermediate_size": 40, "shared_expert_intermediate_size": 56}
     if architecture == "GraniteMoeHybridForCausalLM":  # its MLP is the shared one
-        sizes |= {"shared_intermediate_size": 104, "num_local_experts": 0, "mamba_n_heads": 8}
+        sizes |= {"shared_intermediate_size": 104, "num_local_experts": 0}
+    if family.recurrent:
+        sizes |= {"linear_key_head_dim": 10, "linear_value_head_dim": 15}
+        sizes |= {"mamba_n_heads": 8, "mamba_d_head": 18, "mamba_d_state": 11}
     return sizes
 
 
@@ -55,6 +63,7 @@ def count_storages(architecture: str, dtype: torch.dtype, sizes: dict[str, Any])
     model.set_attn_implementation(NAME)
     exchange_latents(model, NAME)
     hand_on_arguments(model)
+    mix_documents(model)
     known = {each.untyped_storage().data_ptr() for each in (*model.parameters(), *model.buffers())}
     alive: list[torch.Tensor] = []  # keeps every tensor, so that no address is used twice
     inside = [False]
@@ -74,21 +83,25 @@ def count_storages(architecture: str, dtype: torch.dtype, sizes: dict[str, Any])
     blocks = blocks_of(model)
     blocks[0].register_forward_pre_hook(lambda *given: inside.__setitem__(0, True))
     blocks[-1].register_forward_hook(lambda *given: inside.__setitem__(0, False))
-    places, partition = torch.arange(TOKENS)[None], partition_tokens(np.zeros((1, TOKENS), np.int32), ranks=1)
+    tokens = TOKENS if SUPPORTED[architecture].recurrent is None else RECURRENT_TOKENS
+    places, partition = torch.arange(tokens)[None], partition_tokens(np.zeros((1, tokens), np.int32), ranks=1)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         backbone_of(model)(places % 97, position_ids=places, use_cache=False, partition=partition, context_group=None)
     found = {tensor.untyped_storage().data_ptr(): tensor for tensor in alive}
     kept = [tensor for address, tensor in found.items() if address not in known]
     return Counter(
-        (tensor.untyped_storage().nbytes() / TOKENS / tensor.dtype.itemsize, tensor.dtype == torch.float32)
+        (tensor.untyped_storage().nbytes() / tokens / tensor.dtype.itemsize, tensor.dtype == torch.float32)
         for tensor in kept
     )
 
 
 def count_bytes(architecture: str, dtype: torch.dtype, sizes: dict[str, Any]) -> float:
-    """Bytes that the blocks keep of one token, without the one or two numbers that a norm keeps of it."""
-    storages = count_storages(architecture, dtype, sizes)
-    return sum(size * count * (4 if wide else dtype.itemsize) for (size, wide), count in storages.items() if size > 2)
+    """Bytes that the blocks keep of one token, without the one or two numbers that a norm keeps of it.
+
+    The states of a recurrence, one in each chunk, are no whole numbers of a token.
+    """
+    kept = [each for each in count_storages(architecture, dtype, sizes).items() if each[0][0] not in (1, 2)]
+    return sum(size * count * (4 if wide else dtype.itemsize) for (size, wide), count in kept)
 
 
 if __name__ == "__main__":

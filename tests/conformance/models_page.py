@@ -74,7 +74,10 @@ def describe(architecture: str) -> str:
 
 
 def describe_blocks(family: Family, shape: ModelShape) -> Iterator[str]:
-    yield "mixture of experts" if family.experts else "dense"
+    if family.experts and family.experts.switch:
+        yield "dense, or experts beside the MLP"
+    else:
+        yield "mixture of experts" if family.experts else "dense"
     if family.latent:
         yield "latent attention"
     if shape.recurrent is not None:

@@ -88,7 +88,8 @@ def read_live(model: PreTrainedModel) -> Iterator[Layer]:
     kinds = getattr(config, "layer_types", None) or [""] * config.num_hidden_layers
     for kind, block in zip(kinds, backbone.layers, strict=True):
         attention = next((getattr(block, name) for name in ("self_attn", "attention") if hasattr(block, name)), None)
-        if attention is None or rotary is None:  # a recurrence, or no positions anywhere
+        recurrent = attention is None or kind == "linear_attention"  # MiniMax has both under one name
+        if recurrent or rotary is None:  # or no positions anywhere
             yield Layer(None, None, 1.0)
             continue
         window = getattr(attention, "sliding_window", getattr(config, "sliding_window", None) if not kind else None)

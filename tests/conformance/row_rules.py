@@ -123,6 +123,9 @@ def list_switches(architecture: str) -> Iterator[dict[str, Any]]:
     if family.ntk_alpha:
         block = {"rope_type": "dynamic", "alpha": 100.0, "factor": 1.0}
         yield {"rope_parameters": ..., "rope_theta": 2e4, "rope_scaling": block}
+    if family.experts and family.experts.switch:
+        yield {family.experts.switch: False}
+        yield {family.experts.switch: ...}
     if family.latent and family.latent.value_of_width:
         yield {"v_head_dim": ...}
 

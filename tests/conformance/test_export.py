@@ -29,7 +29,8 @@ def write_base(architecture: str, folder: Path) -> None:
     make_model(architecture).save_pretrained(folder)
     write_tokenizer(folder)
     config = json.loads((folder / "config.json").read_text())
-    config["tie_word_embeddings"] = make_settings(architecture)["tie_word_embeddings"]  # some leave out their default
+    settings = make_settings(architecture)
+    config |= {key: settings[key] for key in ("tie_word_embeddings", "tie_embedding") if key in settings}  # or left out
     if architecture in WINDOWED:
         config["sliding_window"] = None
     (folder / "config.json").write_text(json.dumps(config))

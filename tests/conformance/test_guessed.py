@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,16 @@ from conformance.tiny_families import CONTEXT_TOKENS
 from ropewalk.core.artifact import read_manifest
 from ropewalk.core.error import UserError
 from ropewalk.model.architectures import class_of, find_class
+from ropewalk.model.expert_balance import ExpertBalance
 from ropewalk.model.export import export
 from ropewalk.model.extend import extend
 from ropewalk.model.guess_family import NOT_GUESSED, guess_family, read_class
 from ropewalk.model.lazy_weights import read_weights
 from ropewalk.model.load import load_model
 from ropewalk.model.model_with_loss import ModelWithLoss
-from ropewalk.model.twin import make_config, make_twin
+from ropewalk.model.twin import FEW_EXPERTS, make_config, make_twin
 from ropewalk.partition import partition_tokens
+from ropewalk.recipe.expert_training import ExpertTraining
 from ropewalk.rope.scaling import Theta
 from ropewalk.shape.families import SUPPORTED
 from ropewalk.shape.guessed import GUESSED, describe_guess
@@ -36,9 +38,8 @@ DENSE = [
 ]
 REFUSED = {
     "Ministral3ForCausalLM": "other programs may use it",
-    "Gemma4ForCausalLM": "with the sizes of a tiny model it still has",
 }
-"""Rows with a key that no class can be asked for (queries scaled by place), or a second embedding of its own size."""
+"""Rows with a key that no class can be asked for (queries scaled by place)."""
 WIDER = {
     ("HeliumForCausalLM", "head_dim"): 128,
     ("Ernie4_5ForCausalLM", "qkv_bias"): ("use_bias", False),
@@ -51,6 +52,8 @@ WIDER = {
 """Where a row takes less than its class: a key that it fixes, a number of heads that the file must give, and Helium's
 default width of heads, which the class refuses unless it is width / heads."""
 UNKNOWN = ("CwmForCausalLM", "VaultGemmaForCausalLM", "HyperCLOVAXForCausalLM", "NanoChatForCausalLM")
+READ_MIXTURES = ("MixtralForCausalLM", "Glm4MoeForCausalLM")
+UNKNOWN_MIXTURES = ("SolarOpenForCausalLM", "MellumForCausalLM")
 
 
 @pytest.fixture(autouse=True)
@@ -75,6 +78,30 @@ def test_what_is_read_off_a_class_is_its_row(architecture: str) -> None:
     )
 
 
+@pytest.mark.parametrize("architecture", READ_MIXTURES)
+def test_the_mixture_that_is_read_off_a_class_is_its_row(architecture: str) -> None:
+    found, row = read_class(class_of(architecture)).experts, SUPPORTED[architecture].experts
+    assert found is not None and row is not None
+    assert {*found.count} == {*row.count} and replace(found, count=row.count) == row
+
+
+@pytest.mark.parametrize(
+    ("architecture", "why"),
+    [
+        ("GptOssForCausalLM", "other tensors than transformers' interface runs"),  # transposed
+        ("Ernie4_5_MoeForCausalLM", "have experts by no rule"),
+        ("HYV3ForCausalLM", r"its files name tensors of the mixture otherwise .*expert_bias"),
+        ("AfmoeForCausalLM", "attention has other matrices than Llama's"),
+        ("MiMoV2FlashForCausalLM", "values that are wider than the keys"),
+    ],
+)
+def test_a_mixture_that_no_row_describes_is_refused_with_the_reason(architecture: str, why: str) -> None:
+    kind = find_class(architecture)
+    assert kind is not None
+    with pytest.raises(UserError, match=why):
+        read_class(kind)
+
+
 def write_unknown(model: Any, folder: Path) -> None:
     model.float().save_pretrained(folder)
     write_tokenizer(folder)
@@ -83,12 +110,12 @@ def write_unknown(model: Any, folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config))
 
 
-def go_through(kind: Any, tmp_path: Path) -> None:
+def go_through(kind: Any, tmp_path: Path, changes: Any = None) -> None:
     """Extend, load, change, export and verify a tiny base of a class without a row."""
     base, extended, out = (tmp_path / name for name in ("base", "extended", "out"))
-    write_unknown(make_twin(kind), base)
-    assert read_shape(base).parameters == sum(each.numel() for each in make_twin(kind).parameters())
-    extend(base, extended, rope=Theta(theta=1e6), context_tokens=4 * CONTEXT_TOKENS)
+    write_unknown(make_twin(kind, changes), base)
+    assert read_shape(base).parameters == sum(each.numel() for each in make_twin(kind, changes).parameters())
+    extend(base, extended, rope=Theta(theta=1e8), context_tokens=4 * CONTEXT_TOKENS)
     told = read_manifest(extended)["facts"]["guessed"]
     assert told == describe_guess(kind.__name__) and "MLP" in told
     export(read_weights(extended), extended, out, dtype="float32")
@@ -130,6 +157,23 @@ def test_a_class_without_a_row_is_extended_and_exported(architecture: str, tmp_p
     kind = find_class(architecture)
     assert kind is not None and architecture not in SUPPORTED
     go_through(kind, tmp_path)
+
+
+@pytest.mark.parametrize("architecture", UNKNOWN_MIXTURES)
+def test_a_mixture_without_a_row_is_extended_and_trained_and_exported(architecture: str, tmp_path: Path) -> None:
+    kind = find_class(architecture)
+    assert kind is not None and architecture not in SUPPORTED
+    go_through(kind, tmp_path, FEW_EXPERTS)
+    assert "scores of experts" in describe_guess(architecture)
+    model = load_model(tmp_path / "out")
+    learner, tokens, real = ModelWithLoss(model), torch.arange(3, 19), torch.ones(16, dtype=torch.bool)
+    learner.balance = balance = ExpertBalance(model, ExpertTraining(balance_loss=0.1))
+    with balance.step(16.0), balance.read(real):
+        partition = partition_tokens(np.zeros((1, 16), np.int32), ranks=1)
+        learner(tokens, torch.arange(16), tokens.roll(-1), real.float(), partition=partition)
+    assert balance.table is not None and len(balance.routers) == len(read_shape(tmp_path / "out").experts.layers)  # type: ignore[union-attr]
+    experts = balance.table.shape[1] // 2
+    assert (balance.table[:, :experts].sum(1) == 2 * 16).all(), "each token chose two"
 
 
 class OwnConfig(LlamaConfig):  # type: ignore[misc]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.distributed import get_rank, group
+from torch.distributed import get_rank, get_world_size, group
 
 from conformance.tiny_families import make_model
 from ropewalk.model.attention_interface import NAME
@@ -90,18 +90,22 @@ def check_loss(architecture: str) -> None:
     assert worst[1] < (3e-5 if architecture in NEED_EAGER else 1e-6), worst
 
 
-def read_share(architecture: str) -> tuple[float, dict[str, Tensor]]:
-    return read_ours(architecture, ranks=2, rank=get_rank())
-
-
 def read_all(architectures: tuple[str, ...]) -> dict[str, tuple[float, dict[str, Tensor]]]:
-    return {name: read_share(name) for name in architectures}
+    return {name: read_ours(name, ranks=get_world_size(), rank=get_rank()) for name in architectures}
 
 
 @pytest.mark.parametrize("first", range(0, len(SUPPORTED), 6))
 def test_two_context_ranks_are_one(first: int) -> None:
-    names = tuple(SUPPORTED)[first : first + 6]
-    parts = run_ranks(read_all, 2, names)
+    check_ranks(tuple(SUPPORTED)[first : first + 6], 2)
+
+
+def test_four_context_ranks_of_a_hybrid_are_one() -> None:
+    """A class for each kind of recurrent layer, with inner segments."""
+    check_ranks(("Qwen3_5ForCausalLM", "Lfm2ForCausalLM", "BambaForCausalLM", "MiniMaxForCausalLM"), 4)
+
+
+def check_ranks(names: tuple[str, ...], ranks: int) -> None:
+    parts = run_ranks(read_all, ranks, names)
     for name in names:
         loss, gradients = read_ours(name)
         assert sum(part[name][0] for part in parts) == pytest.approx(loss, rel=1e-7), name

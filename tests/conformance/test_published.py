@@ -26,7 +26,6 @@ _LATENT = "latent attention (MLA)"
 REFUSED = {
     "mistralai/Ministral-8B-Instruct-2410": "name a class that has layer_types, such as MinistralForCausalLM",
     "facebook/cwm": "it names windows for 47 of 64 layers, and llama ignores it",
-    "google/gemma-4-26B-A4B": "its mixture of experts",
     "microsoft/Phi-3.5-MoE-instruct": "routing that is random in training",
     "microsoft/phi-2": "a bias of the head",
     "zai-org/glm-4-9b-chat": _REMOTE,
@@ -42,7 +41,6 @@ REFUSED = {
     "LGAI-EXAONE/EXAONE-4.5-33B": _INPUTS,
     "MiniMaxAI/MiniMax-M2": _FP8,
     "MiniMaxAI/MiniMax-M2.5": _FP8,
-    "MiniMaxAI/MiniMax-Text-01-hf": _RECURRENT,
     "nvidia/Nemotron-H-8B-Base-8K": _RECURRENT,
     "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-Base-BF16": _RECURRENT,
     "openbmb/MiniCPM-2B-128k": _REMOTE,
@@ -58,7 +56,6 @@ REFUSED = {
     "internlm/internlm2-7b": _REMOTE,
     "microsoft/bitnet-b1.58-2B-4T-bf16": "weights of three values",
     "kajuma/DiffLlama-1B": "differential attention",
-    "upstage/Solar-Open-100B": "its mixture of experts",
 }
 """Files that cannot be used, each with words of the reason."""
 PUBLISHED = read_published()

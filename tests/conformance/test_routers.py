@@ -22,18 +22,21 @@ def check_router(architecture: str) -> None:
         model(torch.arange(3, 20)[None], use_cache=False)
     logits, weights, chosen = said[0]
     scores = logits.sigmoid() if keys.scores == "sigmoid" else logits.softmax(1)
-    ours = scores.gather(1, chosen)
+    ours = (logits if keys.scores == "given" else scores).gather(1, chosen)
+    if keys.beside:
+        ours = ours * router.module.get_parameter("per_expert_scale")[chosen]
     # Classes norm the weights of the chosen experts, or scale them; their ratios stay.
     torch.testing.assert_close(weights / weights.sum(1, keepdim=True), ours / ours.sum(1, keepdim=True))
     assert (router.biased is not None) == (keys.balance_bias != "none")
     if router.biased is not None:
         kind = type(getattr(router.biased, CHOICE_BIAS)) is nn.Parameter
         assert kind == (keys.balance_bias == "parameter")
-    mixture = mlp_of(model, blocks_of(model)[router.layer])
+    block = blocks_of(model)[router.layer]
+    mixture = block if keys.beside else mlp_of(model, block)
     (weight,) = (each for each in mixture.get_submodule(keys.router).parameters() if each.dim() == 2 and len(each) > 1)
     assert weight.shape == (logits.shape[1], model.config.hidden_size)
 
 
-@pytest.mark.parametrize("architecture", MIXTURES)
+@pytest.mark.parametrize("architecture", [*MIXTURES, "Gemma4ForCausalLM"])
 def test_routers_are_those_of_the_class(architecture: str) -> None:
     check_router(architecture)

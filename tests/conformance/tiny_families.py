@@ -59,6 +59,12 @@ _DELTA = {
     "linear_value_head_dim": 12,
     "linear_conv_kernel_dim": 3,
 }
+_AXES = {
+    "rope_parameters": {
+        **{"rope_type": "default", "rope_theta": 20_000.0, "partial_rotary_factor": 0.5},
+        **{"mrope_section": [2, 1, 1], "mrope_interleaved": True},
+    },
+}
 OWN: dict[str, dict[str, Any]] = {
     "LlamaForCausalLM": {"attention_bias": True, "mlp_bias": True},
     "MistralForCausalLM": {"sliding_window": WINDOW_TOKENS},
@@ -98,6 +104,10 @@ OWN: dict[str, dict[str, Any]] = {
         "hidden_size_per_layer_input": 8,
         "vocab_size_per_layer_input": VOCABULARY,
         "final_logit_softcapping": 2.0,
+        "enable_moe_block": True,
+        "num_experts": 4,
+        "top_k_experts": 2,
+        "moe_intermediate_size": 24,
         "rope_parameters": {
             FULL: {"rope_type": "proportional", "partial_rotary_factor": 0.5, "rope_theta": 20_000.0},
             WINDOWED: {"rope_type": "default", "rope_theta": 10_000.0},
@@ -171,16 +181,27 @@ OWN: dict[str, dict[str, Any]] = {
         "shared_expert_intermediate_size": 40,
         "mlp_only_layers": [1],
     },
-    "Qwen3_5ForCausalLM": _DELTA,
+    "Qwen3_5ForCausalLM": {**_DELTA, **_AXES},
     "Qwen3_5MoeForCausalLM": {
         **_DELTA,
+        **_AXES,
         **_EXPERTS,
         "intermediate_size": None,
         "num_experts": 4,
         "shared_expert_intermediate_size": 40,
     },
-    "Lfm2ForCausalLM": {"layer_types": ["conv", FULL] * 2, "conv_L_cache": 4, "block_multiple_of": 8},
+    "Lfm2ForCausalLM": {
+        **{"layer_types": ["conv", FULL] * 2, "conv_L_cache": 4, "block_multiple_of": 8},
+        **{"tie_embedding": False, "tie_word_embeddings": True},
+    },
     "BambaForCausalLM": {**_MAMBA, "attn_layer_indices": [1, 3]},
+    "MiniMaxForCausalLM": {
+        "layer_types": ["linear_attention", FULL] * 2,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "block_size": 8,
+        **{"linear_attn_alpha_factor": 1.5, "full_attn_beta_factor": 0.7, "mlp_alpha_factor": 1.2},
+    },
     "MiniMaxM2ForCausalLM": {"num_local_experts": 4, "num_experts_per_tok": 2, "rotary_dim": 8},
 }
 

@@ -12,7 +12,8 @@ from ropewalk.core.record import Document
 from ropewalk.corpus.clean.document import clean_document
 from ropewalk.corpus.read.chat import MESSAGES, lay_out
 from ropewalk.corpus.read.conversation import find_conversation
-from ropewalk.corpus.spec import RecordOptions, Source
+from ropewalk.corpus.read_options import RecordOptions
+from ropewalk.corpus.spec import Source
 from ropewalk.corpus.tokens import chat_tokens
 from ropewalk.corpus.tokens.chat_tokens import _mark
 from ropewalk.corpus.tokens.tokenizer import Tokenizer, load_tokenizer

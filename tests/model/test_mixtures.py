@@ -16,8 +16,9 @@ from ropewalk.model.open_model import open_model
 from ropewalk.model.weights import Dtype
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.partition import partition_tokens
-from ropewalk.shape.expert_families import MIXTURES
+from ropewalk.shape.expert_families import MIXTURES as WITHOUT_MLP
 
+MIXTURES = (*WITHOUT_MLP, "Gemma4ForCausalLM")
 LENGTHS = (1, 11, 7, 12)
 TOKENS = torch.from_numpy(np.random.default_rng(5).integers(0, 96, size=sum(LENGTHS)))
 POSITIONS = torch.cat([torch.arange(length) for length in LENGTHS])

@@ -17,6 +17,7 @@ from ropewalk.core.error import UserError
 from ropewalk.model.trainer import ContextParallelTrainer
 
 PROGRAM = """
+import gc
 import sys
 import torch
 import torch.distributed as dist
@@ -42,8 +43,11 @@ trainer.train()
 loss = trainer.evaluate()["eval_loss"]
 if dist.get_rank() == 0:
     print("norm", float(torch.cat([each.flatten() for each in model.parameters()]).double().norm()), "loss", loss)
-trainer.accelerator.free_memory()
-trainer.accelerator.end_training()
+accelerator = trainer.accelerator
+accelerator.free_memory()
+del trainer, model
+gc.collect()  # see examples/trainer.py
+accelerator.end_training()
 """
 
 

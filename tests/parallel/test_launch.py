@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ropewalk.core.error import UserError
 from ropewalk.parallel import launch
@@ -96,6 +97,32 @@ def test_one_failure_ends_all_within_seconds(how: str, kind: type[Exception], wo
     with pytest.raises(kind, match=words):
         run_ranks(fail, 2, how)
     assert time.monotonic() - begun < 10, "loaded machines included; 0.4 s on an idle one"
+
+
+def test_a_parent_whose_autograd_has_threads_is_told_and_not_shown_as_a_trace() -> None:
+    """In torch's words; a machine with a device would be needed for the fault itself."""
+
+    def fail_as_torch_does() -> None:
+        words = "Unable to handle autograd's threading in combination with fork-based multiprocessing."
+        raise RuntimeError(f"{words} See https://github.com/pytorch/pytorch/wiki/Autograd-and-Fork")
+
+    with pytest.raises(UserError, match="forked ranks cannot compute gradients") as caught:
+        run_ranks(fail_as_torch_does, 1)
+    assert "use torchrun" in caught.value.fix
+
+
+def test_a_backward_of_this_process_spoils_no_rank() -> None:
+    """Also after tensors without values, for which a torch that is built for CUDA puts a device in place."""
+
+    def differentiate() -> float:
+        given = torch.ones(1, requires_grad=True)
+        (3 * given).sum().backward()
+        assert given.grad is not None
+        return float(given.grad)
+
+    with FakeTensorMode():
+        torch.ones(1)
+    assert differentiate() == 3 and run_ranks(differentiate, 1) == [3]
 
 
 def test_a_rank_that_ignores_the_request_to_end_is_killed() -> None:

@@ -1,14 +1,18 @@
 """Rates are finite and positive, and energy is what the counters of the processors add up to."""
 
 import math
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from ropewalk.parallel import measure_rates
 from ropewalk.parallel.launch import run_ranks
-from ropewalk.parallel.measure_rates import EnergyMeter, measure_rig
+from ropewalk.parallel.measure_rates import EnergyMeter, measure_rig, time_tries
 from ropewalk.parallel.mesh import make_mesh
+from ropewalk.partition.partition import Partition, partition_tokens
 from ropewalk.plan.receipt import Rig
 
 CPU = torch.device("cpu")
@@ -47,3 +51,29 @@ def test_two_ranks_measure_their_rates() -> None:
         assert (rig.kind, rig.ranks, rig.context_ranks, rig.peak_source) == ("cpu", 2, 2, "measured")
     assert first.device and first.peak_flops == second.peak_flops
     assert first.peak_flops == pytest.approx(first.products_flops + second.products_flops), "each rank measures once"
+
+
+def test_attention_is_measured_near_the_length_of_the_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel skips hidden keys in blocks of 512: a rate from 512 tokens alone counts half of what was computed."""
+    lengths: list[int] = []
+
+    def note(document: np.ndarray, ranks: int) -> Partition:
+        lengths.append(document.size)
+        return partition_tokens(document, ranks=ranks)
+
+    monkeypatch.setattr(measure_rates, "partition_tokens", note)
+    for context in (64, 1024, 1 << 20, None):
+        rate = measure_rates.measure_attention(
+            "float32", CPU, heads=4, kv_heads=2, head_dim=8, context_tokens=context, tries=1
+        )
+        assert rate > 0
+    assert lengths == [512, 1024, 2048, 2048]
+
+
+def test_a_wait_for_another_rank_is_not_in_the_link_of_a_calibration() -> None:
+    """By the clock the sleep counts, by processor time it does not; so a busy machine keeps its rate."""
+    by_clock, by_processor = (
+        min(time_tries(lambda: time.sleep(0.05), tries=2, clock=clock))
+        for clock in (time.perf_counter, time.process_time)
+    )
+    assert by_clock >= 0.05 > 10 * by_processor

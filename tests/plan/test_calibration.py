@@ -69,6 +69,9 @@ def test_this_machine_is_measured_on_the_recipes_ranks(
 ) -> None:
     """Spreads depend on what else runs here, so only their presence is tested; docs/plan.md has measured ones."""
     monkeypatch.setattr(measure_machine, "CALLS", 2)
+    monkeypatch.setattr(measure_machine, "_TRIES", dict.fromkeys(measure_machine._TRIES, 1))
+    monkeypatch.setattr(measure_machine, "_LINK_BYTES", 1 << 20)
+    monkeypatch.setitem(measure_machine._COPY_BYTES, "cpu", 1 << 20)
     path = tmp_path / "machine.json"
     recipe = make_planned(model={"init": INIT}, parallel={"ranks": 2, "device": "cpu"})
     named = calibrate_machine(recipe, path)

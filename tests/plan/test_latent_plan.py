@@ -14,7 +14,7 @@ from ropewalk.model.attention_interface import NAME
 from ropewalk.model.latent_attention import exchange_latents
 from ropewalk.partition import partition_tokens
 from ropewalk.plan.flops import token_flops
-from ropewalk.plan.memory import stored_block_bytes
+from ropewalk.plan.saved_tensors import stored_block_bytes
 from ropewalk.plan.traffic import attention_traffic
 from ropewalk.plan.trained import count_trained
 from ropewalk.recipe.lora import Lora

@@ -18,8 +18,8 @@ from ropewalk.plan.memory import (
     estimate_memory,
     kept_attention_bytes,
     offloaded_checkpoint_bytes,
-    stored_block_bytes,
 )
+from ropewalk.plan.saved_tensors import stored_block_bytes
 from ropewalk.plan.savings import Savings, list_savings
 from ropewalk.recipe.spec import Parallel
 from ropewalk.rope.layers import plain_layers

@@ -35,7 +35,13 @@ def test_published_throughputs_are_met_by_a_fit_that_did_not_see_their_source(pr
     errors = [abs(ratio - 1) for ratio in left_out]
     assert median(errors) <= 0.15 and sum(error <= 0.25 for error in errors) >= 0.7 * 39
     for row, error in zip(rows, errors, strict=True):
-        assert bool(row.reason) == (error > 0.25), (row.source, row.run, error)
+        assert bool(row.reason) == (error > 0.2), (row.source, row.run, error)
+    eights = [
+        error
+        for row, error in zip(rows, errors, strict=True)
+        if row.shape.width == 4096 and row.shape.mlp_width == 14_336
+    ]
+    assert len(eights) == 10 and sum(error <= 0.2 for error in eights) == 9
     page = _read_pages()
     missing = [line for line in (*lines, *program.tabulate_devices()) if line not in page]
     assert missing == [], "run python benchmarks/plan_published.py"
@@ -43,6 +49,18 @@ def test_published_throughputs_are_met_by_a_fit_that_did_not_see_their_source(pr
     for name in ("attention", "elementwise", "hidden", "host_parameters"):
         assert getattr(FITTED, name) == pytest.approx(getattr(found, name), rel=0.01)
     assert FITTED.products == pytest.approx(found.products, rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["MILLIONS", "OTHERS"])
+def test_published_steps_of_a_million_tokens_that_no_fit_saw(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four models, one to four million tokens, 8 to 32 H100; the page shows each."""
+    steps = load_program("forecast_step", monkeypatch)
+    page = (ROOT / "docs" / "forecast.md").read_text(encoding="utf-8")
+    for run in getattr(steps, name):
+        stock, ours = steps.compare_million(run)
+        assert stock.total == pytest.approx(run.seconds, rel=0.1), run
+        assert f"| {run.seconds:.0f} | {stock.total:.0f} | {stock.total / run.seconds - 1:+.1%} |" in page
+        assert ours.total < 0.85 * stock.total
 
 
 def test_longest_published_sequences_are_met_with_host_memory(program: ModuleType) -> None:

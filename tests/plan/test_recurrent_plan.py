@@ -11,10 +11,15 @@ from ropewalk.partition import partition_tokens
 from ropewalk.partition.choose import choose_partition
 from ropewalk.partition.recurrent_cost import RecurrentStates
 from ropewalk.plan import sharing as sharing_module
+from ropewalk.plan.flops import token_flops
 from ropewalk.plan.forecast import forecast, forecast_recipe
 from ropewalk.plan.hardware import KNOWN
+from ropewalk.plan.memory import estimate_memory
 from ropewalk.plan.plan import Split
+from ropewalk.plan.saved_tensors import largest_block_bytes, stored_block_bytes
+from ropewalk.plan.savings import Savings
 from ropewalk.plan.sharing import cut_sequences, plan_sharing
+from ropewalk.plan.step_time import attention_share
 from ropewalk.plan.traffic import Traffic, attention_traffic, recurrent_traffic
 from ropewalk.recipe.parallel import Parallel
 from ropewalk.shape.model_shape import ModelShape
@@ -71,7 +76,7 @@ def test_a_plan_counts_what_recurrent_layers_send(hybrid: ModelShape) -> None:
     split = Split(context_ranks=8)
     without = forecast(hybrid, split=split, **size)
     more = forecast(hybrid, split=dataclasses.replace(split, recurrent_traffic=Traffic(3.0 * MIB, 5.0 * MIB)), **size)
-    forwards = 2 if more.savings.recompute == "full" else 1
+    forwards = 1 if more.savings.recompute == "none" else 2  # summaries travel again
     assert more.context_bytes - without.context_bytes == 24 * (forwards * 3 + 5) * MIB
 
 
@@ -87,3 +92,25 @@ def test_a_stage_takes_them_from_its_partition(hybrid: ModelShape, monkeypatch: 
     sent = (plan.context_bytes - without.context_bytes) / 24 / 3  # forward, once more when a block runs again, and back
     cut_sequences.cache_clear()
     assert 52 * MIB < sent < 53 * MIB
+
+
+def test_a_recurrent_block_keeps_its_own_tensors(hybrid: ModelShape) -> None:
+    """Where nothing runs again all blocks keep theirs; where blocks run again, the largest of them does."""
+    none, full = (estimate_memory(hybrid, 16 * K, ranks=8, savings=Savings(way)) for way in ("none", "full"))
+    attending = dataclasses.replace(hybrid, recurrent=None)
+    ratio = stored_block_bytes(hybrid, 1) / stored_block_bytes(attending, 1)
+    assert 1.4 < ratio < 2.2, "three of four layers keep their recurrence in float32"
+    assert none.kept == 32 * stored_block_bytes(hybrid, 16 * K) and full.kept == 32 * 16 * K * 4096 * 2
+    assert full.last_block > largest_block_bytes(hybrid, 16 * K) > stored_block_bytes(hybrid, 16 * K)
+    saved = estimate_memory(hybrid, 16 * K, ranks=8, savings=Savings("save_attention"))
+    assert saved.kept - full.kept == 8 * 16 * K * (4096 * 2 + 16 * 4), "of the eight layers with attention"
+    shared = estimate_memory(hybrid, 16 * K, ranks=8, savings=Savings("none"), context_ranks=8)
+    assert shared.kept - none.kept == 24 * 16 * K * 4 * 32 * 256 * 3
+
+
+def test_the_rate_of_attention_is_that_of_the_layers_that_have_it(hybrid: ModelShape) -> None:
+    alone = dataclasses.replace(
+        hybrid, recurrent=None, positions=tuple(each for each in hybrid.positions if each.mixer is None)
+    )
+    rates = [attention_share(each, token_flops(each, 4 * K), KNOWN["h200-sxm"]) for each in (hybrid, alone)]
+    assert rates[0] == rates[1]

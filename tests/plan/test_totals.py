@@ -5,9 +5,10 @@ import dataclasses
 import pytest
 
 from planned_recipe import make_planned
+from ropewalk.plan import planned_machine
 from ropewalk.plan.flops import token_flops
 from ropewalk.plan.forecast import forecast, forecast_recipe
-from ropewalk.plan.hardware import KNOWN
+from ropewalk.plan.hardware import KNOWN, describe_cpu
 from ropewalk.plan.plan import Split
 from ropewalk.plan.savings import Savings
 from ropewalk.plan.step_time import FITTED
@@ -49,6 +50,17 @@ def test_the_next_length_is_planned_at_its_best() -> None:
     assert line.startswith("next        256Ki takes 1.") and line.endswith("K") and "does not fit" not in line
     small = make_planned(STAGES[1:], hardware="l40s x 2", parallel={"ranks": 2, "context_parallel": 2})
     assert describe_next_length(small, SHAPES["70b"], forecast_recipe(small, SHAPES["70b"])).endswith("does not fit")
+
+
+def test_a_cpu_is_not_measured_again_for_the_next_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = make_planned(parallel={"device": "cpu"})
+    plans = forecast_recipe(recipe, LLAMA, machine=describe_cpu(1e11, ranks=1, source="test"))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(planned_machine, "find_machine", refuse)
+    assert "takes" in describe_next_length(recipe, LLAMA, plans)
 
 
 @pytest.mark.parametrize("ranks", [8, 256, 4096])

@@ -49,7 +49,7 @@ def test_the_live_model_has_as_many(kind: str, tied: bool, lora: Lora) -> None:
 
 @pytest.mark.parametrize("lora", LORAS, ids=str)
 def test_a_live_model_whose_layers_differ_has_as_many(lora: Lora) -> None:
-    """Gemma 4: heads of two sizes, layers without keys, MLPs of two widths, an input for each layer."""
+    """Gemma 4: heads of two sizes, layers without keys, MLPs of two widths, experts, an input for each layer."""
     shape, model = parse_shape(make_settings("Gemma4ForCausalLM"), "config.json"), make_model("Gemma4ForCausalLM")
     assert sum(each.numel() for each in model.parameters()) == shape.parameters
     attach_adapter(model, lora, seed=0)
@@ -57,7 +57,9 @@ def test_a_live_model_whose_layers_differ_has_as_many(lora: Lora) -> None:
     assert sum(each.numel() for each in model.parameters()) == shape.parameters + trained.adapters
     assert sum(each.numel() for each in model.parameters() if each.requires_grad) == trained.parameters
     frozen = [each.weight for each in model.modules() if type(each) is nn.Linear and not each.weight.requires_grad]
-    assert sum(weight.numel() for weight in frozen) == trained.frozen_matrices
+    assert shape.experts is not None
+    chosen = shape.mixtures * shape.experts.per_token * 3 * shape.width * shape.experts.width
+    assert sum(weight.numel() for weight in frozen) + chosen == trained.frozen_matrices
 
 
 def test_frozen_weights_cost_two_passes_of_three(shapes: Mapping[str, ModelShape]) -> None:

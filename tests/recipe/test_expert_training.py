@@ -12,6 +12,7 @@ from ropewalk.plan.savings import list_savings
 from ropewalk.recipe.check import check
 from ropewalk.recipe.expert_training import ExpertTraining, refuse_misfits
 from ropewalk.recipe.load import parse_recipe
+from ropewalk.recipe.lora import Lora
 from ropewalk.recipe.parallel import Parallel
 from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read import parse_shape
@@ -151,3 +152,10 @@ def test_names_of_other_trainers_lead_to_ours() -> None:
         with pytest.raises(UserError) as refusal:
             find(QWEN3_30B, {name: 1})
         assert ours in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["experts", "gate_up_proj", "router"])
+def test_adapters_of_experts_are_refused_by_name(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name}: experts and routers get no adapters"):
+        Lora.model_validate({"modules": ["attention", name]})
+    assert Lora.model_validate({"modules": ["attention", "mlp"]}).modules == ("attention", "mlp")

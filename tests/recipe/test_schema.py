@@ -21,7 +21,7 @@ from ropewalk.recipe.schema import make_schema
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "recipes").glob("*.yaml"))
-NOT_COUNTS = ("seed", "seeds")
+NOT_COUNTS = ("seed", "seeds", "draw_seed", "vary")  # the values of ``vary`` are read by the keys that they are of
 
 
 def kind_of(path: Path) -> str:

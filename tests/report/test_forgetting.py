@@ -10,6 +10,7 @@ from ropewalk.report.contents import read_run
 from ropewalk.report.page import summarise
 from ropewalk.report.source_losses import make_forgetting
 from ropewalk.report.target import Outcome
+from ropewalk.report.verdict import judge_measures
 
 LOSSES = {"foreign/law": 3.0, "foreign/poems": 4.0, "ability/arithmetic": 2.0}
 
@@ -25,7 +26,7 @@ def add_foreign(run: Path, *, worst: float, half: float) -> None:
         scores += [make(model, task, value) for task, value in LOSSES.items()]
         if model != "base":
             scores += [make(model, f"change/{task}", 0.001, 0.0005) for task in LOSSES]
-            scores += [make(model, "change/foreign_worst", 0.001)]
+            scores += [make(model, "change/foreign_worst", 0.09)]  # of another text than the trained model's
     trained = [score for score in scores if score.model != "extended" or "foreign" not in score.task]
     trained += [make("extended", task, value) for task, value in LOSSES.items() if "foreign" in task]
     trained += [make("extended", "change/foreign/law", 0.0), make("extended", "change/foreign/poems", worst, half)]
@@ -45,6 +46,10 @@ def test_the_worst_text_is_a_target(run: Path, worst: float, half: float, outcom
     assert after[f"targets_{outcome}"] == before[f"targets_{outcome}"] + 1
     (line,) = [line for line in after["text"].splitlines() if line.startswith("forgetting")]
     assert "worst text (poems)" in line and "≤ +1 %" in line
+    shown = [
+        each for each in judge_measures(read_run(run)) if each.key == "foreign/worst" and each.model == "zero-shot"
+    ]
+    assert [each.value for each in shown] == [0.001], "the same text as the trained model's worst"
     section = make_forgetting(read_run(run))
     assert section is not None and [row[0] for row in section.tables[0].rows] == ["law", "poems"]
     assert section.tables[0].columns[3:6] == ["base", "zero-shot", "extended"]

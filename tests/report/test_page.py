@@ -2,9 +2,11 @@
 
 import base64
 import hashlib
+import html
 import json
 import re
 import shutil
+import subprocess
 import time
 import xml.etree.ElementTree as ET
 from collections import Counter
@@ -115,6 +117,40 @@ def test_the_page_loads_and_runs_nothing(page: str) -> None:
     style = re.search(r"<style>(.*?)</style>", page, re.DOTALL)
     assert style is not None and "url(" not in style[1]
     assert base64.b64encode(hashlib.sha256(style[1].encode()).digest()).decode() in policy[1]
+
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+WIDTHS_PX = (400, 800, 1280)
+MEASURE = """
+addEventListener("load", () => {
+  const cut = [];
+  for (const frame of document.querySelectorAll("iframe")) {
+    const page = frame.contentDocument;
+    for (const each of [page.documentElement, ...page.querySelectorAll(".scroll, td, th, .tiles li, .verdict")])
+      if (each.scrollWidth > each.clientWidth + 1 && each.clientWidth)
+        cut.push(frame.width + " " + each.tagName + " " + each.textContent.trim().slice(0, 60));
+  }
+  document.body.textContent = "measured " + JSON.stringify(cut);
+});
+"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
+def test_nothing_is_cut_on_a_phone_a_tablet_and_a_screen(page: str, tmp_path: Path) -> None:
+    """A cell that is wider than its table's window can only be read by scrolling sideways."""
+    frames = "".join(f'<iframe width="{px}" height="900" srcdoc="{html.escape(page)}"></iframe>' for px in WIDTHS_PX)
+    (tmp_path / "frames.html").write_text(f"<!doctype html><body>{frames}<script>{MEASURE}</script></body>")
+    command = [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    done = subprocess.run(
+        [*command, "--dump-dom", (tmp_path / "frames.html").as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=True,
+    )
+    measured = re.search(r"measured (\[.*\])", done.stdout)
+    assert measured is not None, done.stderr
+    assert json.loads(html.unescape(measured[1])) == []
 
 
 def test_pictures_are_svg_with_words_for_those_who_do_not_see_them(page: str) -> None:

@@ -224,7 +224,7 @@ def test_refusals_name_their_figures(name: str) -> None:
     ("architecture", "missing"),
     [
         ("PhimoeForCausalLM", "random in training"),
-        ("JetMoeForCausalLM", "mixture of experts"),
+        ("JetMoeForCausalLM", "attention has other matrices"),
         ("LongcatFlashForCausalLM", "latent attention"),
         ("DeepseekV32ForCausalLM", "sparse indexer (DSA)"),
         ("Llama4ForCausalLM", "in chunks"),

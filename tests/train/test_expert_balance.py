@@ -9,6 +9,7 @@ import torch
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
+from conformance.tiny_families import make_model
 from ropewalk.attention.prepare_schedule import prepare_attention
 from ropewalk.model.attention_interface import NAME
 from ropewalk.model.expert_balance import ExpertBalance, find_routers, hold_choice_biases
@@ -212,3 +213,30 @@ def _read_alone(rules: dict[str, Any]) -> list[torch.Tensor]:
     learner(batch.tokens, batch.positions, batch.labels, batch.weights, partition=batch.partition)[0].backward()
     assert learner.balance is not None and learner.balance.table is None
     return [each.grad for each in learner.parameters() if each.grad is not None]
+
+
+def test_probabilities_that_a_router_returns_are_taken_as_they_are() -> None:
+    """Gemma 4's router returns its softmax; the gradient is that of the loss spelled out with these probabilities."""
+    tokens, real = torch.arange(3, 3 + TOKENS)[None], torch.arange(TOKENS) < TOKENS - 5
+    watched, plain = (make_model("Gemma4ForCausalLM", dtype=torch.float64) for _ in range(2))
+    balance = ExpertBalance(watched, ExpertTraining(balance_loss=0.3))
+    for _ in range(2):  # the first step gives the shares of the second
+        with balance.step(float(real.sum())), balance.read(real):
+            logits = watched(tokens, use_cache=False).logits
+            assert balance.table is not None
+            balance.finish(balance.describe(balance.table))
+            weights = [router.module.get_parameter("proj.weight") for router in balance.routers]
+            found = torch.autograd.grad(0.0 * logits.sum(), weights)
+    said: list[tuple[torch.Tensor, ...]] = []
+    for router in find_routers(plain):
+        router.module.register_forward_hook(lambda module, args, output: said.append(output))
+    plain(tokens, use_cache=False)
+    expected = torch.zeros((), dtype=torch.float64)
+    for (given, _, chosen), shares in zip(said, balance.shares, strict=True):
+        assert given.sum(1).sub(1).abs().max() < 1e-6, "probabilities"
+        counted = torch.stack([(chosen[real] == expert).sum() for expert in range(given.shape[1])])
+        torch.testing.assert_close(shares, counted / counted.sum(), check_dtype=False)
+        expected = expected + 0.3 * given.shape[1] * (given[real].double() @ shares).sum() / real.sum()
+    weights = [router.module.get_parameter("proj.weight") for router in find_routers(plain)]
+    for one, other in zip(found, torch.autograd.grad(expected, weights), strict=True):
+        assert (one - other).norm() < 1e-5 * other.norm()  # its softmax is in float32

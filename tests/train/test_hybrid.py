@@ -10,7 +10,6 @@ from ropewalk import parallelize
 from ropewalk.checkpoint.load import load_weights, newest
 from ropewalk.core.artifact import read_manifest
 from ropewalk.core.error import UserError
-from ropewalk.core.record import read_metrics
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.model.adapter import attach_adapter
 from ropewalk.model.engines import find_commands
@@ -18,7 +17,6 @@ from ropewalk.model.export import export
 from ropewalk.model.extend import extend
 from ropewalk.model.load import load_model
 from ropewalk.model.recurrent_layer import RecurrentLayer
-from ropewalk.parallel.launch import run_ranks
 from ropewalk.plan.forecast import plan_sharing
 from ropewalk.recipe.check import check
 from ropewalk.recipe.lora import Lora
@@ -28,8 +26,7 @@ from ropewalk.recipe.spec import EvaluateSpec
 from ropewalk.rope.layers import LayerRule
 from ropewalk.rope.scaling import Theta
 from ropewalk.shape.read import read_shape
-from ropewalk.train.stage import train_stage
-from tiny_run import make_recipe
+from tiny_run import make_recipe, train_extended
 from tiny_tokenizer import write_tokenizer
 
 CONTEXT_TOKENS = 64
@@ -50,31 +47,12 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def train(run: Path, extended: Path, corpus: Path, ranks: int) -> list[float]:
-    (run / "stages" / "0").mkdir(parents=True)
-    (run / "stages" / "0" / "extended").symlink_to(extended)
-    recipe = make_recipe(
-        tokens=3 * 4 * CONTEXT_TOKENS,
-        log_steps=1,
-        checkpoint_steps=3,
-        lr=1e-3,
-        # On two ranks blocks run again, with summaries that are sent again.
-        parallel={"ranks": ranks, "context_parallel": ranks, "recompute": "none" if ranks == 1 else "save_attention"},
-    )
-
-    def on_rank() -> str:
-        return train_stage(recipe, stage=0, run=run, corpus=corpus)
-
-    assert run_ranks(on_rank, ranks, threads=1)[0] == "limit"
-    return [row.value for row in read_metrics(run / "metrics.jsonl") if row.name == "loss/train"]
-
-
 def test_extend_train_on_two_ranks_and_export(base: Path, prepared: tuple[Path, Path], tmp_path: Path) -> None:
     extended, out = tmp_path / "extended", tmp_path / "out"
     extend(base, extended, rope=Theta(theta=1e6), context_tokens=CONTEXT_TOKENS)
     told = read_manifest(extended)["facts"]["layers"]
     assert told == ["0: gated_delta, no positions", "1: theta 10000 -> 1e+06"]
-    one, two = (train(tmp_path / str(ranks), extended, prepared[1], ranks) for ranks in (1, 2))
+    one, two = (train_extended(tmp_path / str(ranks), extended, prepared[1], ranks) for ranks in (1, 2))
     assert len(one) == 3 and two == pytest.approx(one, rel=1e-5)
     checkpoint = newest(RunFolder(tmp_path / "2").checkpoints(0))
     assert checkpoint is not None

@@ -9,17 +9,14 @@ from transformers import AutoModelForCausalLM, DeepseekV2Config, DeepseekV2ForCa
 from ropewalk.checkpoint.load import load_weights, newest
 from ropewalk.core.artifact import read_manifest
 from ropewalk.core.error import UserError
-from ropewalk.core.record import read_metrics
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.model.export import export
 from ropewalk.model.extend import extend
 from ropewalk.model.latent_attention import LatentAttention
 from ropewalk.model.load import load_model
-from ropewalk.parallel.launch import run_ranks
 from ropewalk.rope.layers import LayerRule
 from ropewalk.rope.scaling import Linear, Theta, Yarn
-from ropewalk.train.stage import train_stage
-from tiny_run import make_recipe
+from tiny_run import train_extended
 from tiny_tokenizer import write_tokenizer
 
 YARN = {
@@ -46,32 +43,13 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def train(run: Path, extended: Path, corpus: Path, ranks: int) -> list[float]:
-    (run / "stages" / "0").mkdir(parents=True)
-    (run / "stages" / "0" / "extended").symlink_to(extended)
-    recipe = make_recipe(
-        tokens=3 * 4 * CONTEXT_TOKENS,
-        log_steps=1,
-        checkpoint_steps=3,
-        lr=1e-3,
-        # On two ranks blocks run again, with latents that are fetched again.
-        parallel={"ranks": ranks, "context_parallel": ranks, "recompute": "none" if ranks == 1 else "save_attention"},
-    )
-
-    def on_rank() -> str:
-        return train_stage(recipe, stage=0, run=run, corpus=corpus)
-
-    assert run_ranks(on_rank, ranks, threads=1)[0] == "limit"
-    return [row.value for row in read_metrics(run / "metrics.jsonl") if row.name == "loss/train"]
-
-
 def test_extend_train_on_two_ranks_and_export(base: Path, prepared: tuple[Path, Path], tmp_path: Path) -> None:
     extended, out = tmp_path / "extended", tmp_path / "out"
     extend(base, extended, rope=Yarn(), context_tokens=CONTEXT_TOKENS)
     facts = read_manifest(extended)["facts"]
     assert facts["base_score_scale"] == pytest.approx(16**-0.5 * (0.0707 * torch.tensor(4.0).log().item() + 1) ** 2)
     assert facts["score_scale"] == pytest.approx(16**-0.5 * (0.0707 * torch.tensor(8.0).log().item() + 1) ** 2)
-    one, two = (train(tmp_path / str(ranks), extended, prepared[1], ranks) for ranks in (1, 2))
+    one, two = (train_extended(tmp_path / str(ranks), extended, prepared[1], ranks) for ranks in (1, 2))
     assert len(one) == 3 and two == pytest.approx(one, rel=1e-5)
     checkpoint = newest(RunFolder(tmp_path / "2").checkpoints(0))
     assert checkpoint is not None

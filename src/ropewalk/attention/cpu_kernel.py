@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ropewalk.attention.bfloat16_tiles import attend_products, multiplies_bfloat16
 from ropewalk.partition.tiles import TileMask
 
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -26,6 +27,9 @@ LogSum = Float[Tensor, "tiles queries heads"]
 def attend_tiles(query: Query, key: Key, value: Key, *, mask: TileMask, scale: float) -> tuple[Query, LogSum]:
     """Attention within each tile: its output, and the log of the sum of exponentials of its scores."""
     hidden, causal = _window_mask(query, key, mask), _is_causal(mask)
+    if hidden is None and _reads_long_bfloat16(query):
+        out, logsum = attend_products(*map(_lay_out, (query, key, value)), causal=causal, scale=scale)
+        return out.transpose(1, 2), logsum.transpose(1, 2)
     out, logsum = _forward(*map(_lay_out, (query, key, value)), 0.0, causal, attn_mask=hidden, scale=scale)
     return out.transpose(1, 2), logsum.transpose(1, 2)
 
@@ -57,6 +61,12 @@ def _lay_out(
 
 def _heads_first(tensor: Float[Tensor, "tiles tokens heads ..."]) -> Float[Tensor, "tiles heads tokens ..."]:
     return tensor.transpose(1, 2)
+
+
+def _reads_long_bfloat16(query: Query) -> bool:
+    """Whether no gradient can be asked of these tiles, and products of bfloat16 pay (bfloat16_tiles.py)."""
+    long = query.dtype == torch.bfloat16 and query.shape[1] >= _LONG_TOKENS
+    return long and torch.is_inference_mode_enabled() and multiplies_bfloat16()
 
 
 def _is_causal(mask: TileMask) -> bool:

@@ -1,6 +1,6 @@
 """The tiles that cuDNN gets: those of a closed set of shapes.
 
-cuDNN is faster on Hopper for long tiles (LongCA-bench: 1.5 times FlashAttention 2 at 32Ki), but it plans a graph for
+cuDNN is faster on Hopper for long tiles (LongCA-bench: 1.6 times FlashAttention 2 at 32Ki), but it plans a graph for
 each shape that it has not seen: 0.4 to 1 s, in the forward and in the backward thread. A pack's documents have a new
 length each. So a pack's causal tiles are padded up to one of a few sizes where that is cheaper than flash attention,
 and its other tiles go to flash attention. Where all documents have one length, as in sequences of one document, tiles

@@ -8,7 +8,6 @@ the same command continues from the newest checkpoint.
 
 import json
 import sys
-from importlib.metadata import version
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -31,10 +30,12 @@ from ropewalk.cli.options import (
 )
 from ropewalk.cli.planning import check_command
 from ropewalk.cli.run_records import receipt_command, replay_command
+from ropewalk.cli.studies import recommend_mix_command, sweep_command
 from ropewalk.cli.usage import Verbs
 from ropewalk.core.error import EXIT_CODE, RankError, UserError, explain_disk_fault
 from ropewalk.core.events import emit, open_events
 from ropewalk.core.progress import set_quiet
+from ropewalk.core.versions import find_version
 from ropewalk.parallel.stop import heed_stop
 from ropewalk.recipe.suffix import YAML
 
@@ -51,7 +52,7 @@ app = typer.Typer(
 
 def _print_version(asked: bool) -> bool:
     if asked:
-        print(f"ropewalk {version('ropewalk')}")
+        print(f"ropewalk {find_version('ropewalk')}")
         raise typer.Exit
     return False
 
@@ -191,20 +192,8 @@ app.command("replay")(replay_command)
 app.command("receipt")(receipt_command)
 
 
-@app.command("sweep")
-def sweep_command(
-    study: Annotated[Path, typer.Argument(metavar="STUDY", help="A study: a .yaml file that names a recipe and arms.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[PATH=VALUE]...", help="Overrides on the study.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Run a recipe for each arm, axis and seed of a study, and collect the results; continue where it stopped."""
-    from ropewalk.commands.sweep import run_sweep
-
-    print_result(run_sweep(study, overrides or []), as_json)
-
-
+app.command("sweep")(sweep_command)
+app.command("recommend-mix")(recommend_mix_command)
 app.command("check")(check_command)
 
 

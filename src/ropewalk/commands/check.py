@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.commands.check_inputs import look_at_inputs
+from ropewalk.commands.check_mix_study import find_unmeasured
 from ropewalk.commands.claim import read_base_shape
 from ropewalk.commands.decide_open import count_ranks_started, settle_given
 from ropewalk.core.artifact import is_finished
@@ -24,6 +25,7 @@ from ropewalk.plan.unfit import find_unfit
 from ropewalk.plan.why_not import explain_why_not
 from ropewalk.recipe.check import base_context, check
 from ropewalk.recipe.check_corpus import check_corpus
+from ropewalk.recipe.missing_paths import find_missing_paths
 from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage_rows import open_stage
 from ropewalk.recipe.stretch import describe_stages
@@ -44,8 +46,10 @@ def check_recipe(
     settled, shape = settle_given(recipe), read_base_shape(recipe)
     given, recipe = recipe, settled.recipe
     folder = RunFolder(Path(recipe.run))
-    findings = check(recipe, shape)
-    if is_finished(folder.corpus):
+    findings = [*check(recipe, shape), *find_unmeasured(recipe)]
+    prepared = is_finished(folder.corpus)
+    findings += find_missing_paths(recipe, prepared=prepared)
+    if prepared:
         findings += check_corpus(recipe, open_corpus(folder.corpus), base_context(recipe, shape))
     inputs = look_at_inputs(recipe, shape)
     findings += inputs.findings

@@ -6,6 +6,7 @@ Under torchrun the first rank does this alone, because the folder is in an inter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+from ropewalk.commands.check_mix_study import find_unmeasured
 from ropewalk.commands.grow import grow, write_recipe
 from ropewalk.commands.on_ranks import alone
 from ropewalk.commands.plan_growth import plan_growth
@@ -69,7 +70,7 @@ def _require_ranks(recipe: Recipe) -> None:
 def _refuse_errors(recipe: Recipe) -> None:
     if isinstance(recipe.model, str):
         require_weights(recipe.model)  # before a folder is begun that could not be continued with weights
-    findings = check(recipe, read_base_shape(recipe))
+    findings = [*check(recipe, read_base_shape(recipe)), *find_unmeasured(recipe)]
     for finding in findings:
         say_finding(finding)
     for finding in findings:

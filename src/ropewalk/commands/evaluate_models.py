@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ropewalk.commands.on_ranks import on_ranks
+from ropewalk.core.error import UserError
 from ropewalk.core.quantity import format_length
 from ropewalk.core.record import Score
 from ropewalk.recipe.load import parse_evaluate
@@ -13,6 +14,8 @@ from ropewalk.recipe.suite import find_suite
 from ropewalk.report.table import Table
 from ropewalk.shape.find import find_model
 from ropewalk.shape.read import read_shape
+
+_OF_A_CORPUS = ("documents", "position_lengths")
 
 if TYPE_CHECKING:
     from ropewalk.recipe.spec import EvaluateSpec
@@ -26,6 +29,7 @@ def evaluate_folder(
     Lengths are doublings of the base's context (of the model's own without one) up to the model's. Sums of both are
     kept in ``store``. Raises UserError for a folder that is no model, and for another suite.
     """
+    _refuse_unused(overrides)
     folders = {} if base is None else {"base": find_model(base)}
     folders["model"] = find_model(model)
     base_tokens = read_shape(next(iter(folders.values()))).context_tokens
@@ -34,6 +38,19 @@ def evaluate_folder(
     spec = parse_evaluate(overrides, keys)
     scores = on_ranks(measure_on_rank, 1, folders, spec, base_tokens, store) or []
     return {"suite": suite, "scores": [asdict(score) for score in scores], "text": _tabulate(scores, list(folders))}
+
+
+def _refuse_unused(overrides: Sequence[str]) -> None:
+    """Raise UserError for a key that a model without a corpus does not use."""
+    for override in overrides:
+        key = override.partition("=")[0]
+        if key in _OF_A_CORPUS:
+            raise UserError(
+                f"{key} has no effect here",
+                where=override,
+                why="it asks for held-out documents of a corpus, and a model folder has none",
+                fix="leave it out; `ropewalk evaluate RECIPE` measures loss by position on the recipe's corpus",
+            )
 
 
 def measure_on_rank(

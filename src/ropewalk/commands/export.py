@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
+from ropewalk.commands.model_card import make_card
 from ropewalk.commands.on_ranks import alone, on_ranks
 from ropewalk.commands.run_inputs import base_model, rank_setup, require, require_new
 from ropewalk.commands.train import read_trained
@@ -26,7 +27,8 @@ def export_run(recipe: Recipe, folder: RunFolder) -> None:
     trained = require(folder.trained(len(recipe.stages) - 1), verb="train")
     if is_started() or not is_finished(folder.export):
         base = base_model(folder, recipe)
-        asked, setup = (trained, base, folder.export, recipe.export.dtype), rank_setup(recipe, base)
+        card = make_card(folder.root, trained)
+        asked, setup = (trained, base, folder.export, recipe.export.dtype, card), rank_setup(recipe, base)
         on_ranks(export_on_rank, 1, *asked, setup=setup)
     ranks = 1 if is_started() else recipe.parallel.ranks  # torchrun's first rank cannot start others
     alone(lambda: _verify(folder, recipe.parallel.device, ranks))
@@ -44,14 +46,14 @@ def _verify(folder: RunFolder, device: str, ranks: int) -> None:
     write_whole(folder.parity, json.dumps(differences))
 
 
-def export_on_rank(trained: Path, base: Path, out: Path, dtype: Dtype) -> None:
-    """Write the trained model in another dtype, unless that is done."""
+def export_on_rank(trained: Path, base: Path, out: Path, dtype: Dtype, card: str = "") -> None:
+    """Write the trained model in another dtype with its model card, unless that is done."""
     if is_finished(out):
         return
     from ropewalk.model.export import export
     from ropewalk.model.weights import stored_dtype
 
-    export(trained, trained, out, dtype=stored_dtype(base) if dtype == "base" else dtype)
+    export(trained, trained, out, dtype=stored_dtype(base) if dtype == "base" else dtype, card=card)
 
 
 def is_checkpoint(folder: Path) -> bool:
@@ -67,17 +69,23 @@ def export_checkpoint(checkpoint: Path, out: Path, overrides: list[str]) -> dict
     """
     asked = parse_export(overrides)
     require_new(out)
-    like = StageFolder(checkpoint.resolve().parents[1]).extended
-    on_ranks(export_checkpoint_on_rank, 1, checkpoint, like, out, asked.dtype)
+    stage = checkpoint.resolve().parents[1]
+    like, run = StageFolder(stage).extended, stage.parents[1]
+    card = ""
+    if RunFolder(run).recipe.exists():
+        card = make_card(run, like, checkpoint=f"stage {stage.name}, {checkpoint.resolve().name}")
+    else:
+        say(f"no model card: {run} has no recipe.yaml that tells what was done")
+    on_ranks(export_checkpoint_on_rank, 1, checkpoint, like, out, asked.dtype, card)
     return {"model": str(out), "checkpoint": str(checkpoint), "text": str(out)}
 
 
-def export_checkpoint_on_rank(checkpoint: Path, like: Path, out: Path, dtype: Dtype) -> None:
-    """Write a checkpoint's weights as a model folder ``out``.
+def export_checkpoint_on_rank(checkpoint: Path, like: Path, out: Path, dtype: Dtype, card: str = "") -> None:
+    """Write a checkpoint's weights as a model folder ``out``, with its model card.
 
     Config and tokenizer are those of ``like``, the model that the checkpoint was trained from.
     """
     from ropewalk.model.export import export
     from ropewalk.model.weights import stored_dtype
 
-    export(read_trained(checkpoint, like), like, out, dtype=stored_dtype(like) if dtype == "base" else dtype)
+    export(read_trained(checkpoint, like), like, out, dtype=stored_dtype(like) if dtype == "base" else dtype, card=card)

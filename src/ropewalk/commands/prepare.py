@@ -18,12 +18,18 @@ from ropewalk.model.folder import check_tokenizer
 from ropewalk.plan.rank_setup import RankSetup
 from ropewalk.recipe.check import base_context
 from ropewalk.recipe.check_corpus import check_corpus
+from ropewalk.recipe.missing_paths import require_paths
 from ropewalk.recipe.spec import Init, ModelSource, Recipe
 from ropewalk.shape.read import read_shape
 
 
 def prepare_corpus(recipe: Recipe, folder: RunFolder) -> None:
-    """Prepare the token store; for a model that starts from nothing also its tokenizer and first weights."""
+    """Prepare the token store; for a model that starts from nothing also its tokenizer and first weights.
+
+    Raises UserError, before anything else is done, where files that the recipe names are missing.
+    """
+    if not is_finished(folder.corpus):
+        require_paths(recipe)
     if isinstance(recipe.model, ModelSource) and not is_finished(folder.initial):
         init = recipe.model.init
         tokenizer = folder.tokenizer

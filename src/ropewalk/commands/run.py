@@ -6,7 +6,6 @@ folder), and its result is identified by its manifest. What needs torch is forke
 
 import platform
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from ropewalk.commands.train import require_packages, train_stages
 from ropewalk.core.artifact import is_finished, read_manifest, seal
 from ropewalk.core.progress import say
 from ropewalk.core.run_folder import RunFolder
+from ropewalk.core.versions import find_versions
 from ropewalk.parallel.stop import stop_if_asked
 from ropewalk.parallel.torchrun import is_first, is_started
 from ropewalk.plan.named_hardware import require_hardware
@@ -117,4 +117,4 @@ PARTS: dict[str, Part] = {
 
 def read_versions() -> dict[str, str]:
     """The versions of Python and of all packages that affect a result."""
-    return {"python": platform.python_version(), **{name: version(name) for name in _VERSIONS}}
+    return {"python": platform.python_version(), **find_versions(_VERSIONS)}

@@ -5,36 +5,34 @@ same command started twice shares the work: a cell that another process holds is
 """
 
 import json
-import os
-import platform
 import time
-from collections import defaultdict
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ropewalk.commands.claim import claim
 from ropewalk.commands.decide_open import settle_given
+from ropewalk.commands.draw_arms import draw_outcomes
 from ropewalk.commands.evaluate import measure_models
 from ropewalk.commands.extend import extend_first_stage
 from ropewalk.commands.plan_growth import plan_growth
 from ropewalk.commands.prepare import prepare_corpus
-from ropewalk.commands.run import read_versions
 from ropewalk.commands.run_inputs import base_model
+from ropewalk.commands.share_stages import share
+from ropewalk.commands.sweep_results import Pruned, count_flops, format_results, gather, read_entry, tabulate
 from ropewalk.commands.train import train_stages
 from ropewalk.core.artifact import FolderInUseError, is_finished, read_manifest, write_whole
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
-from ropewalk.core.record import Score, read_scores
+from ropewalk.core.quantity import format_amount
 from ropewalk.core.run_folder import RunFolder
-from ropewalk.evaluate.score import mean
+from ropewalk.evaluate.compare_arms import find_hopeless, rank_arms
+from ropewalk.evaluate.study_fit import MIX_FIT, fit_study, is_ratio_study, tell_laws
 from ropewalk.parallel.torchrun import is_started
 from ropewalk.recipe.sweep import Cell, Sweep, load_sweep
 
 _WAIT_SECONDS = 5.0
-_DIGITS = 6
-_INTERVAL = ("value", "low", "high")
-COLUMNS = ("task", "metric", "context_tokens", "depth", "n", *_INTERVAL)
 
 
 def run_sweep(path: Path, overrides: list[str]) -> dict[str, Any]:
@@ -50,22 +48,73 @@ def run_sweep(path: Path, overrides: list[str]) -> dict[str, Any]:
     cells = [replace(cell, recipe=settle_given(cell.recipe).recipe) for cell in cells]
     left = [cell for cell in cells if not _is_done(cell)]
     say(f"{len(cells)} cells, {len(cells) - len(left)} of them done")
+    say(tell_budget(left))
+    _do_cells(sweep, cells, left)
+    results = gather(sweep, cells, find_pruned(sweep, cells) or {})
+    out = Path(sweep.study) / "results.json"
+    write_whole(out, format_results(results))
+    picture = out.with_name("pareto.svg")
+    write_whole(picture, draw_outcomes(rank_arms(results["cells"])))
+    made = {"results": str(out), "picture": str(picture), "cells": len(cells)}
+    lines = [tabulate(results), ""]
+    if is_ratio_study(results):
+        fit = fit_study(results)
+        write_whole(out.with_name(MIX_FIT), json.dumps(fit.to_json()) + "\n")
+        made["laws"] = str(out.with_name(MIX_FIT))
+        lines += [*tell_laws(fit), ""]
+    return {**made, "text": "\n".join([*lines, *(str(path) for key, path in made.items() if key != "cells")])}
+
+
+def tell_budget(left: Sequence[Cell]) -> str:
+    """What the cells that are ``left`` cost at most: beginnings that are shared, and arms left out, make it less."""
+    trained = [cell for cell in left if cell.kind == "trained"]
+    tokens = sum(stage.rows * stage.context_length for cell in trained for stage in cell.recipe.stages)
+    flops = sum(count_flops(cell.recipe, _folder(cell)) for cell in trained)
+    return (
+        f"left to do: {len(trained)} trainings with {format_amount(tokens)} tokens and {flops:.2g} FLOPs at most, "
+        f"{len(left)} measurements"
+    )
+
+
+def _do_cells(sweep: Sweep, cells: Sequence[Cell], left: Sequence[Cell]) -> None:
+    """Do the cells that are ``left``, in turn; one that another process holds, or that must wait, comes again later."""
     while left:
-        held = []
+        held, pruned = [], find_pruned(sweep, cells)
         for number, cell in enumerate(left, start=1):
-            if not _is_done(cell):
-                say(f"== {cell.name}, {number} of {len(left)} left")
-                try:
-                    _do_cell(cell, cells)
-                except FolderInUseError:
-                    held.append(cell)
+            if _is_done(cell) or cell.name in (pruned or ()):
+                continue
+            if pruned is None and _is_later(sweep, cell):
+                held.append(cell)
+                continue
+            say(f"== {cell.name}, {number} of {len(left)} left")
+            try:
+                _do_cell(cell, cells, Path(sweep.study))
+            except FolderInUseError:
+                held.append(cell)
         if len(held) == len(left):
             time.sleep(_WAIT_SECONDS)
         left = held
-    results = gather(sweep, cells)
-    out = Path(sweep.study) / "results.json"
-    write_whole(out, format_results(results))
-    return {"results": str(out), "cells": len(cells), "text": f"{tabulate(results)}\n\n{out}"}
+
+
+def _is_later(sweep: Sweep, cell: Cell) -> bool:
+    """True if the seed is not one of the first, which every arm gets."""
+    return sweep.prune is not None and cell.seed not in sweep.seeds[: sweep.prune.seeds]
+
+
+def find_pruned(sweep: Sweep, cells: Sequence[Cell]) -> Pruned | None:
+    """The cells that the study's rule leaves out, each with the better arm; None before the first seeds are measured.
+
+    Only the first seeds decide, so the answer depends neither on the order of cells nor on how many processes do them.
+    """
+    if sweep.prune is None:
+        return {}
+    first = [cell for cell in cells if cell.kind != "zero-shot" and not _is_later(sweep, cell)]
+    if not all(map(_is_done, first)):
+        return None
+    rule = {"far_nats": sweep.prune.far_nats, "short": sweep.prune.short}
+    better = find_hopeless([read_entry(cell) for cell in first], seeds=sweep.seeds[: sweep.prune.seeds], **rule)
+    places = ((cell, better.get((cell.arm or "", tuple(cell.choices.values())))) for cell in cells)
+    return {cell.name: other for cell, other in places if other is not None and _is_later(sweep, cell)}
 
 
 def _folder(cell: Cell) -> RunFolder:
@@ -78,12 +127,12 @@ def _is_done(cell: Cell) -> bool:
     return folder.scores.exists() and folder.scores not in plan_growth(cell.recipe, folder).stale
 
 
-def _do_cell(cell: Cell, cells: list[Cell]) -> None:
-    """Do all parts of a cell up to its scores; finished parts are kept."""
+def _do_cell(cell: Cell, cells: Sequence[Cell], study: Path) -> None:
+    """Do all parts of a cell up to its scores; finished parts are kept, and those of cells that begin alike linked."""
     import ropewalk.evaluate.evaluate  # noqa: F401 - once here, so that every forked rank has it already
 
     recipe, folder = cell.recipe, _folder(cell)
-    with claim(recipe, folder):
+    with claim(recipe, folder), share(cell, cells, study):
         prepare_corpus(recipe, folder)
         require_one_tokenizer(cell, cells)
         model = base_model(folder, recipe)
@@ -96,7 +145,7 @@ def _do_cell(cell: Cell, cells: list[Cell]) -> None:
         measure_models(recipe, folder, {cell.kind: model})
 
 
-def require_one_tokenizer(cell: Cell, cells: list[Cell]) -> None:
+def require_one_tokenizer(cell: Cell, cells: Sequence[Cell]) -> None:
     """Raise UserError if another arm at the same axis values has another tokenizer.
 
     Losses per token of two tokenizers cannot be compared.
@@ -112,91 +161,3 @@ def require_one_tokenizer(cell: Cell, cells: list[Cell]) -> None:
                     "be compared",
                     fix="make a study for each tokenizer, or remove the arm that changes `model`",
                 )
-
-
-def gather(sweep: Sweep, cells: list[Cell]) -> dict[str, Any]:
-    """All scores of the cells, the digest of each cell's recipe, and the means over seeds.
-
-    A score is a list with the entries that ``columns`` names, because there are thousands of scores.
-    """
-    entries = [
-        {
-            "kind": cell.kind,
-            "arm": cell.arm,
-            "choices": cell.choices,
-            "seed": cell.seed,
-            "recipe": cell.recipe.digest,
-            "scores": [_row(score) for score in read_scores(_folder(cell).scores)],
-        }
-        for cell in cells
-    ]
-    return {
-        "sweep": sweep.model_dump(mode="json", exclude={"study"}),
-        "machine": {"processor": _name_processor(), "cores": os.cpu_count(), **read_versions()},
-        "columns": COLUMNS,
-        "means": average(entries),
-        "cells": entries,
-    }
-
-
-def average(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Means over seeds of each arm's tasks, without depths; a single seed keeps its own interval, and n is summed."""
-    repeats: dict[str, list[list[list[Any]]]] = defaultdict(list)
-    for cell in cells:
-        arm = json.dumps({key: cell[key] for key in ("kind", "arm", "choices")})
-        repeats[arm].append([row for row in cell["scores"] if row[COLUMNS.index("depth")] is None])
-    means = []
-    for arm, tables in repeats.items():
-        rows = []
-        for same in zip(*tables, strict=True):
-            task, metric, tokens, depth, _, *interval = same[0]
-            assert all(row[:4] == same[0][:4] for row in same)
-            if len(same) > 1:
-                interval = [round(number, _DIGITS) for number in mean([row[5] for row in same])]
-            rows.append([task, metric, tokens, depth, sum(row[4] for row in same), *interval])
-        means.append({**json.loads(arm), "seeds": len(tables), "scores": rows})
-    return means
-
-
-def _row(score: Score) -> list[Any]:
-    values = asdict(score)
-    return [round(values[key], _DIGITS) if key in _INTERVAL else values[key] for key in COLUMNS]
-
-
-def _name_processor() -> str:
-    known = Path("/proc/cpuinfo")
-    lines = known.read_text().splitlines() if known.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def format_results(results: dict[str, Any]) -> str:
-    """JSON with one line per mean and per cell, so that a diff shows only the changed ones."""
-    parts = []
-    for key, value in results.items():
-        if isinstance(value, list):
-            lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in value)
-            parts.append(f'"{key}": [\n{lines}\n]')
-        else:
-            parts.append(f'"{key}": {json.dumps(value, ensure_ascii=False)}')
-    return "{\n" + ",\n".join(parts) + "\n}\n"
-
-
-def tabulate(results: dict[str, Any]) -> str:
-    """Retrieval by length and the loss gap for the terminal, one line per arm."""
-    table: dict[str, dict[str, float]] = {}
-    for entry in results["means"]:
-        name = " ".join([entry["kind"], *entry["choices"].values(), entry["arm"] or ""])
-        table[name] = {
-            f"{task} {tokens}": value
-            for task, metric, tokens, _, _, value, *_ in entry["scores"]
-            if metric == "accuracy" or task == "nll/gap"
-        }
-    columns = list(dict.fromkeys(column for row in table.values() for column in row))
-    letters = [chr(ord("a") + number) for number in range(len(columns))]
-    width = max(map(len, table))
-    lines = [f"{letter}: {column}" for letter, column in zip(letters, columns, strict=True)]
-    lines.append(" " * width + "".join(f"{letter:>8}" for letter in letters))
-    for name, row in table.items():
-        lines.append(f"{name:<{width}}" + "".join(f"{row[c]:8.3f}" if c in row else " " * 8 for c in columns))
-    return "\n".join(lines)

@@ -14,7 +14,7 @@ from jaxtyping import Shaped
 
 _CHUNK_BYTES = 1 << 22
 _EXACT_BITS = 52
-_UNDECIDING = "run", "trackers", "strict", "trial", "hardware", "nodes"
+_UNDECIDING = "run", "trackers", "strict", "trial", "hardware", "nodes", "mix_study"
 
 
 def digest_value(value: Any) -> str:
@@ -25,7 +25,7 @@ def digest_value(value: Any) -> str:
 
 def digest_recipe(recipe: Mapping[str, Any]) -> str:
     """Digest of a recipe without the keys that decide no result: run folder, text workers, trackers, strictness,
-    the mark of a trial, the hardware of plans."""
+    the mark of a trial, the hardware of plans, the study that a mix is compared with."""
     corpus = {key: value for key, value in recipe["corpus"].items() if key not in ("workers", "worker_count")}
     decides = {key: value for key, value in recipe.items() if key not in (*_UNDECIDING, "corpus")}
     return digest_value(decides | {"corpus": corpus})

@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from ropewalk.corpus import dedup as dedup
     from ropewalk.corpus import embedded as embedded
     from ropewalk.corpus import inspect as inspect
+    from ropewalk.corpus import join as join
     from ropewalk.corpus import mix as mix
     from ropewalk.corpus import prepare as prepare
     from ropewalk.corpus import read as read
     from ropewalk.corpus import text as text
     from ropewalk.corpus import tokens as tokens
+    from ropewalk.corpus.join_rules import JoinRules as JoinRules
     from ropewalk.corpus.mix_rules import MixRules as MixRules
     from ropewalk.corpus.prompt_rules import PromptRules as PromptRules
     from ropewalk.corpus.spec import CorpusSpec as CorpusSpec
@@ -26,9 +28,10 @@ else:
     __all__, __getattr__, __dir__ = export_lazily(
         __name__,
         {
+            "join_rules": ("JoinRules",),
             "mix_rules": ("MixRules",),
             "prompt_rules": ("PromptRules",),
             "spec": ("CorpusSpec", "Source"),
         },
-        folders=("clean", "dedup", "embedded", "inspect", "mix", "prepare", "read", "text", "tokens"),
+        folders=("clean", "dedup", "embedded", "inspect", "join", "mix", "prepare", "read", "text", "tokens"),
     )

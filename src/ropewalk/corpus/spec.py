@@ -4,17 +4,20 @@ A source is one body of text of one role. The mix counts tokens, never documents
 from sources of unlike lengths gives 12:87:0.4 in tokens.
 """
 
-import codecs
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails
 
 from ropewalk.core.quantity import Count, PositiveCount
 from ropewalk.core.record import ROLES, Role
 from ropewalk.core.spec import Spec
+from ropewalk.corpus.fill_rules import FillRules
+from ropewalk.corpus.join_rules import JoinRules
 from ropewalk.corpus.mix_rules import MixRules, check_mix
 from ropewalk.corpus.prompt_rules import GivenRules, PromptRules
+from ropewalk.corpus.read_options import FileOptions, HubOptions
+from ropewalk.corpus.task_rules import TaskRules
 from ropewalk.corpus.text.language import language_kind
 from ropewalk.corpus.text.profile import PROFILES, Profile, ProfileName
 
@@ -22,74 +25,6 @@ Faults = Literal["error", "skip", "replace"]
 LongDocuments = Literal["split", "truncate", "drop"]
 BY_ROLE: Literal["by_role"] = "by_role"
 """Of a source's key: what its role says, else the corpus's key of the same name."""
-
-
-class RecordOptions(Spec):
-    """How a record becomes a document, where one text field is not all."""
-
-    prompt_key: str | None = None
-    """With ``answer_key``: the document is the prompt, a line break and the answer; only the answer is trained on."""
-    answer_key: str | None = None
-    messages_key: str | None = None
-    """The document is a conversation: a list of ``{role, content}`` or ``{from, value}``, or one as a JSON string."""
-    template: Literal["plain", "chat"] = "plain"
-    """How a conversation (or prompt and answer) is written: ``chat`` is the model's own chat template."""
-    loss: Literal["responses", "last", "all"] = "responses"
-    """What of a conversation is trained on: its answers, the last of them, or everything."""
-    ignore_fields: tuple[str, ...] = ()
-    """Fields of records and messages that are left out on purpose: names, or patterns (``score_*``) of unknown ones."""
-
-    @property
-    def is_chat(self) -> bool:
-        """Whether records are conversations that are laid out when they are tokenised."""
-        return self.messages_key is not None or self.template == "chat"
-
-    @model_validator(mode="after")
-    def _check_pair(self) -> "RecordOptions":
-        if (self.prompt_key is None) != (self.answer_key is None):
-            raise ValueError("prompt_key and answer_key must be given together")
-        if self.messages_key is not None and self.prompt_key is not None:
-            raise ValueError("messages_key and prompt_key exclude each other")
-        if self.template == "chat" and self.messages_key is None and self.prompt_key is None:
-            raise ValueError("template: chat needs messages_key, or prompt_key and answer_key")
-        if (self.loss != "responses" or self.ignore_fields) and self.messages_key is None and self.prompt_key is None:
-            raise ValueError(
-                "loss and ignore_fields need conversations: give messages_key, or prompt_key and answer_key"
-            )
-        return self
-
-
-class FileOptions(RecordOptions):
-    """Options of a source with a ``path``."""
-
-    join: Literal["line", "file", "folder", "package", "repository"] = "file"
-    """What a document of a code tree or a text folder is. ``line``: each line of a text file. A repository is a folder
-    right below the path; a package the nearest folder with a pyproject.toml, package.json, Cargo.toml or the like."""
-    order: Literal["path", "dependency"] = "path"
-    """How the files of a document follow: by path, or after those that they import."""
-    path_headers: bool = True
-    """Whether each file of a package or repository begins with a comment that says its path."""
-    encoding: str = "utf-8"
-    """Of text files and JSON lines, such as ``gb18030``; a byte-order mark says more."""
-    split: str = "train"
-    """Which part of a dataset that `datasets` saved to disk."""
-
-    @field_validator("encoding")
-    @classmethod
-    def _check_encoding(cls, given: str) -> str:
-        try:
-            return codecs.lookup(given).name
-        except LookupError:
-            raise ValueError(f"{given!r} is not an encoding that Python knows") from None
-
-
-class HubOptions(RecordOptions):
-    """Options of a source on the hub."""
-
-    config: str | None = None
-    split: str = "train"
-    revision: str | None = None
-    """A commit, so that the same recipe reads the same text."""
 
 
 class Selection(Spec):
@@ -153,6 +88,12 @@ class Source(Spec):
     long_documents: LongDocuments | Literal["by_role"] = BY_ROLE
     """What happens to a document that is longer than a row. ``by_role``: ``drop`` for instructions that are read, which
     no row may end in the middle of an answer of; the corpus's for all else."""
+    join: JoinRules | None = None
+    """Documents that are read as one: ``{by: book, order: chapter}``; docs/corpus-joins.md."""
+    fill_in_middle: FillRules | None = None
+    """Programs whose middle stands at the end, for bases that have tokens for it: ``{rate: 0.5}``."""
+    tasks: TaskRules | None = None
+    """Questions about long documents, made of their own content and put behind them: ``{share: 0.02}``."""
     options: dict[str, Any] = Field(default_factory=dict)
     """How files, records or a generator are read; docs/corpus.md and docs/embedded.md have them."""
 
@@ -163,6 +104,15 @@ class Source(Spec):
             raise ValueError(f"source {self.name} needs exactly one of path, hub, embedded; given: {given or 'none'}")
         if self.tokens is not None and self.path is None:
             raise ValueError(f"source {self.name} has tokens: {self.tokens}, but no path")
+        if self.role == "instruction" and (self.fill_in_middle or self.tasks):
+            raise ValueError(f"source {self.name}: fill_in_middle and tasks are for text, not for instructions")
+        if self.tasks is not None and (self.fill_in_middle or (self.join and self.join.attend == "parts")):
+            raise ValueError(
+                f"source {self.name}: tasks ask about the whole document in its order, so they exclude fill_in_middle "
+                "and join.attend: parts"
+            )
+        if self.notes_parts and (self.embedded is not None or self.tokens is not None):
+            raise ValueError(f"source {self.name}: text that ropewalk makes, and token ids, have no fields to join by")
         if self.embedded is None:
             _ = self.record_options
         return self
@@ -171,7 +121,7 @@ class Source(Spec):
     def record_options(self) -> FileOptions | HubOptions:
         """The options of a source that is read, not generated."""
         try:
-            return (HubOptions if self.hub is not None else FileOptions).model_validate(self.options)
+            options = (HubOptions if self.hub is not None else FileOptions).model_validate(self.options)
         except ValidationError as error:  # told with the key that the options stand under
             faults = [
                 InitErrorDetails(
@@ -180,6 +130,10 @@ class Source(Spec):
                 for fault in error.errors()
             ]
             raise ValidationError.from_exception_data(error.title, faults) from None
+        if self.join is None:
+            return options
+        ignored = (*options.ignore_fields, *self.join.fields)  # they are read, if not as part of a conversation
+        return options.model_copy(update={"ignore_fields": ignored})
 
     def cleaning(self, language: str | None = None) -> Profile:
         """The profile for a document of ``language``: the one given, else the one that fits role and language.
@@ -200,6 +154,16 @@ class Source(Spec):
         return PROFILES[name] if self.embedded is None else PROFILES[name].only_judging
 
     @property
+    def notes_parts(self) -> bool:
+        """Whether each document's place in a join is read with it: a key, an order, a header."""
+        return self.join is not None and self.join.related is None
+
+    @property
+    def is_composed(self) -> bool:
+        """Whether its documents are tables of pieces, not the stored ones as they are."""
+        return any(each is not None for each in (self.join, self.fill_in_middle, self.tasks))
+
+    @property
     def is_instruction(self) -> bool:
         """Whether its documents are prompts with answers that somebody else wrote: read, not made by ropewalk."""
         return self.role == "instruction" and self.embedded is None
@@ -208,7 +172,7 @@ class Source(Spec):
     def reads_lines(self) -> bool:
         """Whether each line of its text files is a document."""
         options = self.record_options
-        return isinstance(options, FileOptions) and options.join == "line"
+        return isinstance(options, FileOptions) and options.document == "line"
 
     @property
     def is_code(self) -> bool:
@@ -270,6 +234,9 @@ class CorpusSpec(MixRules):
         )
         for source in content["sources"]:
             del source["path"], source["scores"]
+            for key in ("join", "fill_in_middle", "tasks"):
+                if source[key] is None:  # as corpora say that were built before there were such keys
+                    del source[key]
         del content["decontaminate"]["files"]
         return content
 

@@ -75,8 +75,9 @@ def attention_of(model: Any, block: nn.Module) -> nn.Module:
 
 def is_recurrent(model: Any, block: nn.Module) -> bool:
     """Whether one block of ``model`` has a recurrent layer in place of attention."""
-    path = parts_of(model).recurrent
-    return bool(path) and getattr(block, path, None) is not None
+    parts = parts_of(model)
+    layer = getattr(block, parts.recurrent, None) if parts.recurrent else None
+    return layer is not None and (not parts.recurrent_mark or hasattr(layer, parts.recurrent_mark))
 
 
 def mlp_of(model: Any, block: nn.Module) -> nn.Module:

@@ -37,7 +37,8 @@ class Router(NamedTuple):
 def find_routers(model: Any) -> list[Router]:
     """Return the routers of a transformers ``model``, first layer to last; none for a dense model.
 
-    A router's forward returns logits [tokens, experts], and weights and numbers of the chosen experts [tokens, chosen].
+    A router's forward returns logits [tokens, experts], or probabilities where its row says so, and weights and numbers
+    of the chosen experts [tokens, chosen].
     """
     found, family = [], family_of(model)
     if family is None or family.experts is None:
@@ -53,10 +54,11 @@ def find_routers(model: Any) -> list[Router]:
     return found
 
 
-def _scores_by_sigmoid(model: Any) -> bool:
-    """Whether the routers of ``model`` score each expert by a sigmoid, instead of all of them by one softmax."""
+def _find_scores(model: Any) -> str:
+    """How the routers of ``model`` score experts (ExpertKeys.scores)."""
     family = family_of(model)
-    return family is not None and family.experts is not None and family.experts.scores == "sigmoid"
+    assert family is not None and family.experts is not None
+    return family.experts.scores
 
 
 def hold_choice_biases(model: nn.Module) -> None:
@@ -95,7 +97,7 @@ class ExpertBalance:
         self.reading: Reading | None = None
         self.last: StepBalance | None = None
         self.active = False
-        self.sigmoid = _scores_by_sigmoid(model)
+        self.scores = _find_scores(model)
         for row, router in enumerate(self.routers):
             router.module.register_forward_hook(_Watch(self, row))
 
@@ -149,8 +151,10 @@ class ExpertBalance:
 
     def _score(self, logits: Float[Tensor, "local experts"]) -> Float[Tensor, "local experts"]:
         """The router's probabilities: those of all experts of a token add up to 1, also where scores are sigmoids."""
-        if not self.sigmoid:
+        if self.scores == "softmax":
             return logits.softmax(1)
+        if self.scores == "given":
+            return logits
         scores = logits.sigmoid()
         return scores / scores.sum(1, keepdim=True)
 

@@ -33,8 +33,12 @@ layer. Other programs refuse the folder, so they do not silently run another mod
 """
 
 
-def export(weights: Mapping[str, Shaped[Tensor, "..."]] | Path, like: Path, out: Path, *, dtype: Dtype) -> None:
+def export(
+    weights: Mapping[str, Shaped[Tensor, "..."]] | Path, like: Path, out: Path, *, dtype: Dtype, card: str = ""
+) -> None:
     """Write ``out``, finished: config and tokenizer of the model folder ``like``, with ``weights`` as ``dtype``.
+
+    ``card`` is the text of its README.md; with none, the folder has no README.md.
 
     ``weights`` are whole tensors under transformers' names, or a model folder that has them. Each is read once, and
     only one is held at a time if they are a folder or LazyWeights. The files get the names and shapes of those in
@@ -62,6 +66,8 @@ def export(weights: Mapping[str, Shaped[Tensor, "..."]] | Path, like: Path, out:
             write_weights(kept, work, dtype=dtype, where=out)
         check_weights(work, expected, tied=tied)
         copy_tokenizer(like, work, context_tokens=facts["context_tokens"])
+        if card:
+            (work / "README.md").write_text(card, encoding="utf-8")
         if not is_native(work):
             (work / "LOADING.md").write_text(_LOADING)
 

@@ -18,6 +18,7 @@ from ropewalk.core.error import UserError
 from ropewalk.model.architectures import find_class
 from ropewalk.model.attention_interface import NAME, count_calls
 from ropewalk.model.check_rope import check_positions
+from ropewalk.model.guess_experts import fix_scores, guess_experts, make_few
 from ropewalk.model.guess_keys import (
     Changes,
     Kind,
@@ -58,7 +59,7 @@ from ropewalk.shape.read import parse_shape
 
 NOT_GUESSED = (
     *("kin", "assumes_more", "kept_rope_keys", "file_names", "required", "fixed", "layer_word"),
-    *("experts", "latent"),
+    "latent",
 )
 """Fields of a row that a class cannot be asked for; a class that needs one of them is refused by a proof."""
 
@@ -69,7 +70,7 @@ def read_class(kind: Kind, changes: Changes | None = None) -> Family:
     ``changes`` are keys of the tiny config that differ from twin.py's. Raises UserError, with the reason, for a class
     that mixes tokens outside of attention or that no row can describe.
     """
-    changes = dict(changes or {})
+    changes = {**make_few(kind), **(changes or {})}
     try:
         model, watch = try_short_windows(kind, changes)
         found = find_parts(model, watch)
@@ -104,6 +105,8 @@ def _read_row(kind: Kind, changes: Changes, found: FoundParts, matrices: FoundMa
         drops_arguments=_drops_arguments(kind, changes, found),
         sinks=any(name.endswith("sinks") for name, _ in found.attention.named_parameters()),
         parts=found.parts,
+        experts=guess_experts(kind, changes, found),
+        fixed=fix_scores(kind, changes),
         **asked,
     )
 

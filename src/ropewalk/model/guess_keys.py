@@ -30,7 +30,7 @@ def guess_biases(kind: Kind, changes: Changes, found: FoundParts, matrices: Foun
         return {
             "qkv_bias": attention.get_submodule(matrices.query).bias is not None,
             "output_bias": attention.get_submodule(matrices.output).bias is not None,
-            "mlp_bias": mlp.get_submodule(matrices.mlp).bias is not None,
+            "mlp_bias": bool(matrices.mlp) and mlp.get_submodule(matrices.mlp).bias is not None,
             "qk_norm": find_qk_norm(replace(found, block=block)),
         }
 

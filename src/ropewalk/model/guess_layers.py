@@ -13,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ropewalk.model.guess_keys import Changes, Kind
-from ropewalk.model.guess_parts import FoundMatrices, FoundParts
+from ropewalk.model.guess_parts import FoundMatrices, FoundParts, is_mixture
 from ropewalk.model.read_rope import LiveLayer
 from ropewalk.model.trial import BOTH_KINDS, LENGTHS, REFUSALS, SHORT_WINDOW, WHOLE, refuse_class, run_watched
 from ropewalk.model.twin import LAYERS, WINDOW_TOKENS, make_config, make_twin
@@ -99,6 +99,7 @@ def _silence(model: PreTrainedModel, found: FoundParts, matrices: FoundMatrices)
     for block in layers:
         attention, mlp = block.get_submodule(found.parts.attention), block.get_submodule(found.parts.mlp)
         last: list[Any] = [attention.get_submodule(matrices.output)]
+        last += [mlp] if is_mixture(mlp) else []
         last += [each for path, each in mlp.named_modules() if path.rpartition(".")[2] == down]
         for matrix in last:
             for parameter in matrix.parameters():

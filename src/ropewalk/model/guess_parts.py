@@ -17,6 +17,14 @@ from ropewalk.model.twin import HEAD_DIM, HEADS, KV_HEADS, LAYERS, MLP_WIDTH, WI
 from ropewalk.model.watch_attention import Watch
 from ropewalk.shape.family import CosSin, Norm, Parts, QkNorm
 
+EXPERTS = "experts"
+"""The name that transformers gives the experts in their mixture."""
+
+
+def is_mixture(module: nn.Module) -> bool:
+    """Whether a part of a block has experts."""
+    return EXPERTS in dict(module.named_children())
+
 
 @dataclass(frozen=True)
 class FoundParts:
@@ -58,7 +66,7 @@ def find_parts(model: PreTrainedModel, watch: Watch) -> FoundParts:
     mlps = [
         path
         for path, each in block.named_children()
-        if path != attention and any(isinstance(part, nn.Linear) for part in each.modules())
+        if path != attention and any(part.dim() > 1 for part in each.parameters())
     ]
     for found, what in ((embedding, "embedding"), (attention, "attention of a layer"), (norms, "last norm")):
         if not found:
@@ -80,13 +88,12 @@ class FoundMatrices:
     query: str
     output: str
     mlp: str
+    """Empty where the first block has experts instead."""
     gated: bool
 
 
 def find_matrices(name: str, found: FoundParts) -> FoundMatrices:
     """The names of a block's matrices. Raises UserError for other matrices than those of attention and an MLP."""
-    if mixed := [path for path, each in found.mlp.named_parameters() if each.dim() > 2 or "experts" in path]:
-        raise refuse_class(name, f"its mixture of experts has no row: {found.parts.mlp}.{mixed[0]}")
     attention = {
         path: each.weight.shape for path, each in found.attention.named_modules() if isinstance(each, nn.Linear)
     }
@@ -95,6 +102,10 @@ def find_matrices(name: str, found: FoundParts) -> FoundMatrices:
     if not kv_heads:
         raise refuse_class(name, f"its attention has other matrices than Llama's: {_show(attention)}")
     names = _name_attention(attention, kv_heads[0])
+    if is_mixture(found.mlp):  # then no layer has another MLP
+        told = {own: path.rpartition(".")[2] for own, path in names.items()}
+        told = {own: path for own, path in told.items() if own != path}
+        return FoundMatrices(told, names["q_proj"], names["o_proj"], "", True)
     into = [path for path, shape in mlp.items() if shape[1] == WIDTH]
     out = [path for path, shape in mlp.items() if shape == (WIDTH, MLP_WIDTH)]
     rows = [mlp[path][0] for path in into]

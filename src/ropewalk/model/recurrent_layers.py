@@ -14,6 +14,7 @@ from torch import nn
 from ropewalk.model.architectures import attention_of, blocks_of, family_of, is_recurrent
 from ropewalk.model.recurrent_delta import DeltaByKeyHead, DeltaInFour
 from ropewalk.model.recurrent_layer import RecurrentLayer
+from ropewalk.model.recurrent_lightning import Lightning
 from ropewalk.model.recurrent_short import ShortConvolution
 from ropewalk.model.recurrent_ssd import StateSpace
 
@@ -22,6 +23,7 @@ LAYOUTS: Mapping[str, type[RecurrentLayer]] = {
     "qwen3_5": DeltaInFour,
     "lfm2": ShortConvolution,
     "mamba2": StateSpace,
+    "lightning": Lightning,
 }
 """By the layout of ``RecurrentKeys``."""
 

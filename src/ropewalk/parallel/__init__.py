@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 from ropewalk.core.lazy import export_lazily
 
 if TYPE_CHECKING:
-    from ropewalk.parallel.fsdp import choose_precision as choose_precision
     from ropewalk.parallel.fsdp import shard_model as shard_model
     from ropewalk.parallel.launch import leave_ranks as leave_ranks
     from ropewalk.parallel.launch import run_ranks as run_ranks
@@ -16,7 +15,7 @@ else:
     __all__, __getattr__, __dir__ = export_lazily(
         __name__,
         {
-            "fsdp": ("choose_precision", "shard_model"),
+            "fsdp": ("shard_model",),
             "launch": ("leave_ranks", "run_ranks"),
             "mesh": ("Mesh", "make_mesh"),
             "verify_folder": ("require_intact",),

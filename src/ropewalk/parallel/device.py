@@ -74,6 +74,18 @@ def require_fork() -> None:
         )
 
 
+def explain_fork_fault(error: BaseException) -> UserError | None:
+    """Return what a rank tells that cannot run a backward because of its parent's; None for any other error."""
+    if "Autograd-and-Fork" not in str(error):
+        return None
+    return UserError(
+        "forked ranks cannot compute gradients",
+        where="run_ranks",
+        why="the process that starts them has run a backward, and torch then started a thread for each device",
+        fix="start the ranks before it, run that backward in a process of its own, or use torchrun",
+    )
+
+
 def describe_gpu(device: torch.device) -> Gpu:
     """Return the GPU of a rank as torch describes it; its memory is that of a MIG slice where it is one."""
     found = torch.cuda.get_device_properties(device)

@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 
 from ropewalk.core.error import RankError, UserError, explain_disk_fault
-from ropewalk.parallel.device import require_fork
+from ropewalk.parallel.device import explain_fork_fault, require_fork
 from ropewalk.parallel.hang import take_place
 from ropewalk.parallel.stop import SIGNALS, answer_stop
 from ropewalk.plan.rank_setup import Kind
@@ -121,8 +121,9 @@ def _work(start: RankStart, pipe: Connection, join: Callable[[RankStart], None],
     except OSError as error:
         fault = explain_disk_fault(error)
         message = pack(error=fault, trace="" if fault else traceback.format_exc(), joined=joined)
-    except BaseException:
-        pipe.send_bytes(pack(trace=traceback.format_exc(), joined=joined))
+    except BaseException as error:
+        fault = explain_fork_fault(error)
+        pipe.send_bytes(pack(error=fault, trace="" if fault else traceback.format_exc(), joined=joined))
         raise SystemExit(1) from None  # ends this thread without a message: the parent raises the error with our rank
     pipe.send_bytes(message)
     pipe.close()

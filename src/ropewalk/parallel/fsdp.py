@@ -7,9 +7,8 @@ replicas, gradients are summed within each replica and then over all replicas. S
 without further messages.
 """
 
-from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -23,8 +22,7 @@ from torch.distributed.fsdp import (
 
 from ropewalk.parallel.mesh import Mesh
 from ropewalk.plan.memory import UNIT_BYTES, WHOLE_BYTES
-
-Precision = Literal["auto", "float32", "bfloat16"]
+from ropewalk.plan.precision import Precision, choose_precision
 
 
 @runtime_checkable
@@ -59,7 +57,7 @@ def shard_model(
     if precision is not None:
         assert all(parameter.dtype == torch.float32 for parameter in model.parameters()), "masters are float32"
     policy = MixedPrecisionPolicy(cast_forward_inputs=False)  # loss weights are float32, positions integers
-    if precision is not None and choose_precision(precision, mesh) == "bfloat16":
+    if precision is not None and choose_precision(precision, device=mesh.device.type) == "bfloat16":
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
     place = CPUOffloadPolicy(pin_memory=mesh.device.type == "cuda") if states_on_host else OffloadPolicy()
     weight_bytes = sum(parameter.nbytes for parameter in model.parameters())
@@ -106,16 +104,3 @@ def reshard_model(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
-
-
-def choose_precision(precision: Precision, mesh: Mesh) -> Literal["float32", "bfloat16"]:
-    """Return the precision on this device. ``auto`` is bfloat16 on a GPU and on a CPU with bfloat16 hardware."""
-    if precision != "auto":
-        return precision
-    return "bfloat16" if mesh.device.type == "cuda" or _multiplies_bfloat16() else "float32"
-
-
-def _multiplies_bfloat16() -> bool:
-    # torch 2.11 does not report capabilities; the result is then False, the slower choice.
-    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

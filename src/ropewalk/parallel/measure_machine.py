@@ -1,11 +1,15 @@
 """Measures a machine for its plans: per precision products and attention, and copies, the link between ranks, the host.
 
 All ranks measure at once. Each rate is measured several times in turn, not in a row, so that a program beside it does
-not slow all calls of one rate.
+not slow all calls of one rate. A call takes the fastest of several tries of what computes, and the median of what moves
+bytes, whose fastest try is a lucky one in a cache. On a CPU all rates are by processor time, the link's too: what it
+costs there is copies by this process' threads, and by the clock it would be the time until the other rank gets a
+processor, which on a busy machine is several times as long.
 """
 
 import time
 from collections.abc import Callable
+from statistics import median
 from typing import Any
 
 import torch
@@ -13,18 +17,20 @@ import torch
 from ropewalk.parallel.collective import rank_and_ranks
 from ropewalk.parallel.device import find_own_machine
 from ropewalk.parallel.measure_rates import (
+    Clock,
     measure_attention,
     measure_link,
     measure_products,
     name_hardware,
-    time_fastest,
+    time_tries,
 )
 from ropewalk.parallel.mesh import make_mesh
 from ropewalk.plan.calibration import Calibration, Rate
 
 CALLS = 8
-_COPY_BYTES = {"cpu": 1 << 24, "cuda": 1 << 30}
-_TRIES, _COPIES = 5, 3
+_COPY_BYTES = {"cpu": 1 << 26, "cuda": 1 << 30}
+_LINK_BYTES = 1 << 26
+_TRIES = {"products": 16, "attention": 5, "copy": 16, "link": 12}
 _PRECISIONS = ("float32", "bfloat16")
 
 
@@ -32,21 +38,25 @@ def calibrate_rank(ranks: int, heads: int, kv_heads: int, head_dim: int) -> Cali
     """Measure this rank's rates, for attention of these heads. Every rank must call it."""
     mesh = make_mesh(ranks, 1)
     device = mesh.device
-    clock = _read_processor if device.type == "cpu" else time.perf_counter
+    on_cpu = device.type == "cpu"
+    clock = _read_processor if on_cpu else time.perf_counter
     shape = {"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim}
     probes: dict[str, Callable[[], float | None]] = {}
     for precision in _PRECISIONS:
-        probes[f"products {precision}"] = lambda each=precision: measure_products(
-            each, device, clock=clock, tries=_TRIES
-        )  # type: ignore[misc]
-        probes[f"attention {precision}"] = lambda each=precision: measure_attention(  # type: ignore[misc]
-            each, device, clock=clock, tries=_TRIES, **shape
+        probes[f"products {precision}"] = lambda each=precision: measure_products(  # type: ignore[misc]
+            each, device, clock=clock, tries=_TRIES["products"]
         )
-    probes["copy"] = lambda: _measure_copy(device, device)
+        probes[f"attention {precision}"] = lambda each=precision: measure_attention(  # type: ignore[misc]
+            each, device, clock=clock, tries=_TRIES["attention"], **shape
+        )
+    probes["copy"] = lambda: _measure_copy(device, device, clock)
     if device.type == "cuda":
-        probes["host"] = lambda: _measure_copy(torch.device("cpu"), device)
+        probes["host"] = lambda: _measure_copy(torch.device("cpu"), device, clock)
     if ranks > 1:
-        probes["link"] = lambda: measure_link(mesh)
+        link_clock = time.process_time if on_cpu else time.perf_counter
+        probes["link"] = lambda: measure_link(
+            mesh, size=_LINK_BYTES, clock=link_clock, tries=_TRIES["link"], pick=median
+        )
     found: dict[str, list[float]] = {name: [] for name in probes}
     for call in range(CALLS + 1):
         for name, probe in probes.items():
@@ -69,7 +79,7 @@ def _read_processor() -> float:
     return time.process_time() / torch.get_num_threads()
 
 
-def _measure_copy(source: torch.device, target: torch.device) -> float:
+def _measure_copy(source: torch.device, target: torch.device, clock: Clock) -> float:
     """Bytes a second that are read and written, of a device's own memory, or those that cross from the host."""
     size = _COPY_BYTES[target.type]
     held = torch.ones(size, dtype=torch.uint8, device=source, pin_memory=source != target)
@@ -79,4 +89,4 @@ def _measure_copy(source: torch.device, target: torch.device) -> float:
         copied.copy_(held)
         copied[0].item()
 
-    return (2 if source == target else 1) * size / time_fastest(run, tries=_COPIES)
+    return (2 if source == target else 1) * size / median(time_tries(run, tries=_TRIES["copy"], clock=clock))

@@ -97,7 +97,11 @@ def choose_partition(
     Raises UserError where ranks make no groups of the degree that was asked for, or heads cannot be split over them.
     """
     costs, found = {}, {}
-    for ulysses_degree in _list_degrees(ranks, sharing):
+    asked = sharing.ulysses_degree
+    if asked is not None:
+        count_shared_heads(sharing.heads.heads, sharing.heads.kv_heads, asked)
+        assert asked == 1 or sharing.price.recurrent is None, "the state of a head needs all tokens"
+    for ulysses_degree in [asked] if asked is not None else list_degrees(ranks, sharing):
         partition = partition_tokens_and_heads(
             document,
             ranks=ranks,
@@ -113,19 +117,16 @@ def choose_partition(
     return PartitionChoice(found[best], costs, document, sharing)
 
 
-def _list_degrees(ranks: int, sharing: Sharing) -> list[int]:
-    heads, kv_heads, *_ = sharing.heads
-    if sharing.ulysses_degree is not None:
-        count_shared_heads(heads, kv_heads, sharing.ulysses_degree)
-        assert sharing.ulysses_degree == 1 or sharing.price.recurrent is None, "the state of a head needs all tokens"
-        return [sharing.ulysses_degree]
-    if sharing.exchange != "auto" or sharing.price.recurrent is not None:
+def list_degrees(ranks: int, sharing: Sharing) -> list[int]:
+    """The numbers of ranks that may share heads among ``ranks`` context ranks; 1 is tokens alone.
+
+    Empty where the degree that ``sharing`` asks for makes no groups of the ranks, or of the heads.
+    """
+    asked = sharing.ulysses_degree
+    if asked is None and (sharing.exchange != "auto" or sharing.price.recurrent is not None):
         return [1]  # an exchange of keys was asked for, or heads cannot be cut
-    return [
-        ulysses_degree
-        for ulysses_degree in range(1, ranks + 1)
-        if ranks % ulysses_degree == 0 and _splits(sharing.heads, ulysses_degree)
-    ]
+    degrees = range(1, ranks + 1) if asked is None else (asked,)
+    return [degree for degree in degrees if ranks % degree == 0 and _splits(sharing.heads, degree)]
 
 
 def _splits(heads: Heads, ulysses_degree: int) -> bool:

@@ -1,7 +1,7 @@
 """Measured rates of a machine, kept in a file with a digest, which a recipe names as its hardware.
 
-Each rate is the median of several calls with their spread. Products and attention are by processor time on a CPU, so
-that other programs do not count; copies, links and the host are by the clock.
+Each rate is the median of several calls with their spread. On a CPU all are by processor time, so that other programs
+do not count; on a GPU by the clock.
 """
 
 import json

@@ -6,7 +6,9 @@ from dataclasses import replace
 from ropewalk.plan.hardware import Machine
 from ropewalk.plan.memory import Memory, estimate_memory
 from ropewalk.plan.plan import Split
-from ropewalk.plan.planned_machine import assume_gpu
+from ropewalk.plan.planned_machine import assume_gpu, device_kind
+from ropewalk.plan.precision import choose_precision
+from ropewalk.plan.room import fits, rank_lack
 from ropewalk.plan.savings import Savings, drop_idle_tiles, list_savings
 from ropewalk.plan.step_time import StepTime, estimate_step_time
 from ropewalk.plan.workload import Workload, describe_workload, share_work
@@ -14,17 +16,11 @@ from ropewalk.recipe.parallel import LOSS_CHUNK_TOKENS, Parallel
 from ropewalk.recipe.stage import Stage
 from ropewalk.shape.model_shape import ModelShape
 
-USABLE_MEMORY = 0.92
-"""Share of a device's memory that a run may use; the formulas are 3 to 5 GB too low on a card of 150 GB."""
-
-USABLE_HOST_MEMORY = 0.75
-"""Share of a rank's part of the host's memory that a run may use; the rest is for loaders and saves."""
-
 
 def split_stage(parallel: Parallel, stage: Stage, extended: ModelShape, *, machine: Machine) -> Split:
     """How a stage is split by its recipe, with all ways to save memory that the recipe leaves open."""
     on_gpu = machine.name != "cpu"
-    narrow = parallel.precision == "bfloat16" or (parallel.precision == "auto" and on_gpu)
+    narrow = choose_precision(parallel.precision, device=device_kind(machine)) == "bfloat16"
     return Split(
         context_ranks=parallel.context_parallel,
         layout=parallel.layout,
@@ -47,7 +43,7 @@ def find_fit(load: Workload, *, ranks: int, split: Split, machine: Machine) -> t
     found = list_memory(load, ranks=ranks, split=split)
     fitting = [(way, memory) for way, memory in found if fits(memory, machine)]
     if not fitting:
-        return min(found, key=lambda each: measure_lack(each[1], machine))
+        return min(found, key=lambda each: rank_lack(each[1], machine))
     if len(fitting) == 1:
         return fitting[0]
     steady = steady_machine(machine)
@@ -76,6 +72,7 @@ def estimate_split_memory(load: Workload, way: Savings, *, ranks: int, split: Sp
         element_bytes=split.element_bytes,
         loss_chunk_tokens=split.loss_chunk_tokens,
         lora=split.lora,
+        context_ranks=split.context_ranks,
     )
 
 
@@ -116,16 +113,3 @@ def fits_somehow(parallel: Parallel, stage: Stage, extended: ModelShape, *, mach
 def describe_stage_workload(stage: Stage, extended: ModelShape) -> Workload:
     """The workload of a stage's step, with one document in each sequence; ``extended`` is the shape of its model."""
     return describe_workload(extended, stage.context_length, sequences=stage.step_rows, lora=stage.lora)
-
-
-def measure_lack(memory: Memory, machine: Machine) -> float:
-    """What is needed over what may be used, of the device or of the host, whichever is more."""
-    usable = USABLE_MEMORY * machine.memory_bytes
-    if machine.name == "cpu":
-        return (memory.peak_bytes + memory.host) / usable
-    return max(memory.peak_bytes / usable, memory.host / (USABLE_HOST_MEMORY * machine.host_bytes))
-
-
-def fits(memory: Memory, machine: Machine) -> bool:
-    """Whether the device and the host both have room; for a CPU they are one memory."""
-    return measure_lack(memory, machine) <= 1

@@ -7,10 +7,11 @@ step_time.py. A step without recomputation is up to 1.3 times faster, so the for
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ropewalk.plan.fit import describe_stage_workload, find_fit, fits, split_stage
+from ropewalk.plan.fit import describe_stage_workload, find_fit, split_stage
 from ropewalk.plan.hardware import KNOWN, Machine
 from ropewalk.plan.plan import Plan, Split
 from ropewalk.plan.planned_machine import assume_gpu, choose_machine, device_kind
+from ropewalk.plan.room import fits
 from ropewalk.plan.sharing import cut_sequences, plan_sharing
 from ropewalk.plan.step_time import estimate_step_time
 from ropewalk.plan.workload import Workload, describe_workload, share_work

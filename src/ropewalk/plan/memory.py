@@ -10,10 +10,10 @@ Llama 3.1 8B on one H200. Without a chunked loss, the logits are the largest ten
 
 from dataclasses import dataclass
 
+from ropewalk.plan.saved_tensors import kept_of, largest_block_bytes, stored_block_bytes
 from ropewalk.plan.savings import Savings
 from ropewalk.plan.trained import Trained, count_kept, count_trained, kept_mlp_tensors
 from ropewalk.recipe.lora import Lora
-from ropewalk.shape.kept import Kept, Pair, row_of_kept
 from ropewalk.shape.model_shape import ModelShape
 
 MASTER_BYTES, MOMENT_BYTES, GRADIENT_BYTES = 4.0, 8.0, 4.0
@@ -68,11 +68,16 @@ def estimate_memory(
     element_bytes: int = 2,
     loss_chunk_tokens: int = 1024,
     lora: Lora | None = None,
+    context_ranks: int = 1,
 ) -> Memory:
-    """Memory of one rank that holds ``local_tokens`` tokens of a micro-batch, with states sharded over ``ranks``."""
+    """Memory of one rank that holds ``local_tokens`` tokens of a micro-batch, with states sharded over ``ranks``.
+
+    Where several ``context_ranks`` share a sequence, recurrent layers sum up segments, and keep more for it.
+    """
     trained = count_trained(shape, lora)
-    kept = kept_bytes(shape, local_tokens, savings=savings, element_bytes=element_bytes, lora=lora)
-    block = block_bytes(shape, local_tokens, savings=savings, element_bytes=element_bytes, lora=lora)
+    summed = context_ranks > 1
+    kept = kept_bytes(shape, local_tokens, savings=savings, element_bytes=element_bytes, lora=lora, summed=summed)
+    block = block_bytes(shape, local_tokens, savings=savings, element_bytes=element_bytes, lora=lora, summed=summed)
     on_device = 0.0 if savings.states_on_host else 1 / ranks
     head_gradient = GRADIENT_BYTES * shape.vocabulary * shape.width * trained.head
     row = row_bytes(shape, local_tokens, element_bytes=element_bytes)
@@ -102,17 +107,25 @@ def estimate_memory(
 
 
 def kept_bytes(
-    shape: ModelShape, local_tokens: int, *, savings: Savings, element_bytes: int = 2, lora: Lora | None = None
+    shape: ModelShape,
+    local_tokens: int,
+    *,
+    savings: Savings,
+    element_bytes: int = 2,
+    lora: Lora | None = None,
+    summed: bool = False,
 ) -> float:
     """Bytes that all blocks keep on the device between forward and backward."""
     if savings.recompute == "none":
-        block = saved_block_bytes(shape, local_tokens, savings=savings, element_bytes=element_bytes, lora=lora)
+        block = saved_block_bytes(
+            shape, local_tokens, savings=savings, element_bytes=element_bytes, lora=lora, summed=summed
+        )
         return shape.layers * block
     inputs = offloaded_checkpoint_bytes if savings.offload else checkpoint_bytes
     kept = inputs(shape, local_tokens, element_bytes=element_bytes)
     if savings.recompute == "save_attention":
         attention = kept_attention_bytes(shape, local_tokens, element_bytes=element_bytes)
-        kept += attention * min(1.0, 2 / shape.layers) if savings.attention_on_host else attention
+        kept += attention * min(1.0, 2 / shape.attention_layers) if savings.attention_on_host else attention
     return kept
 
 
@@ -133,13 +146,21 @@ def copied_bytes(
 
 
 def block_bytes(
-    shape: ModelShape, local_tokens: int, *, savings: Savings, element_bytes: int = 2, lora: Lora | None = None
+    shape: ModelShape,
+    local_tokens: int,
+    *,
+    savings: Savings,
+    element_bytes: int = 2,
+    lora: Lora | None = None,
+    summed: bool = False,
 ) -> float:
     """Bytes that the backward of one block adds: the block, if it runs again, and gradients in transit."""
     again = 0.0
     if savings.recompute != "none":
         again = saved_block_bytes(shape, local_tokens, savings=savings, element_bytes=element_bytes, lora=lora)
-    if savings.recompute == "save_attention":  # the results of attention were kept
+        again += largest_block_bytes(shape, local_tokens, element_bytes=element_bytes, summed=summed)
+        again -= stored_block_bytes(shape, local_tokens, element_bytes=element_bytes)
+    if savings.recompute == "save_attention" and shape.recurrent is None:  # the results of attention were kept
         again -= kept_attention_bytes(shape, local_tokens, element_bytes=element_bytes) / shape.layers
     if savings.mlp_tile_tokens is None or local_tokens <= savings.mlp_tile_tokens:
         moving = _MLP_TENSORS - kept_mlp_tensors(lora)
@@ -154,10 +175,16 @@ _MLP_TENSORS = 5
 
 
 def saved_block_bytes(
-    shape: ModelShape, local_tokens: int, *, savings: Savings, element_bytes: int = 2, lora: Lora | None = None
+    shape: ModelShape,
+    local_tokens: int,
+    *,
+    savings: Savings,
+    element_bytes: int = 2,
+    lora: Lora | None = None,
+    summed: bool = False,
 ) -> float:
     """Bytes that one block's forward saves: all tensors, or with tiles all but those inside the MLP."""
-    stored = stored_block_bytes(shape, local_tokens, element_bytes=element_bytes)
+    stored = stored_block_bytes(shape, local_tokens, element_bytes=element_bytes, summed=summed)
     tiled = savings.mlp_tile_tokens is not None and local_tokens > savings.mlp_tile_tokens
     if lora is not None:
         stored += float(local_tokens * count_kept(shape, lora, tiled=tiled) * element_bytes)
@@ -183,63 +210,9 @@ def offloaded_checkpoint_bytes(shape: ModelShape, local_tokens: int, *, element_
 
 
 def kept_attention_bytes(shape: ModelShape, local_tokens: int, *, element_bytes: int = 2) -> float:
-    """Bytes of attention's outputs and log-sum-exps in all layers, which are kept to recompute all but attention."""
+    """Bytes of attention's outputs and log-sum-exps, which are kept to recompute all but attention."""
     # Kernels pad values that are narrower than keys, and the output with them.
-    return float(shape.layers * local_tokens * (shape.query_width * element_bytes + shape.heads * 4))
-
-
-def stored_block_bytes(shape: ModelShape, local_tokens: int, *, element_bytes: int = 2) -> float:
-    """Bytes that autograd keeps of one layer without recomputation, in the mean over layers.
-
-    The tensors are those that torch keeps of the class (shape/kept.py), and the log-sum-exp of attention.
-    """
-    kept = kept_of(shape)
-
-    def weigh(pair: Pair, width: float) -> float:
-        return width * (pair[0] * element_bytes + pair[1] * 4)
-
-    numbers = weigh(kept.width, shape.width) + weigh(kept.angles, shape.rotary_dim) + 4 * shape.heads
-    if shape.latent is None:
-        own = 1 - shape.unequal.sharing / shape.layers if shape.unequal else 1
-        numbers += weigh(kept.query, shape.query_width) + weigh(kept.key, own * shape.kv_width)
-    else:
-        numbers += _kept_of_latents(shape, element_bytes)
-    dense = weigh(kept.mlp, (shape.layers - shape.mixtures) * shape.mlp_width)
-    if shape.experts is None:
-        dense = weigh(kept.mlp, shape.layers * shape.mean_mlp_width)
-    else:
-        experts = shape.experts
-        copies = kept.mixed[1] if element_bytes < 4 else 0
-        mixture = weigh((kept.mixed[0], copies), shape.width) + weigh(kept.routed, experts.per_token * shape.width)
-        mixture += weigh(kept.inner, experts.per_token * experts.width) + weigh(kept.shared, experts.shared_width)
-        mixture += _CHOICE_BYTES * experts.per_token + 4 * experts.count
-        dense += shape.mixtures * mixture
-    if shape.unequal is not None:
-        numbers += weigh(_KEPT_INPUTS, shape.unequal.input_width)
-    return float(local_tokens * (numbers + dense / shape.layers))
-
-
-_CHOICE_BYTES = 3 * 8 + 2 * 4
-"""Of each expert that a token uses: whole numbers that sort tokens by expert, and two weights in float32."""
-_KEPT_INPUTS: Pair = (4, 0)
-"""Tensors of the width of a layer's own input (Gemma 4)."""
-
-
-def kept_of(shape: ModelShape) -> Kept:
-    """What the class of ``shape`` keeps."""
-    return row_of_kept(shape.architecture, qk_norm=shape.qk_norm != "none", block_norms=shape.block_norms)
-
-
-def _kept_of_latents(shape: ModelShape, element_bytes: int) -> float:
-    """Bytes that latent attention keeps of one token and layer."""
-    latent = shape.latent
-    assert latent is not None
-    # The third tensor of each norm, what is sent, and the output without the padding of narrow values; values that
-    # need no padding are a view of the tensor from which keys are copied.
-    elements = 3 * latent.norm_parameters + shape.sent_width + 2 * (shape.query_width + shape.kv_width)
-    padded = shape.value_dim < shape.head_dim
-    elements += shape.output_width if padded else shape.heads * latent.plain_dim
-    return float(elements * element_bytes + latent.norm_parameters * (4 - element_bytes))
+    return float(shape.attention_layers * local_tokens * (shape.query_width * element_bytes + shape.heads * 4))
 
 
 def chunked_loss_bytes(

@@ -6,6 +6,7 @@ from ropewalk.core.quantity import format_amount, format_bytes, format_length, f
 from ropewalk.plan.flops import Recompute, TokenFlops
 from ropewalk.plan.hardware import Machine
 from ropewalk.plan.memory import Memory
+from ropewalk.plan.room import describe_room
 from ropewalk.plan.savings import Savings
 from ropewalk.plan.step_time import Software, StepTime, Work
 from ropewalk.plan.traffic import Exchange, Traffic
@@ -103,7 +104,7 @@ class Plan:
             ),
             ("memory", f"{format_bytes(self.memory.peak_bytes)} per rank, {self.savings.describe()}"),
             *([("host", f"{format_bytes(self.memory.host)} per rank")] if self.memory.host else []),
-            ("fits", f"{'yes' if self.fits else 'no'}, {format_bytes(self.machine.memory_bytes)} per rank"),
+            ("fits", describe_room(self.memory, self.machine)),
             ("sent", f"{format_bytes(self.context_bytes)} for attention, {format_bytes(self.state_bytes)} for states"),
             *([("cut", self.cut)] if self.cut else []),
             *([("pinned", self.pinned)] if self.pinned else []),

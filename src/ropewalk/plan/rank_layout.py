@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from ropewalk.core.quantity import OPEN
+from ropewalk.partition.choose import list_degrees
 from ropewalk.plan.fit import describe_stage_workload, split_stage
 from ropewalk.plan.forecast import most_tokens
 from ropewalk.plan.hardware import Machine
 from ropewalk.plan.plan import Split
 from ropewalk.plan.planned_machine import device_kind
 from ropewalk.plan.savings import list_savings
-from ropewalk.plan.sharing import Cut, cut_sequences, list_degrees, plan_sharing
+from ropewalk.plan.sharing import Cut, cut_sequences, plan_sharing
 from ropewalk.plan.workload import Workload
 from ropewalk.recipe.parallel import Parallel
 from ropewalk.recipe.stage import Stage

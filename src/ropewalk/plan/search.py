@@ -8,10 +8,11 @@ saving only adds time. So the result is that of trying everything, which a test 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from ropewalk.plan.fit import fits, list_memory, measure_lack, time_split
+from ropewalk.plan.fit import list_memory, time_split
 from ropewalk.plan.memory import Memory
 from ropewalk.plan.plan import Split
 from ropewalk.plan.rank_layout import Layout, StageSpace
+from ropewalk.plan.room import fits, measure_lack
 from ropewalk.plan.savings import Savings
 
 _NEVER = float("inf")

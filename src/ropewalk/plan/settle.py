@@ -41,15 +41,19 @@ class RecipeSpace:
     layouts: tuple[Layout, ...]
 
 
-def settle_recipe(recipe: Recipe, shape: ModelShape, *, started: int | None = None) -> Settled:
+def settle_recipe(
+    recipe: Recipe, shape: ModelShape, *, started: int | None = None, machine: Machine | None = None
+) -> Settled:
     """Decide what ``recipe`` leaves open. ``shape`` is the base's; ``started`` are ranks that exist already.
+
+    ``machine`` None means what the recipe names, or this machine.
 
     Where nothing fits, the layout that lacks least is taken; where nothing is possible at all, 1 in all places. The
     checks of the recipe report both. Raises UserError for hardware that the table does not have.
     """
     if not recipe.open_keys:
         return Settled(recipe, ())
-    space = open_recipe_space(recipe, shape, started=started)
+    space = open_recipe_space(recipe, shape, started=started, machine=machine)
     best = find_fastest(space.stages, space.layouts) if space.stages else None
     if best is None:
         layout = find_least_lack(space.stages, space.layouts) if space.stages else None
@@ -71,6 +75,7 @@ def open_recipe_space(
     all_degrees: bool = False,
     changes_rounding: bool = False,
     measured: bool = False,
+    machine: Machine | None = None,
 ) -> RecipeSpace:
     """The space that the keys of ``recipe`` leave open; without stages where positions do not fit.
 
@@ -78,7 +83,8 @@ def open_recipe_space(
     """
     counts = _list_rank_counts(recipe, started)
     most = max(counts) if recipe.parallel.ranks == OPEN else recipe.parallel.ranks
-    machine = choose_machine(recipe.model_copy(update={"parallel": _with_ranks(recipe.parallel, most)}), shape)
+    if machine is None:
+        machine = choose_machine(recipe.model_copy(update={"parallel": _with_ranks(recipe.parallel, most)}), shape)
     stages = [
         open_stage_space(
             _with_ranks(recipe.parallel, most),

@@ -11,7 +11,6 @@ from typing import cast
 
 import numpy as np
 
-from ropewalk.core.error import UserError
 from ropewalk.partition.choose import Sharing, choose_partition, make_sharing
 from ropewalk.partition.cost import Heads
 from ropewalk.partition.partition import Partition, partition_tokens
@@ -92,20 +91,3 @@ def cut_sequences(context_tokens: int, sequences: int, *, ranks: int, sharing: S
 def _recurrent_traffic(partition: Partition, sharing: Sharing) -> Traffic | None:
     price = sharing.price.recurrent
     return None if price is None else recurrent_traffic(partition, price)
-
-
-def list_degrees(ranks: int, sharing: Sharing) -> list[int]:
-    """The numbers of ranks that may share heads among ``ranks`` context ranks."""
-    asked = sharing.ulysses_degree
-    if asked is None and sharing.exchange != "auto":
-        return [1]  # an exchange of keys was asked for
-    degrees = [each for each in range(1, ranks + 1) if ranks % each == 0] if asked is None else [asked]
-    return [each for each in degrees if ranks % each == 0 and _splits(sharing.heads, each)]
-
-
-def _splits(heads: Heads, degree: int) -> bool:
-    try:
-        count_shared_heads(heads.heads, heads.kv_heads, degree)
-    except UserError:
-        return False
-    return True

@@ -181,7 +181,8 @@ def attention_share(shape: ModelShape, flops: TokenFlops, machine: Machine) -> f
     """Attention's rate as a share of the machine's, for heads and documents of these sizes."""
     if machine.generation is None and not machine.generic:
         return 1.0  # a CPU's was measured
-    keys = flops.attention / (2.0 * (shape.query_width + shape.output_width) * shape.layers)  # the widths are means
+    width = shape.query_width + shape.output_width  # both are means
+    keys = flops.attention / (2.0 * width * shape.attention_layers)
     narrow = _NARROW_SHARE.get(machine.generation or "", 0.8) if shape.head_dim <= _NARROW_HEAD else 1.0
     return narrow * 2 * keys / (2 * keys + _HALF_RATE_TOKENS)
 

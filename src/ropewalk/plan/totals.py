@@ -87,7 +87,8 @@ def describe_next_length(recipe: Recipe, shape: ModelShape, plans: Sequence[Plan
     longer = stage.model_copy(update={"context_length": length, "step_tokens": max(stage.step_tokens, length)})
     parallel = recipe.parallel.model_copy(update={"context_parallel": OPEN, "replicas": OPEN})
     changed = recipe.model_copy(update={"stages": (*recipe.stages[:-1], longer), "parallel": parallel})
-    others = forecast_recipe(settle_recipe(changed, shape).recipe, shape)
+    machine = plans[-1].machine  # a CPU is not measured again
+    others = forecast_recipe(settle_recipe(changed, shape, machine=machine).recipe, shape, machine=machine)
     if len(others) < len(plans):
         return f"{'next':<11} {format_length(length)} cannot be planned"
     now, then = plans[-1], others[-1]

@@ -60,6 +60,7 @@ def _count_norms(shape: ModelShape) -> int:
         return blocks + shape.attention_layers * shape.qk_norm_parameters + shape.norm_parameters
     inputs = shape.unequal.input_width
     layers = shape.layers * (shape.block_norms + (inputs > 0)) * shape.norm_parameters
+    layers += shape.mixtures * (shape.experts.norms if shape.experts else 0) * shape.width
     heads = sum(dim * (1 if shape.shares_keys(layer) else 2) for layer, dim in enumerate(shape.rotary_dims))
     return layers + heads * (shape.qk_norm == "head") + shape.norm_parameters + inputs
 
@@ -106,7 +107,7 @@ def merge_projections(shape: ModelShape) -> Mapping[str, list[tuple[int, int, in
         return _count_unequal(shape)
     own, found = dict(shape.projections), dict[str, tuple[int, int, int]]()
     for name, (into, out) in shape.matrices.items():
-        layers = shape.attention_layers if name in shape.attention_matrices else shape.layers - shape.mixtures
+        layers = shape.attention_layers if name in shape.attention_matrices else shape.dense_mlps
         merged = own.get(name, name)
         found[merged] = (into, out + found.get(merged, (0, 0, 0))[1], layers)
     return {name: [size] for name, size in found.items()}

@@ -9,9 +9,10 @@ from dataclasses import replace
 from typing import Any
 
 from ropewalk.core.quantity import format_bytes, format_length
-from ropewalk.plan.fit import USABLE_HOST_MEMORY, USABLE_MEMORY, fits_somehow
+from ropewalk.plan.fit import fits_somehow
 from ropewalk.plan.hardware import Machine
 from ropewalk.plan.plan import Plan
+from ropewalk.plan.room import USABLE_HOST_MEMORY, USABLE_MEMORY
 from ropewalk.recipe.finding import Finding
 from ropewalk.recipe.parallel import Parallel
 from ropewalk.recipe.spec import Recipe

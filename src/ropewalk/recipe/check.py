@@ -9,7 +9,7 @@ import numpy as np
 
 from ropewalk.core.error import UserError
 from ropewalk.core.quantity import format_amount, format_length
-from ropewalk.core.record import ROLES, Role
+from ropewalk.core.record import Role
 from ropewalk.corpus.embedded import read_options
 from ropewalk.corpus.mix_rules import OTHER
 from ropewalk.corpus.spec import Source
@@ -19,6 +19,7 @@ from ropewalk.recipe.check_units import check_units
 from ropewalk.recipe.expert_training import find_misfits, find_unusual
 from ropewalk.recipe.finding import Finding
 from ropewalk.recipe.parallel import require_even
+from ropewalk.recipe.role_shares import role_shares
 from ropewalk.recipe.spec import ModelSource, Recipe
 from ropewalk.recipe.stage import Stage
 from ropewalk.recipe.stretch import keeps_positions, stretch_stage
@@ -43,7 +44,7 @@ def check(recipe: Recipe, shape: ModelShape | None) -> list[Finding]:
     """
     assert not recipe.open_keys, "plan/settle.py decides them first"
     findings = [*_check_ranks(recipe), *_check_heads(recipe, shape), *_check_writing(recipe, shape)]
-    findings += [*_check_embedded(recipe), *_check_recurrent_memory(shape)]
+    findings += _check_embedded(recipe)
     before = shape
     for index, stage in enumerate(recipe.stages):
         key = f"stages.{index}"
@@ -97,16 +98,6 @@ def _tell(error: UserError, key: str) -> Finding:
     return Finding("error", where, f"{error.what}: {error.why}; {error.fix}", "rope")
 
 
-def _role_shares(recipe: Recipe, stage: Stage) -> dict[str, float]:
-    """The share of a stage's tokens that each role gives; ``languages`` and ``lengths`` divide text within a role."""
-    weights = recipe.mix(stage)
-    roles = {source.name: str(source.role) for source in recipe.corpus.sources}
-    shares: dict[str, float] = dict.fromkeys(ROLES, 0.0)
-    for key, weight in weights.items():
-        shares[roles.get(key, key)] += weight / sum(weights.values())
-    return shares
-
-
 def _languages(recipe: Recipe, stage: Stage, role: Role) -> set[str | None]:
     """The languages of a role's sources that a stage reads; None stands for a source without a language."""
     weights, languages = recipe.mix(stage), recipe.rules(stage).languages
@@ -155,15 +146,6 @@ def _check_ranks(recipe: Recipe) -> Iterator[Finding]:
             yield Finding("error", f"stages.{index}.layers", message, "FlexAttention's backward adds atomically")
 
 
-def _check_recurrent_memory(shape: ModelShape | None) -> Iterator[Finding]:
-    if shape is not None and shape.recurrent is not None and shape.recurrent.heads:
-        message = (
-            "the plan counts the memory of a recurrent layer as if it had attention; without recompute it is 3 to 4 "
-            "times as much, so set parallel.recompute: full, or leave memory free"
-        )
-        yield Finding("warning", "parallel.recompute", message, "docs/recurrence.md")
-
-
 def _check_heads(recipe: Recipe, shape: ModelShape | None) -> Iterator[Finding]:
     if shape is not None and recipe.parallel.ulysses_degree != "auto":
         try:
@@ -193,7 +175,7 @@ def _check_embedded(recipe: Recipe) -> Iterator[Finding]:
 def _check_replay(recipe: Recipe, stage: Stage, key: str) -> Iterator[Finding]:
     general = _languages(recipe, stage, "general")
     domain = _languages(recipe, stage, "domain") - {None, "code"}
-    share = _role_shares(recipe, stage)["general"]
+    share = role_shares(recipe, stage)["general"]
     floor, kind = (
         (0.25, "in a language that is absent from the general text")
         if domain - general
@@ -247,7 +229,7 @@ def _check_domain_share(recipe: Recipe, stage: Stage, key: str, shape: ModelShap
         return  # The law was fitted only in this range of model sizes and token counts.
     sizes = np.log(list(_CRITICAL_SHARE))
     critical = float(np.interp(np.log(shape.parameters), sizes, list(_CRITICAL_SHARE.values())))
-    share = _role_shares(recipe, stage)["domain"]
+    share = role_shares(recipe, stage)["domain"]
     if share > critical:
         size = format_amount(shape.parameters)
         message = (

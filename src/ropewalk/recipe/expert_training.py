@@ -61,6 +61,13 @@ def refuse_misfits(rules: ExpertTraining | None, tile_tokens: int | str | None, 
         raise UserError(f"{key} does not fit this model", where=key, why=reason, fix=f"remove {key} from the recipe")
 
 
+_NO_DENOMINATOR = {
+    "sigmoid": "score experts by sigmoids, which have no denominator",
+    "given": "return probabilities, whose denominator is not known",
+}
+"""Scores of experts for which there is no z-loss, and why."""
+
+
 def find_misfits(
     rules: ExpertTraining | None, tile_tokens: int | str | None, shape: ModelShape
 ) -> Iterator[tuple[str, str]]:
@@ -76,8 +83,8 @@ def find_misfits(
     assert keys is not None
     if rules is not None and rules.bias_update and keys.balance_bias == "none":
         yield "experts.bias_update", "the routers of this class choose experts without a bias"
-    if rules is not None and rules.z_loss and keys.scores == "sigmoid":
-        yield "experts.z_loss", "the routers of this class score experts by sigmoids, which have no denominator"
+    if rules is not None and rules.z_loss and keys.scores in _NO_DENOMINATOR:
+        yield "experts.z_loss", f"the routers of this class {_NO_DENOMINATOR[keys.scores]}"
     if isinstance(tile_tokens, int):
         yield "parallel.mlp_tile_tokens", "tokens are sorted by expert, all of a micro-batch at once"
 

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ropewalk.core.error import UserError
 from ropewalk.core.spec import Spec
-from ropewalk.corpus.spec import FileOptions, HubOptions
+from ropewalk.corpus.read_options import FileOptions, HubOptions
 from ropewalk.recipe.other_trainers import VALUES, translate
 
 _SHOWN_FAULTS = 5

@@ -7,15 +7,9 @@ from pydantic import Field, model_validator
 
 from ropewalk.core.quantity import Count, PositiveCount
 from ropewalk.core.spec import Spec
+from ropewalk.recipe.learned import HELD_OUT, LEARNED
 
 _METRIC = re.compile(r"retrieval|(loss|accuracy)/(source|role|language|position|length)/.+")
-JUDGED = {
-    "held_out/full": "documents",
-    "held_out/retrieval": "answers",
-    "held_out/answer_loss": "answers",
-    "held_out/retrieval_heads": "answers",
-}
-"""The metrics of validations that ``stop.saturated`` may name, with the count of ``validation`` that measures each."""
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -35,12 +29,18 @@ class Stop(Spec):
     max_steps: PositiveCount
     """Steps after which the stage ends all the same."""
 
+    @property
+    def measure(self) -> str | None:
+        """The name of the validations' measure; None for an averaged metric."""
+        return self.metric.removeprefix(HELD_OUT) if self.metric.startswith(HELD_OUT) else None
+
     @model_validator(mode="after")
     def _check_metric(self) -> "Stop":
         if (self.value is None) == (self.saturated is None):
             raise ValueError("give exactly one of value, saturated")
-        if self.saturated is not None and self.metric not in JUDGED:
-            raise ValueError(f"{self.metric!r} cannot be judged as saturated; give one of {', '.join(JUDGED)}")
+        if self.saturated is not None and self.measure not in LEARNED:
+            judged = ", ".join(f"{HELD_OUT}{name}" for name in LEARNED)
+            raise ValueError(f"{self.metric!r} cannot be judged as saturated; give one of {judged}")
         if self.value is not None and not _METRIC.fullmatch(self.metric):
             raise ValueError(f"{self.metric!r} is not an averaged metric; give retrieval, or loss/... or accuracy/...")
         return self

@@ -49,6 +49,7 @@ SIDES: Mapping[str, Side] = {
     "trial": "elsewhere",
     "hardware": "elsewhere",
     "nodes": "elsewhere",
+    "mix_study": "elsewhere",
     "corpus.store": "elsewhere",
     "corpus.sources": "text",
     "corpus.held_out": "text",

@@ -88,4 +88,4 @@ def _default(entry: Mapping[str, Any]) -> str:
     value = entry.get("default", {})
     if value in ([], {}) or isinstance(value, dict):
         return "none" if value == [] else ""
-    return f"`{value}`" if isinstance(value, str) else f"`{json.dumps(value)}`"
+    return f"`{value}`" if isinstance(value, str) and value.isprintable() else f"`{json.dumps(value)}`"

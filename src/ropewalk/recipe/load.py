@@ -105,7 +105,7 @@ def _part_aliases(data: Any) -> Any:
 
 def parse_recipe(data: Any, *, where: str) -> Recipe:
     """Validate plain data as a Recipe. Raises UserError, which names the key of every fault."""
-    if isinstance(data, dict) and "arms" in data and "stages" not in data:
+    if isinstance(data, dict) and {"arms", "vary"} & data.keys() and "stages" not in data:
         raise UserError("this is a study", where=where, why="it has arms and no stages", fix=f"ropewalk sweep {where}")
     return parse_as(Recipe, data, where=where)
 

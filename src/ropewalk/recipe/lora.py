@@ -6,9 +6,9 @@ no rank closes. Training the embedding and the norms too closes it (LongLoRA, 23
 """
 
 from importlib.util import find_spec
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ropewalk.core.error import UserError
 from ropewalk.core.quantity import PositiveCount
@@ -16,6 +16,9 @@ from ropewalk.core.spec import Spec
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP = ("gate_proj", "up_proj", "down_proj")
+
+_OF_EXPERTS = ("experts", "router", "gate", "gate_up_proj", "experts.gate_up_proj", "experts.down_proj")
+"""Names by which other trainers reach experts and routers."""
 
 Module = Literal["attention", "mlp", "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 Whole = Literal["embeddings", "head", "norms"]
@@ -32,6 +35,18 @@ class Lora(Spec):
     """Matrices with an adapter, in every block."""
     also_train: tuple[Whole, ...] = ("embeddings", "norms")
     """What is trained whole. Where head and embedding are tied, either name means the one matrix that both are."""
+
+    @field_validator("modules", mode="before")
+    @classmethod
+    def _refuse_experts(cls, modules: Any) -> Any:
+        """Name the reason for what a user of other trainers may ask for."""
+        asked = [name for name in modules if name in _OF_EXPERTS] if isinstance(modules, list | tuple) else []
+        if asked:
+            raise ValueError(
+                f"{asked[0]}: experts and routers get no adapters. peft would add each to a copy of all experts of a "
+                "layer, in every forward. Name attention, or train without lora (docs/experts.md)"
+            )
+        return modules
 
     @property
     def projections(self) -> tuple[str, ...]:

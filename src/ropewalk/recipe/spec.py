@@ -160,6 +160,9 @@ class Recipe(Spec):
     """The folder that engines load."""
     trackers: tuple[Tracker, ...] = ()
     """Where metrics are sent besides ``metrics.jsonl``; not part of the recipe's digest (docs/train.md)."""
+    mix_study: str | None = None
+    """The folder of a ratio study: `check` warns of shares beyond it, and a run of losses outside of its intervals
+    (docs/sweep.md). Not part of the recipe's digest."""
     strict: bool = False
     """End with exit code 3 where a target of the report is missed, with 4 where one is undecided, as ``--strict`` does;
     a gate that is undecided stops like one that is missed. Not part of the recipe's digest."""

@@ -7,7 +7,8 @@ from pydantic import Field, model_validator
 from ropewalk.core.quantity import Count, OpenCount, PositiveCount
 from ropewalk.core.spec import Spec
 from ropewalk.recipe.expert_training import ExpertTraining
-from ropewalk.recipe.gates import JUDGED, Gate, Guard, Share, Stop
+from ropewalk.recipe.gates import Gate, Guard, Share, Stop
+from ropewalk.recipe.learned import FEWEST_VALIDATIONS, LEARNED
 from ropewalk.recipe.long_ce import LongCE
 from ropewalk.recipe.lora import Lora
 from ropewalk.recipe.validation import Validation
@@ -149,9 +150,18 @@ class Stage(Spec):
     @model_validator(mode="after")
     def _check_stop(self) -> "Stage":
         if self.stop is not None and self.stop.saturated is not None:
-            key = JUDGED[self.stop.metric]
+            assert self.stop.measure is not None
+            key = LEARNED[self.stop.measure].counted_by
             if self.validation is None or not getattr(self.validation, key):
                 raise ValueError(f"stop.saturated: {self.stop.metric} needs validation with {key} above 0")
+            first = -(-self.rope_interpolation_steps // self.validation.steps)  # validation steps / validation.steps
+            judged = (max(1, first) + FEWEST_VALIDATIONS - 1) * self.validation.steps
+            if judged > self.steps:
+                raise ValueError(
+                    f"stop.saturated: {FEWEST_VALIDATIONS} validations, the fewest that show a trend, are done after "
+                    f"{judged} steps, and the stage ends after {self.steps}; make validation.steps smaller, or give "
+                    "the stage more tokens or max_steps"
+                )
         return self
 
     @model_validator(mode="after")

@@ -14,10 +14,12 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field, model_validator
 
 from ropewalk.core.error import UserError
+from ropewalk.core.quantity import PositiveCount
 from ropewalk.core.spec import Spec
 from ropewalk.recipe.load import parse_as, parse_recipe, read_data
 from ropewalk.recipe.named import find_named
 from ropewalk.recipe.spec import ModelSource, Recipe
+from ropewalk.recipe.vary import Range, Value, make_arms
 
 Kind = Literal["base", "zero-shot", "trained"]
 Overrides = tuple[str, ...]
@@ -25,17 +27,34 @@ _OWN_KEYS = ("seed", "run")  # the seeds set ``seed``, and the study's folder se
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # a name becomes the name of a folder
 
 
+class Prune(Spec):
+    """A rule for hopeless arms: another arm at the same axis values was better in each of the first seeds."""
+
+    seeds: PositiveCount = 1
+    """Seeds that every arm gets."""
+    far_nats: float = Field(default=0.02, ge=0)
+    """The other arm's loss at the far end was lower by more than this."""
+    short: float = Field(default=0.002, ge=0)
+    """And its loss at the base's length was not higher by more than this share."""
+
+
 class Sweep(Spec):
     """A study: ``recipe`` with each arm's overrides, times each axis's, times the seeds."""
 
     recipe: str
-    """A recipe's file, beside this one."""
+    """A recipe's file, beside this one, or the name of a shipped recipe."""
     study: str
     """The folder of the cells and of ``results.json``."""
     overrides: Overrides = ()
     """Overrides of the recipe that all cells have."""
-    arms: Annotated[dict[str, Overrides], Field(min_length=1)]
-    """The arms that are compared: name and overrides of each."""
+    arms: dict[str, Overrides] = Field(default_factory=dict)
+    """The arms that are compared: name and overrides of each. The first one is the reference of contrasts."""
+    vary: dict[str, Annotated[list[Value], Field(min_length=1)] | Range] = Field(default_factory=dict)
+    """Instead of ``arms``: keys with their values, as in ``stages.0.lr: [1e-5, 2e-5]``. Every combination is an arm."""
+    draw: PositiveCount | None = None
+    """With ``vary``: draw so many different combinations instead of all; a key may then be a range."""
+    draw_seed: int = 0
+    """Another seed draws other combinations."""
     axes: dict[str, Annotated[dict[str, Overrides], Field(min_length=1)]] = Field(default_factory=dict)
     """Each arm is run with each value of each axis, such as ``length: {4x: [stages.0.context_length=2Ki]}``."""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
@@ -44,10 +63,31 @@ class Sweep(Spec):
     """Also measure the unchanged base, with each seed at each axis value, on the same inputs as the arms there."""
     zero_shot: bool = True
     """Also measure each arm's model before training; only with the first seed, because no training happens."""
+    prune: Prune | None = None
+    """Leave the later seeds of hopeless arms out (docs/study.md); null runs every seed of every arm."""
+
+    @model_validator(mode="after")
+    def _check_arms(self) -> "Sweep":
+        if bool(self.arms) == bool(self.vary):
+            raise ValueError("arms: give either arms or vary" if self.arms else "arms: give arms, or vary")
+        if self.draw is not None and not self.vary:
+            raise ValueError("draw: there is no `vary` to draw from")
+        if self.prune is not None and self.prune.seeds >= len(self.seeds):
+            raise ValueError(
+                f"prune.seeds: {self.prune.seeds} of {len(self.seeds)} seeds, so that no later seed could be left out"
+            )
+        if self.prune is not None and not self.base:
+            raise ValueError("prune: short-context loss is judged against the base; write base: true")
+        return self
+
+    @property
+    def every_arm(self) -> dict[str, Overrides]:
+        """The arms that the file names, or those of ``vary``."""
+        return self.arms or make_arms(self.vary, draw=self.draw, seed=self.draw_seed)
 
     @model_validator(mode="after")
     def _check_names(self) -> "Sweep":
-        for name in (*self.arms, *self.axes, *(value for axis in self.axes.values() for value in axis)):
+        for name in (*self.every_arm, *self.axes, *(value for axis in self.axes.values() for value in axis)):
             if not _NAME.fullmatch(name):
                 raise ValueError(
                     f"{name!r} becomes the name of a folder: it begins with a letter or digit; then "
@@ -84,7 +124,7 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> tuple[Sweep, list[C
     """
     path = find_named(path)
     data = read_data(path, overrides)
-    if "stages" in data and "arms" not in data:
+    if "stages" in data and not {"arms", "vary"} & data.keys():
         raise UserError(
             "this is a recipe, not a study",
             where=str(path),
@@ -97,7 +137,8 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> tuple[Sweep, list[C
 
 def _multiply(sweep: Sweep, path: Path) -> Iterator[Cell]:
     """All cells, seed by seed; cells without training come first."""
-    recipe_path = path.parent / sweep.recipe
+    beside = path.parent / sweep.recipe
+    recipe_path = beside if beside.exists() else find_named(Path(sweep.recipe))
     unchanged = parse_recipe(
         read_data(recipe_path, sweep.overrides), where=f"{path}, with its overrides of {recipe_path}"
     )
@@ -142,7 +183,7 @@ def _points(sweep: Sweep, path: Path) -> Iterator[tuple[str | None, dict[str, st
         shared = tuple(override for _, of_value in values for override in of_value)
         if sweep.base:
             yield None, choices, shared
-        for arm, own in sweep.arms.items():
+        for arm, own in sweep.every_arm.items():
             keys = [*_OWN_KEYS, *(override.partition("=")[0] for override in (*own, *shared))]
             for one, other in itertools.permutations(keys, 2):
                 if f"{other}.".startswith(f"{one}."):

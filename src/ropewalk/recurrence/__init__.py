@@ -12,6 +12,15 @@ from ropewalk.core.lazy import export_lazily
 
 if TYPE_CHECKING:
     from ropewalk.recurrence.convolution import convolve as convolve
+    from ropewalk.recurrence.installed_kernels import describe_recurrent_kernels as describe_recurrent_kernels
+    from ropewalk.recurrence.installed_kernels import use_recurrent_kernels as use_recurrent_kernels
     from ropewalk.recurrence.segment_scan import scan as scan
 else:
-    __all__, __getattr__, __dir__ = export_lazily(__name__, {"convolution": ("convolve",), "segment_scan": ("scan",)})
+    __all__, __getattr__, __dir__ = export_lazily(
+        __name__,
+        {
+            "convolution": ("convolve",),
+            "installed_kernels": ("describe_recurrent_kernels", "use_recurrent_kernels"),
+            "segment_scan": ("scan",),
+        },
+    )

@@ -37,7 +37,7 @@ class SegmentGroup:
         return slice(self.first_chunk, self.first_chunk + sum(self.sizes))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ChunkTable:
     """``tokens`` are local indices, ``local_tokens`` where a chunk has none; ``places`` is the way back.
 

@@ -19,6 +19,7 @@ from ropewalk.attention.copy_to_device import copy_to_device
 from ropewalk.attention.exchange import fetch_needed, plan_traffic, return_needed
 from ropewalk.partition.partition import Partition
 from ropewalk.partition.ulysses import AnyPartition
+from ropewalk.recurrence.installed_kernels import choose_convolution
 from ropewalk.recurrence.segment_scan import require_tokens
 
 Rows = Float[Tensor, "local channels"]
@@ -51,10 +52,14 @@ def convolve(
         parts.append(_Halo.apply(rows, windowed, rank, group))
     # [local, channels], a row of zeros and [received, channels] -> [lines, channels]
     laid = torch.cat(parts).index_select(0, lines.source)
-    length = len(laid) - count + 1
-    found = laid.new_zeros(length, rows.shape[1]) if bias is None else bias.expand(length, -1)
-    for tap in range(count):
-        found = torch.addcmul(found, laid[tap : tap + length], taps[:, tap])
+    kernel = choose_convolution(dtype=laid.dtype, channels=rows.shape[1], taps=count, device=rows.device)
+    if kernel is None:
+        length = len(laid) - count + 1
+        found = laid.new_zeros(length, rows.shape[1]) if bias is None else bias.expand(length, -1)
+        for tap in range(count):
+            found = torch.addcmul(found, laid[tap : tap + length], taps[:, tap])
+    else:  # [lines, channels] -> [1, channels, lines], whose last dimension but one is contiguous, and back
+        found = kernel(laid.T[None], taps, bias)[0].T[count - 1 :]
     # [lines - taps + 1, channels] and a row of zeros -> [local, channels]
     ended: Tensor = torch.cat([found, found.new_zeros(1, rows.shape[1])]).index_select(0, lines.places)
     return ended

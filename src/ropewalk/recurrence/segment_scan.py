@@ -15,7 +15,9 @@ from ropewalk.core.error import UserError
 from ropewalk.partition.partition import Partition
 from ropewalk.partition.ulysses import AnyPartition
 from ropewalk.recurrence.chunk_table import ChunkTable, SegmentGroup, plan_chunks
-from ropewalk.recurrence.chunks import Chunks, State, make_chunks, run_group
+from ropewalk.recurrence.chunks import Added, Chunks, State, make_chunks, run_group
+from ropewalk.recurrence.installed_kernels import choose_scan_kernel, narrowest
+from ropewalk.recurrence.packed_scan import scan_packed
 from ropewalk.recurrence.summaries import Join, Summary, SummaryExchange
 from ropewalk.shape.recurrences import Recurrence, find_recurrence
 
@@ -54,8 +56,15 @@ def scan(
     assert len(query) == tokens.local_tokens, "a rank brings the tokens that it owns"
     assert (beta is not None) == found.erases, "a beta for each token goes with the delta rule"
     assert decay.ndim == {"length": 1}.get(found.transition, 2 + found.decay_per_key), "a decay of the kind's shape"
-    table = plan_chunks(tokens, 0 if group is None else dist.get_rank(group), found.chunk_tokens, query.device)
     constant = decay.to(exact_dtype(value.dtype)) if decay.ndim == 1 else None
+    low = narrowest(query, key, value)
+    kernel = choose_scan_kernel(found, dtype=low, key_dim=query.shape[2], device=query.device)
+    if kernel is not None:
+        decays = decay if constant is None else constant.expand(len(value), -1)
+        vectors = (query.to(low), key.to(low), value.to(low), decays, *([] if beta is None else [beta]))
+        outputs = scan_packed(kernel, vectors, constant, kind=found, partition=tokens, group=group)
+        return outputs.to(value.dtype)
+    table = plan_chunks(tokens, 0 if group is None else dist.get_rank(group), found.chunk_tokens, query.device)
     chunks = _gather(query, key, value, decay, beta, table, found)
     empty = chunks.values.new_zeros(value.shape[1], key.shape[2], value.shape[2])
     exchange = group if tokens.exchanges else None
@@ -93,14 +102,11 @@ def _gather(
         ended = torch.cat([rows, rows.new_zeros(1, *rows.shape[1:])]).to(exact).index_select(0, table.tokens)
         return ended.view(-1, table.chunk_tokens, *rows.shape[1:]).transpose(1, 2)
 
-    def repeat(rows: Keys) -> ChunkRows:
-        return place(rows).repeat_interleave(heads // rows.shape[1], dim=1)
-
     if decay.ndim == 1:
         decay = decay.expand(len(value), heads)
     decays = place(decay if decay.ndim == 3 else decay[:, :, None])
     betas = None if beta is None else place(beta[:, :, None])
-    return make_chunks(repeat(query), repeat(key), place(value), decays, betas, kind)
+    return make_chunks(place(query), place(key), place(value), decays, betas, kind)
 
 
 def _run(
@@ -112,20 +118,20 @@ def _run(
     group: dist.ProcessGroup | None,
 ) -> Float[Tensor, "slots heads value_dim"]:
     zeros = empty.expand(len(table.begins.segments), *empty.shape)
-    before, after = run_group(table.begins, zeros, chunks.steps(table.begins))
+    before, after, added = run_group(table.begins, zeros, chunks.steps(table.begins))
     if group is None:
         assert not table.own, "one rank owns whole documents"
-        return _flatten(chunks.output(table.begins.chunks, before))
+        return _flatten(_output(chunks, table.begins, before, added))
     own = {each: Summary(state, None) for each, state in zip(table.begins.segments, after, strict=True)}
     own |= _sum_up(chunks, table.inner, kind, empty)
     tie = chunks.values.reshape(-1)[:0]
     exchange = SummaryExchange(own, table=table, kind=kind, like=empty, tie=tie, group=group)
-    outputs = [chunks.output(table.begins.chunks, before)]
+    outputs = [_output(chunks, table.begins, before, added)]
     entries, arrived = exchange.finish(constant)
     for segments in (table.inner, table.ends):
         entry = torch.stack([entries[each] for each in segments.segments] or [empty])  # [segments, heads, key_dim, _]
-        before, _ = run_group(segments, entry[: len(segments.segments)], chunks.steps(segments))
-        outputs.append(chunks.output(segments.chunks, before))
+        before, _, added = run_group(segments, entry[: len(segments.segments)], chunks.steps(segments))
+        outputs.append(_output(chunks, segments, before, added))
     # [chunks, heads, chunk, value_dim] of each group
     joined: Tensor = Join.apply(_flatten(torch.cat(outputs)), arrived)
     return joined
@@ -140,14 +146,20 @@ def _sum_up(
     if kind.erases:
         unit = torch.eye(key_dim, dtype=empty.dtype, device=empty.device).expand(count, heads, -1, -1)
         # [segments, heads, key_dim, value_dim] and [..., key_dim] -> [segments, heads, key_dim, value_dim + key_dim]
-        _, after = run_group(group, torch.cat([entry, unit], dim=-1), chunks.steps(group))
+        _, after, _ = run_group(group, torch.cat([entry, unit], dim=-1), chunks.steps(group))
         states, transitions = after.split([value_dim, key_dim], dim=-1)  # [segments, heads, key_dim, _]
     else:
-        _, states = run_group(group, entry, chunks.steps(group))
+        _, states, _ = run_group(group, entry, chunks.steps(group))
         one = empty.new_ones(count, heads, 1, 1)
-        _, transitions = run_group(group, one, chunks.decays(group))
+        _, transitions, _ = run_group(group, one, chunks.decays(group))
     parts = zip(group.segments, states, transitions, strict=True)
     return {each: Summary(state, transition) for each, state, transition in parts}
+
+
+def _output(chunks: Chunks, group: SegmentGroup, before: State, added: Added) -> State:
+    if not group.sizes:
+        return chunks.values[group.chunks]  # none
+    return chunks.output(group.chunks, before, added)
 
 
 def _flatten(outputs: Float[Tensor, "chunks heads chunk value_dim"]) -> Float[Tensor, "slots heads value_dim"]:

@@ -9,7 +9,6 @@ import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from ropewalk.core.digest import digest_recipe
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Metric, Score, read_metrics, read_scores
 from ropewalk.core.run_folder import RunFolder
+from ropewalk.core.versions import find_versions
 from ropewalk.plan.receipt import Receipt, read_receipt
 from ropewalk.report.visible import show_all, show_hidden
 from ropewalk.rope.layers import LayerPosition
@@ -273,5 +273,5 @@ def _damaged(path: Path, why: str) -> UserError:
 
 def _installed() -> dict[str, str]:
     # Sorted as in a manifest, so that the page does not change when the run is sealed.
-    versions = {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()}
+    versions = find_versions(_PACKAGES) | {"python": platform.python_version()}
     return dict(sorted(versions.items()))

@@ -178,14 +178,17 @@ def _judge_short(contents: Contents) -> Iterator[Verdict]:
 
 
 def _judge_foreign(contents: Contents) -> Iterator[Verdict]:
-    """Forgetting: the loss on text that the mix does not have. The interval is that of all its texts together."""
+    """Forgetting: the loss on text that the mix does not have, in the text that training made worst.
+
+    The other models are asked for the same text. The interval is that of all texts together.
+    """
     changes = read_changes(contents, "foreign")
-    worst = {model: contents.find_scores("change/foreign_worst", model=model) for model in contents.models}
-    trained = worst.get("extended")
-    if not trained:
+    worst = contents.find_scores("change/foreign_worst", model="extended")
+    if not worst:
         return
-    source = next((name for name, change in changes.items() if change.value == trained[0].value), "")
-    for model, found in worst.items():
+    source = next((name for name, change in changes.items() if change.value == worst[0].value), "")
+    for model in contents.models:
+        found = worst if model == "extended" else contents.find_scores(f"change/foreign/{source}", model=model)
         if found:
             name = f"forgetting: loss on text outside the mix, worst text ({source})"
             bound = ("<=", FOREIGN_LIMIT) if model == "extended" else None

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from ropewalk.shape.family import Family, Parts, RecurrentKeys
+from ropewalk.shape.family import ExpertKeys, Family, Parts, RecurrentKeys
 
 _ATTENTION_BIAS, _MLP_BIAS = ("attention_bias", False), ("mlp_bias", False)
 _USE_BIAS = ("use_bias", True)
@@ -98,7 +98,9 @@ DENSE: Mapping[str, Family] = {
         ropes="by_type",
         theta=1_000_000.0,
         logit_cap=("final_logit_softcapping", None),
-        fixed={"enable_moe_block": False},
+        experts=ExpertKeys(
+            per_token="top_k_experts", scores="given", router="router", beside=True, switch="enable_moe_block"
+        ),
         unequal=True,
     ),
     "GlmForCausalLM": Family(

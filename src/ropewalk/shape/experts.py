@@ -24,6 +24,10 @@ class Experts:
     shared_width: int = 0
     other_parameters: int = 0
     bias_width: int = 0
+    norms: int = 0
+    """The norms that a layer with a mixture has more than others, without a bias; ``other_parameters`` counts them."""
+    beside: bool = False
+    """Whether the layer has its dense MLP too."""
 
     def parameters(self, width: int) -> int:
         """Parameters of one mixture in a model of ``width``, router and shared part included."""
@@ -45,6 +49,8 @@ def read_experts(
 
     Raises UserError for numbers that do not fit each other.
     """
+    if keys.switch and not config.get(keys.switch):
+        return None
     mixed = tuple(layer for layer in range(layers) if _has_mixture(config, keys, layer, where=where))
     name = next((name for name in keys.count if name in config), keys.count[0])
     if not mixed or config.get(name) == 0:
@@ -61,14 +67,18 @@ def read_experts(
     if keys.shared_width:
         shared = _whole(config, keys.shared_width, where)
     router = experts * width + experts * (keys.router_bias + (keys.balance_bias == "parameter"))
+    norms = 3 * keys.beside
+    scales = (width + experts) * keys.beside
     return Experts(
         experts,
         per_token,
         inner,
         mixed,
         shared_width=shared,
-        other_parameters=router + width * keys.shared_gate,
+        other_parameters=router + scales + width * (keys.shared_gate + norms),
         bias_width=(2 * inner + width) * keys.expert_bias,
+        norms=norms,
+        beside=keys.beside,
     )
 
 

@@ -33,11 +33,10 @@ _MISSING = (
     (("afmoe",), "gated attention"),
     (("dsa", "deepseekv32"), _INDEXED),
     (("deepseekv4",), "compressed attention with a sparse indexer"),
-    (
-        ("deepseekforcausal", "minicpmforcausal", "mimo", "baichuan", "internlm2", "orion", "chatglm", "qwenlm"),
-        _REMOTE_CODE,
-    ),
+    (("deepseekforcausal", "minicpmforcausal", "mimoforcausal"), _REMOTE_CODE),
+    (("baichuan", "internlm2", "orion", "chatglm", "qwenlm"), _REMOTE_CODE),
     (("deepseek", "kimi", "longcat", "mistral4", "mistrallarge4", "axk", "dots3", "hyv4"), _LATENT),
+    (("mimov2",), "values that are wider than the keys"),
     (("llama4",), "attention in chunks"),
     (("gemma4", "gemma3n"), "heads of different sizes, and layers that share keys"),
     (("falconh1",), f"{_RECURRENT} beside attention in the same layer"),
@@ -45,7 +44,7 @@ _MISSING = (
     (("zamba",), f"{_RECURRENT} beside a block of attention that several layers share"),
     (("olmohybrid",), f"{_RECURRENT} whose convolutions are in three parts in its files"),
     (("lfm2moe",), f"{_RECURRENT} with its mixture of experts"),
-    (("minimaxforcausal", "minimaxm1"), f"{_RECURRENT} of this kind (lightning) in a model"),
+    (("minimaxm1",), f"{_RECURRENT} of this kind (lightning) in a model"),
     (("bailing",), f"{_RECURRENT} of this kind (KDA) in a model, and {_LATENT}"),
     (("jamba", "falconmamba", "mambaforcausal"), f"{_RECURRENT} of this kind: there is no kernel for Mamba-1 here"),
     (("mamba",), f"{_RECURRENT} in all layers: a longer context changes no positions there"),
@@ -56,7 +55,6 @@ _MISSING = (
         "RoPE: its positions are learned, absolute or biases",
     ),
     (("vl", "vision", "audio", "conditionalgeneration", "omni"), _OTHER_INPUTS),
-    (("moe", "dbrx"), "its mixture of experts"),
 )
 _DEQUANTISERS = {"mxfp4": "Mxfp4Config", "fp8": "FineGrainedFP8Config"}
 """Methods of quantisation that transformers can undo, and the class that does it."""
@@ -142,7 +140,7 @@ def _find_missing(name: str, family: Family | None, config: Mapping[str, Any]) -
     of_text = isinstance(text, Mapping) and text.get("kv_lora_rank")
     if of_text or (config.get("kv_lora_rank") and (family is None or family.latent is None)):
         return _LATENT
-    if any(config.get(key) for key in _EXPERT_KEYS) and (family is None or family.experts is None):
+    if any(config.get(key) for key in _EXPERT_KEYS) and family is not None and family.experts is None:
         return "its mixture of experts"
     return named
 

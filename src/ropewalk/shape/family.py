@@ -27,6 +27,8 @@ class Parts:
     mlp: str = "mlp"
     recurrent: str = ""
     """Of a recurrent layer in a block that has no attention."""
+    recurrent_mark: str = ""
+    """A module that a recurrent layer has and attention lacks, where both have one path."""
     embedding: str = "embed_tokens"
 
 
@@ -54,10 +56,16 @@ class ExpertKeys:
     expert_bias: bool = False
     balance_bias: Literal["none", "buffer", "parameter"] = "none"
     """The bias of V3's balancing (2408.15664): none, a buffer of the class, or a parameter without a gradient."""
-    scores: Literal["softmax", "sigmoid"] = "softmax"
-    """How the router scores experts: all of a token's by one softmax, or each by a sigmoid."""
+    scores: Literal["softmax", "sigmoid", "given"] = "softmax"
+    """How the router scores experts: all of a token's by one softmax, or each by a sigmoid; ``given``: by a softmax
+    too, and the router returns these probabilities in place of its logits."""
     router: str = "gate"
     """Path of the router in the mixture."""
+    beside: bool = False
+    """Whether such a layer keeps its dense MLP: their outputs are added. Each has norms of its own, three more in a
+    layer, and the router scales its input and the weight of each expert (Gemma 4)."""
+    switch: str = ""
+    """A key without which, or where it is false, no layer has experts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +87,8 @@ class RecurrentKeys:
     ``kind`` is one of shape/recurrences.py, or ``convolution``. ``layout`` says how the class arranges the matrices of
     such a layer and names their sizes (shape/recurrent.py). ``word`` names such a layer in ``layer_types``; where a
     file lacks that key, ``attention_key`` lists the layers that have attention, or every ``every``-th layer has it, or
-    the number in ``every_key``. ``word`` is empty for a class without ``layer_types``.
+    the number in ``every_key``: the last of a period, or with ``attends_first`` the first. ``word`` is empty for a
+    class without ``layer_types``.
     """
 
     kind: str
@@ -88,6 +97,7 @@ class RecurrentKeys:
     every: int = 4
     every_key: str = ""
     attention_key: str = ""
+    attends_first: bool = False
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -147,6 +157,8 @@ class Family:
     needs_head_dim: bool = False
     head_dim: int | None = None
     tied: bool = False
+    tied_key: str = ""
+    """An older key for a tied head; where a file has it, the class does not read ``tie_word_embeddings``."""
     rotary_key: str = "partial_rotary_factor"
     rotary_counts: bool = False
     rotary_share: float = 1.0
@@ -159,7 +171,7 @@ class Family:
     default_rope: Mapping[str, object] = field(default_factory=dict)
     """The rope block that the class runs where the file has none."""
     kept_rope_keys: tuple[str, ...] = ()
-    """Keys of the rope block that the class uses for more than RoPE; they are written back as they are."""
+    """Keys of the rope block that the class uses for more than the RoPE of text; they are written back as they are."""
     windows: Literal["none", "all", "some"] = "none"
     window_switch: bool = False
     window_tokens: int | None = 4096

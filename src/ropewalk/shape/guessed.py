@@ -53,5 +53,11 @@ def describe_guess(name: str) -> str:
         "factor of logits": family.logit_scale[0] if family.logit_scale else "none",
         "cap of logits": family.logit_cap[0] if family.logit_cap else "none",
     }
+    if family.experts is not None:
+        keys = family.experts
+        figures["experts"] = f"{keys.count[0]} of width {keys.width}, {keys.per_token} of them a token"
+        figures["scores of experts"] = keys.scores
+        figures["layers without experts"] = keys.dense
+        figures["beside the experts"] = keys.shared or keys.shared_width or "nothing"
     told = ", ".join(f"{name} {value}" for name, value in figures.items())
     return f"{name} has no row of data, so these were read off the class with a tiny model: {told}"

@@ -23,6 +23,7 @@ _QWEN35 = Family(
     rotary_share=0.25,
     query_gate=True,
     fixed={"attn_output_gate": True},
+    kept_rope_keys=("mrope_section", "mrope_interleaved"),  # the places of text are equal on all three axes
     recurrent=RecurrentKeys("gated_delta", "qwen3_5", every_key="full_attention_interval"),
     parts=_DELTA,
 )
@@ -57,9 +58,10 @@ HYBRIDS: Mapping[str, Family] = {
         qk_norm="head",
         needs_kv_heads=True,
         tied=True,
+        tied_key="tie_embedding",
         theta=1_000_000.0,
         adjusts_mlp=True,
-        fixed={"conv_bias": False, "tie_embedding": True},
+        fixed={"conv_bias": False},
         projections={"o_proj": "out_proj", **_W123},
         recurrent=RecurrentKeys("convolution", "lfm2", word="conv", every=1, attention_key="full_attn_idxs"),
         parts=Parts(recurrent="conv", mlp="feed_forward", norm="embedding_norm"),
@@ -75,5 +77,15 @@ HYBRIDS: Mapping[str, Family] = {
         fixed={"partial_rotary_factor": 0.5, "mamba_conv_bias": True, "mamba_proj_bias": False},
         recurrent=RecurrentKeys("ssd", "mamba2", word="", attention_key="attn_layer_indices"),
         parts=Parts(recurrent="mamba", mlp="feed_forward", norm="final_layernorm"),
+    ),
+    "MiniMaxForCausalLM": Family(
+        "minimax",
+        needs_kv_heads=True,
+        theta=1_000_000.0,
+        no_dropout=("router_jitter_noise",),
+        fixed={"sliding_window": None},
+        experts=ExpertKeys(("num_local_experts", "num_experts"), width="intermediate_size"),
+        recurrent=RecurrentKeys("simple_decay", "lightning", every=2, attends_first=True),
+        parts=Parts(recurrent="self_attn", recurrent_mark="qkv_proj"),
     ),
 }

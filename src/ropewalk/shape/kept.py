@@ -7,8 +7,9 @@ tensors. Norms of some classes keep more than Llama's, plain MLPs keep less, a m
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-Pair = tuple[float, float]
-"""Tensors in the type of the products, and tensors that are float32 in any type; in the mean over layers."""
+Counts = tuple[float, float] | tuple[float, float, float]
+"""Tensors in the type of the products, and tensors that are float32 in any type; in the mean over layers. The third are
+copies in float32, which a model in float32 does not have; below 0 are those that it has besides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,27 +17,30 @@ class Kept:
     """Tensors that one layer keeps of each token, by their width.
 
     The widths are those of the model, of a dense MLP, of all query heads, of all key heads, and of the dimensions of a
-    head that RoPE turns, where a layer keeps its own cosines. In a mixture: ``mixed`` have the width of the model (its
-    float32 ones are copies, which a model in float32 does not have), ``routed`` have it for each expert that a token
-    uses, ``inner`` the width of such an expert's MLP, and ``shared`` that of the MLP that every token uses besides.
-    Latent attention is counted in plan/memory.py.
+    head that RoPE turns, where a layer keeps its own cosines. In a mixture: ``mixed`` have the width of the model,
+    ``routed`` have it for each expert that a token uses, ``inner`` the width of such an expert's MLP, and ``shared``
+    that of the MLP that every token uses besides. ``beside`` have the width of the model, for the norms around experts
+    that stand beside a dense MLP.
+    Latent attention is counted in plan/saved_tensors.py.
     """
 
-    width: Pair = (4, 2)
-    mlp: Pair = (4, 0)
-    query: Pair = (2, 0)
-    key: Pair = (2, 0)
-    angles: Pair = (0, 0)
-    mixed: Pair = (0, 0)
-    routed: Pair = (2, 0)
-    inner: Pair = (4, 0)
-    shared: Pair = (4, 0)
+    width: Counts = (4, 2)
+    mlp: Counts = (4, 0)
+    query: Counts = (2, 0)
+    key: Counts = (2, 0)
+    angles: Counts = (0, 0)
+    mixed: Counts = (0, 0)
+    routed: Counts = (2, 0)
+    inner: Counts = (4, 0)
+    shared: Counts = (4, 0)
+    beside: Counts = (0, 0)
 
 
 _HEAD_NORMS = Kept(query=(3, 1), key=(3, 1))
 _POST_NORMS = Kept(width=(2, 4), query=(2, 2), key=(2, 2))
 _LAYER_NORMS = Kept(width=(4, 0), mlp=(2, 0))
-_FLOAT_ROUTER = Kept(mixed=(0, 1))
+_QUERY_GATE = Kept(width=(2, 4), query=(5, 3, -1), key=(2, 2))
+_FLOAT_ROUTER = Kept(mixed=(0, 0, 1))
 """Its input is made float32, and kept so."""
 
 KEPT: Mapping[str, Kept] = {
@@ -49,7 +53,7 @@ KEPT: Mapping[str, Kept] = {
     "GemmaForCausalLM": Kept(width=(2, 4)),
     "Gemma2ForCausalLM": Kept(width=(2, 8)),
     "Gemma3ForCausalLM": Kept(width=(2, 8), query=(2, 2), key=(2, 2)),
-    "Gemma4ForCausalLM": Kept(width=(3, 10), query=(2, 2), key=(2, 3)),
+    "Gemma4ForCausalLM": Kept(width=(3, 10), query=(2, 2), key=(2, 3), mixed=(2, 0, 2), beside=(0, 5)),
     "GlmForCausalLM": Kept(query=(3, 0), angles=(2, 0)),
     "Glm4ForCausalLM": Kept(width=(6, 4), query=(3, 0), angles=(2, 0)),
     "Ernie4_5ForCausalLM": Kept(angles=(0, 2)),
@@ -68,12 +72,17 @@ KEPT: Mapping[str, Kept] = {
     "Qwen3MoeForCausalLM": _HEAD_NORMS,
     "OlmoeForCausalLM": _HEAD_NORMS,
     "FlexOlmoForCausalLM": _POST_NORMS,
-    "Glm4MoeForCausalLM": Kept(query=(4, 1), key=(3, 1), mixed=(0, 1)),
-    "Ernie4_5_MoeForCausalLM": Kept(mixed=(0, 1), angles=(0, 2)),
+    "Glm4MoeForCausalLM": Kept(query=(4, 1), key=(3, 1), mixed=(0, 0, 1)),
+    "Ernie4_5_MoeForCausalLM": Kept(mixed=(0, 0, 1), angles=(0, 2)),
     "HunYuanMoEV1ForCausalLM": _HEAD_NORMS,
     "GptOssForCausalLM": Kept(width=(2, 4), query=(2.5, 0), inner=(7, 0)),
     "MiniMaxM2ForCausalLM": Kept(query=(4, 1), key=(3, 1)),
-    "Dots1ForCausalLM": Kept(query=(3, 1), key=(3, 1), mixed=(0, 1)),
+    "Qwen3_5ForCausalLM": _QUERY_GATE,
+    "Qwen3_5MoeForCausalLM": replace(_QUERY_GATE, mixed=(1, 0)),
+    "Qwen3NextForCausalLM": replace(_QUERY_GATE, mixed=(1, 0)),
+    "Lfm2ForCausalLM": _HEAD_NORMS,
+    "BambaForCausalLM": Kept(query=(3, 0)),
+    "Dots1ForCausalLM": Kept(query=(3, 1), key=(3, 1), mixed=(0, 0, 1)),
     "DeepseekV2ForCausalLM": _FLOAT_ROUTER,
     "DeepseekV3ForCausalLM": _FLOAT_ROUTER,
     "Glm4MoeLiteForCausalLM": _FLOAT_ROUTER,
@@ -87,3 +96,10 @@ def row_of_kept(architecture: str, *, qk_norm: bool, block_norms: int) -> Kept:
         return KEPT[architecture]
     around = Kept() if not qk_norm else _HEAD_NORMS
     return replace(around, width=(2 * block_norms, block_norms))
+
+
+def weigh_kept(counts: Counts, width: float, element_bytes: int) -> float:
+    """Bytes of tensors of one width, in a model whose products have numbers of ``element_bytes``."""
+    low, wide = counts[:2]
+    copies = counts[2] if len(counts) > 2 else 0.0
+    return width * (low * element_bytes + (wide + (copies if element_bytes < 4 else 0)) * 4)

@@ -130,8 +130,7 @@ def _find_kept_obstacle(config: Mapping[str, Any], name: str, positions: Sequenc
     """The reason why a key of the rope block cannot be both the method's and what the class uses it for besides."""
     kept = find_kept(config, require_row(name))
     for key in kept:
-        values = {layer.rope.to_hf(layer.theta).get(key, kept[key]) for layer in positions}
-        if values != {kept[key]}:
+        if any(layer.rope.to_hf(layer.theta).get(key, kept[key]) != kept[key] for layer in positions):
             return f"{key} of {require_row(name).model_type} also scales its queries, so it must stay {kept[key]}"
     return ""
 

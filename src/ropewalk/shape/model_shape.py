@@ -6,14 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from ropewalk.rope.layers import (
-    FIRE_UNITS,
-    LayerPosition,
-    LayerRule,
-    describe_layers,
-    find_stretched,
-    stretch_layers,
-)
+from ropewalk.rope.layers import FIRE_UNITS, LayerPosition, LayerRule, describe_layers, find_stretched, stretch_layers
 from ropewalk.rope.method import BaseRope
 from ropewalk.rope.scaling import Rope, Unchanged
 from ropewalk.shape.experts import Experts
@@ -186,14 +179,22 @@ class ModelShape:
         """Parameters of one other norm."""
         return self.width * {"scale": 1, "scale_bias": 2, "none": 0}[self.norm]
 
-    def has_experts(self, layer: int) -> bool:
-        """Whether a layer has a mixture of experts instead of a dense MLP."""
-        return self.experts is not None and layer in self.experts.layers
-
     @property
     def mixtures(self) -> int:
         """The number of layers with a mixture of experts."""
         return len(self.experts.layers) if self.experts else 0
+
+    @property
+    def dense_mlps(self) -> int:
+        """The number of layers with a dense MLP."""
+        return self.layers if self.experts and self.experts.beside else self.layers - self.mixtures
+
+    def _mlp_parameters_of(self, layer: int) -> int:
+        """Parameters of a layer's dense MLP and of its mixture, whichever it has."""
+        dense = self.mlp_parameters * self.mlp_factor(layer)
+        if self.experts is None or layer not in self.experts.layers:
+            return dense
+        return self.experts.parameters(self.width) + dense * self.experts.beside
 
     def _unequal_parameters(self, layer: int) -> int:
         """Parameters of one layer of a model whose layers differ, exactly."""
@@ -204,7 +205,7 @@ class ModelShape:
         norms = self.heads_of(layer)[1] * (1 if shares else 2) * (self.qk_norm == "head")
         norms += (self.block_norms + (self.unequal.input_width > 0)) * self.norm_parameters
         inputs = 2 * self.width * self.unequal.input_width
-        return attention + norms + inputs + self.mlp_parameters * self.mlp_factor(layer)
+        return attention + norms + inputs + self._mlp_parameters_of(layer)
 
     def mixer_parameters(self, layer: int) -> int:
         """Parameters of one layer outside of its MLP, exactly: of its attention or its recurrence, and its norms."""
@@ -232,9 +233,7 @@ class ModelShape:
         """Parameters of one layer, exactly."""
         if self.unequal is not None:
             return self._unequal_parameters(layer)
-        if self.experts is not None and self.has_experts(layer):
-            return self.mixer_parameters(layer) + self.experts.parameters(self.width)
-        return self.mixer_parameters(layer) + self.mlp_parameters
+        return self.mixer_parameters(layer) + self._mlp_parameters_of(layer)
 
     @cached_property
     def block_parameters(self) -> int:
@@ -252,10 +251,14 @@ class ModelShape:
     @cached_property
     def mean_mlp_width(self) -> float:
         """The inner width of the MLP that a token passes, in the mean over layers: of a mixture the experts it uses."""
-        if self.unequal is not None and self.unequal.wide_mlp:
-            return self.mlp_width * (1 + self.unequal.sharing / self.layers)
         active = self.mixtures * self.experts.active_width() if self.experts else 0
-        return (active + (self.layers - self.mixtures) * self.mlp_width) / self.layers
+        return active / self.layers + self.dense_mlp_width
+
+    @property
+    def dense_mlp_width(self) -> float:
+        """The inner width of the dense MLP, in the mean over all layers, also those without one."""
+        wide = self.unequal.sharing if self.unequal is not None and self.unequal.wide_mlp else 0
+        return self.mlp_width * (self.dense_mlps + wide) / self.layers
 
     @property
     def stretched(self) -> LayerPosition:
@@ -286,14 +289,8 @@ class ModelShape:
         """The model that ``rope/layers.stretch_layers`` makes of this one; raises UserError as that function does."""
         if pattern and self.unequal is not None:
             raise refuse_pattern()
-        positions = stretch_layers(
-            self.positions,
-            pattern,
-            rope=rope,
-            head_dim=self.rotary_dim,
-            base_tokens=self.context_tokens,
-            context_tokens=context_tokens,
-        )
+        sizes = {"head_dim": self.rotary_dim, "base_tokens": self.context_tokens, "context_tokens": context_tokens}
+        positions = stretch_layers(self.positions, pattern, rope=rope, **sizes)
         if self.latent is not None:
             require_score_factor(self.positions, positions)
         tokens = min(layer.rope.config_tokens(context_tokens) for layer in positions)

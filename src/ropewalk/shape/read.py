@@ -106,7 +106,7 @@ def parse_shape(config: Mapping[str, Any], where: str) -> ModelShape:
         head_dim=head_dim,
         mlp_width=_find_mlp_width(config, family, where),
         vocabulary=vocabulary,
-        tied=bool(config.get("tie_word_embeddings", family.tied)),
+        tied=bool(config.get(family.tied_key, config.get("tie_word_embeddings", family.tied))),
         context_tokens=find_reach(config, find_stretched(positions), context_tokens),
         positions=positions,
         bos_id=_find_id(config, "bos_token_id", where),

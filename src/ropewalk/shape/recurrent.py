@@ -13,18 +13,20 @@ from ropewalk.shape.family import Family, RecurrentKeys
 from ropewalk.shape.recurrences import RECURRENCES
 from ropewalk.shape.rope_keys import FULL
 
-Count = Callable[[str], int]
+Count = Callable[..., int]
 
 
 @dataclass(frozen=True, slots=True)
 class RecurrentLayers:
     """The sizes of a model's recurrent layers, and their indices.
 
-    ``matrices`` are names, input and output widths. ``channels`` pass a causal convolution of ``taps`` tokens. The
-    state of each of ``heads`` is [key_dim, value_dim]; ``convolution`` has none.
+    ``matrices`` are names, input and output widths. ``channels`` pass a causal convolution of ``taps`` tokens, 0
+    without one. The state of each of ``heads`` is [key_dim, value_dim]; ``convolution`` has none. ``layout`` is that of
+    RecurrentKeys.
     """
 
     kind: str
+    layout: str
     layers: tuple[int, ...]
     matrices: tuple[tuple[str, int, int], ...]
     other_parameters: int
@@ -33,6 +35,13 @@ class RecurrentLayers:
     heads: int = 0
     key_dim: int = 0
     value_dim: int = 0
+
+    @property
+    def key_heads(self) -> int:
+        """Heads that the matrices make queries and keys for."""
+        if not self.channels:
+            return self.heads
+        return (self.channels - self.heads * self.value_dim) // (2 * self.key_dim)
 
     @property
     def matrix_parameters(self) -> int:
@@ -101,7 +110,7 @@ def list_recurrent(config: Mapping[str, Any], family: Family, *, layers: int, wh
             why=f"it is {every!r:.60}, and must be a whole number from 1 on",
             fix="correct it",
         )
-    return tuple(layer for layer in range(layers) if (layer + 1) % every)
+    return tuple(layer for layer in range(layers) if (layer + (not keys.attends_first)) % every)
 
 
 def hide_recurrent(config: Mapping[str, Any], family: Family) -> Mapping[str, Any]:
@@ -122,6 +131,8 @@ def read_recurrent(
     keys, found = family.recurrent, list_recurrent(config, family, layers=layers, where=where)
     if keys is None or not found:
         return None
+    if keys.layout == "lightning":
+        return _read_lightning(config, keys, found, count, where)
     made = _READERS[keys.layout](keys, found, count, where)
     own = config.get("mamba_d_head", "auto")
     if keys.layout == "mamba2" and own not in ("auto", None, made.value_dim):
@@ -147,6 +158,7 @@ def _read_gated_delta(keys: RecurrentKeys, layers: tuple[int, ...], count: Count
     }[keys.layout]
     return RecurrentLayers(
         keys.kind,
+        keys.layout,
         layers,
         (*((name, width, out) for name, out in widths.items()), ("out_proj", values, width)),
         other_parameters=channels * taps + 2 * heads + value_dim,
@@ -160,9 +172,11 @@ def _read_gated_delta(keys: RecurrentKeys, layers: tuple[int, ...], count: Count
 
 def _read_convolution(keys: RecurrentKeys, layers: tuple[int, ...], count: Count, where: str) -> RecurrentLayers:
     """LFM2: a convolution of the width between two gates."""
-    width, taps = count("hidden_size"), count("conv_L_cache")
+    width, taps = count("hidden_size"), count("conv_L_cache", default=3)
     matrices = (("in_proj", width, 3 * width), ("out_proj", width, width))
-    return RecurrentLayers(keys.kind, layers, matrices, other_parameters=width * taps, channels=width, taps=taps)
+    return RecurrentLayers(
+        keys.kind, keys.layout, layers, matrices, other_parameters=width * taps, channels=width, taps=taps
+    )
 
 
 def _read_mamba2(keys: RecurrentKeys, layers: tuple[int, ...], count: Count, where: str) -> RecurrentLayers:
@@ -174,6 +188,7 @@ def _read_mamba2(keys: RecurrentKeys, layers: tuple[int, ...], count: Count, whe
     channels = inner + 2 * states
     return RecurrentLayers(
         keys.kind,
+        keys.layout,
         layers,
         (("in_proj", width, inner + channels + heads), ("out_proj", inner, width)),
         other_parameters=channels * (taps + 1) + 3 * heads + inner,
@@ -182,6 +197,29 @@ def _read_mamba2(keys: RecurrentKeys, layers: tuple[int, ...], count: Count, whe
         heads=heads,
         key_dim=count("mamba_d_state"),
         value_dim=inner // heads,
+    )
+
+
+def _read_lightning(
+    config: Mapping[str, Any], keys: RecurrentKeys, layers: tuple[int, ...], count: Count, where: str
+) -> RecurrentLayers:
+    """MiniMax: heads as in attention, with keys of their own, a norm of all heads and a gate; no convolution."""
+    width, heads = count("hidden_size"), count("num_attention_heads")
+    if config.get("head_dim") is None:
+        _require_groups(width, heads, where)
+    head_dim = width // heads if config.get("head_dim") is None else count("head_dim")
+    inner = heads * head_dim
+    return RecurrentLayers(
+        keys.kind,
+        keys.layout,
+        layers,
+        (("qkv_proj", width, 3 * inner), ("output_gate", width, inner), ("out_proj", inner, width)),
+        other_parameters=inner,
+        channels=0,
+        taps=1,
+        heads=heads,
+        key_dim=head_dim,
+        value_dim=head_dim,
     )
 
 

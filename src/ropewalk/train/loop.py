@@ -21,6 +21,7 @@ from ropewalk.train.expert_step import layer_metrics
 from ropewalk.train.learning_rate import RATES, Rates, annealing_share
 from ropewalk.train.loss_metrics import LossMetrics
 from ropewalk.train.metrics_log import MetricsLog
+from ropewalk.train.mix_guard import MixGuard
 from ropewalk.train.progress import StageProgress, tell_mix
 from ropewalk.train.rank_status import gather_rank_status
 from ropewalk.train.skipped import write_skipped
@@ -45,6 +46,8 @@ class Monitor:
     """Measurements on held-out text, at regular steps."""
     retrieval: Measure | None = None
     """Measures ``retrieval``, where ``stop`` needs it."""
+    guard: MixGuard | None = None
+    """Compares losses on held-out text with a study of the mix."""
 
 
 def run_loop(
@@ -85,7 +88,7 @@ def run_loop(
                     state, averages = _average_metrics(state, context, dataset, rates, monitor, loss_metrics)
                 metrics += averages
             with clock.at_leisure():
-                state, measured = _validate(state, spec, monitor.validation)
+                state, measured = _validate(state, spec, monitor.validation, monitor.guard)
             metrics += measured
             monitor.metrics_log.append(metrics)
             trackers.log(metrics)
@@ -189,11 +192,15 @@ def _average_metrics(
     return dataclasses.replace(state, sums=(), ended=ended), metrics
 
 
-def _validate(state: TrainState, spec: Stage, validation: HeldOut | None) -> tuple[TrainState, list[Metric]]:
+def _validate(
+    state: TrainState, spec: Stage, validation: HeldOut | None, guard: MixGuard | None
+) -> tuple[TrainState, list[Metric]]:
     """The measurements, if due; and the state, which ends where they show that ``stop``'s metric is saturated."""
     if validation is None or not (state.ended or state.step % validation.steps == 0):
         return state, []
     metrics = validation.ask(state)
+    for line in guard.judge(metrics) if guard is not None else ():
+        say(line)
     if spec.stop is None or spec.stop.saturated is None:
         return state, metrics
     # Before the last step of the interpolation, the positions are not those of the final model.

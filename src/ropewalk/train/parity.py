@@ -26,10 +26,10 @@ from ropewalk.model.attention_interface import count_calls
 from ropewalk.model.fusion import choose_fusion
 from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.parallel.collective import max_over_ranks, sum_over_ranks
-from ropewalk.parallel.fsdp import choose_precision
 from ropewalk.parallel.mesh import Mesh, make_mesh
 from ropewalk.partition import UlyssesPartition, local_shard
 from ropewalk.partition.choose import Sharing
+from ropewalk.plan.precision import choose_precision
 from ropewalk.recipe.expert_training import refuse_misfits
 from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage import Stage
@@ -88,7 +88,7 @@ def compare_degrees(recipe: Recipe, *, stage: int, model: Path, corpus: Path) ->
     """
     spec, parallel = recipe.stages[stage], recipe.parallel
     mesh = make_mesh(parallel.ranks, parallel.context_parallel, replicas=parallel.replicas)
-    chosen = choose_precision(parallel.precision, mesh)
+    chosen = choose_precision(parallel.precision, device=mesh.device.type)
     rows = max(STEPS * parallel.ranks, min(spec.steps * spec.step_rows, _SEARCHED_ROWS))
     built, shape = open_corpus(corpus), read_shape(model)
     refuse_misfits(spec.experts, parallel.mlp_tile_tokens, shape)

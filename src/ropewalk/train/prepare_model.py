@@ -26,12 +26,13 @@ from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.model.tiled_mlp import tile_mlps
 from ropewalk.parallel.collective import gather_values, rank_and_ranks, share_from_first
 from ropewalk.parallel.device import find_own_machine, rank_device
-from ropewalk.parallel.fsdp import Precision, shard_model
+from ropewalk.parallel.fsdp import shard_model
 from ropewalk.parallel.host_copies import HostCopies, offload_blocks
 from ropewalk.parallel.mesh import Mesh
 from ropewalk.parallel.recompute import set_recompute
 from ropewalk.parallel.verify_folder import require_intact
 from ropewalk.plan.forecast import forecast_stage
+from ropewalk.plan.precision import Precision
 from ropewalk.plan.savings import Savings, list_savings
 from ropewalk.recipe.expert_training import ExpertTraining
 from ropewalk.recipe.parallel import Parallel

@@ -7,13 +7,13 @@ session of the same stage begins.
 import json
 from dataclasses import asdict
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from ropewalk.core.artifact import write_whole
 from ropewalk.core.read_json import read_written
 from ropewalk.core.run_folder import RunFolder
+from ropewalk.core.versions import find_versions
 from ropewalk.plan.receipt import Rig
 from ropewalk.plan.savings import Savings
 from ropewalk.recipe.key_effects import pick
@@ -37,7 +37,7 @@ def note_session(
         "recipe": recipe.digest,
         "parallel": {**pick(data["parallel"], "parallel", "means"), "precision": precision},
         "means": pick(data["stages"][stage], "stages", "means"),
-        "versions": {name: version(name) for name in _PACKAGES},
+        "versions": find_versions(_PACKAGES),
         "rig": asdict(rig),
         "savings": asdict(savings),
     }

@@ -23,6 +23,7 @@ from ropewalk.core.seed import seed_for
 from ropewalk.corpus.mix.dataset import Dataset
 from ropewalk.corpus.tokens.corpus_folder import Corpus, open_corpus
 from ropewalk.corpus.tokens.same_tokenizer import require_model
+from ropewalk.evaluate.study_fit import read_study_fit
 from ropewalk.model.fusion import choose_fusion, describe_fusion
 from ropewalk.parallel.measure_rates import measure_rig
 from ropewalk.parallel.stop import listen_for_stop
@@ -34,10 +35,12 @@ from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage import Stage
 from ropewalk.recipe.stage_rows import open_stage
 from ropewalk.recipe.trackers import require_trackers
+from ropewalk.recurrence import describe_recurrent_kernels
 from ropewalk.train.loop import Monitor, run_loop
 from ropewalk.train.loss_metrics import LossMetrics, kinds_of
 from ropewalk.train.lost_checkpoints import refuse_lost_steps
 from ropewalk.train.metrics_log import MetricsLog
+from ropewalk.train.mix_guard import make_guard
 from ropewalk.train.optimizer import make_optimizer
 from ropewalk.train.prepare_model import build_model_with_loss, choose_savings, prepare_model
 from ropewalk.train.resume import describe_stage_plan, go_on
@@ -77,7 +80,12 @@ def train_stage(recipe: Recipe, *, stage: int, run: Path, corpus: Path, base: Pa
         _announce(context, dataset)
         shape = context.shape
         rig = measure_rig(
-            context.mesh, context.precision, heads=shape.heads, kv_heads=shape.kv_heads, head_dim=shape.head_dim
+            context.mesh,
+            context.precision,
+            heads=shape.heads,
+            kv_heads=shape.kv_heads,
+            head_dim=shape.head_dim,
+            context_tokens=context.spec.context_length,
         )
         if context.is_first_rank and not state.ended:
             if (told := compare_hardware(recipe, rig.device)) is not None:
@@ -94,6 +102,7 @@ def train_stage(recipe: Recipe, *, stage: int, run: Path, corpus: Path, base: Pa
             groups=kinds_of(recipe.corpus.sources),
             validation=validation,
             retrieval=retrieval,
+            guard=make_guard(read_study_fit(recipe.mix_study), recipe, stage) if context.is_first_rank else None,
         )
         state = _train(recipe, state, context, built, dataset, monitor, asked)
     if context.is_first_rank and not state.ended:
@@ -202,6 +211,10 @@ def _announce(context: StageContext, dataset: Dataset) -> None:
         say(f"stage {stage}: attention runs {newer}")
     if (told := describe_fusion(choose_fusion(context.parallel, context.shape, mesh.device), mesh.device)) is not None:
         say(f"stage {stage}: {told}")
+    if context.shape.recurrent is not None:
+        dtype = getattr(torch, context.precision)
+        if (told := describe_recurrent_kernels(context.shape.recurrent, dtype, mesh.device)) is not None:
+            say(f"stage {stage}: {told}")
     if context.spec.lora is not None and context.shape.experts is not None:
         say(f"stage {stage}: experts and routers get no adapters and stay frozen (docs/experts.md)")
     if mesh.context_ranks > 1:

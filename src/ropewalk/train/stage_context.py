@@ -5,9 +5,9 @@ from pathlib import Path
 
 from ropewalk.core.digest import digest_value
 from ropewalk.core.run_folder import RunFolder, StageFolder
-from ropewalk.parallel.fsdp import choose_precision
 from ropewalk.parallel.mesh import Mesh, make_mesh
 from ropewalk.partition.choose import Sharing
+from ropewalk.plan.precision import choose_precision
 from ropewalk.plan.sharing import plan_sharing
 from ropewalk.recipe.parallel import Parallel
 from ropewalk.recipe.part_digests import pick_lesson
@@ -60,7 +60,7 @@ def make_context(recipe: Recipe, number: int, *, run: Path) -> StageContext:
         spec=spec,
         parallel=parallel,
         mesh=mesh,
-        precision=choose_precision(parallel.precision, mesh),
+        precision=choose_precision(parallel.precision, device=mesh.device.type),
         sharing=choose_sharing(parallel, shape, mesh),
         shape=shape,
         folder=folder,
@@ -73,5 +73,5 @@ def make_context(recipe: Recipe, number: int, *, run: Path) -> StageContext:
 
 def choose_sharing(parallel: Parallel, shape: ModelShape, mesh: Mesh) -> Sharing:
     """Return ``plan_sharing`` for a model of ``shape`` on this kind of device."""
-    narrow = choose_precision(parallel.precision, mesh) == "bfloat16"
+    narrow = choose_precision(parallel.precision, device=mesh.device.type) == "bfloat16"
     return plan_sharing(parallel, shape, device=mesh.device.type, element_bytes=2 if narrow else 4)

@@ -22,7 +22,7 @@ from ropewalk.core.record import Metric, read_metrics
 from ropewalk.corpus.tokens.corpus_folder import Corpus
 from ropewalk.corpus.tokens.tokenizer import load_tokenizer
 from ropewalk.evaluate.items import Sums
-from ropewalk.evaluate.learning_verdict import FEWEST_CHECKPOINTS, judge_learning
+from ropewalk.evaluate.learning_verdict import judge_learning
 from ropewalk.evaluate.long_context_gain import ContextGain, plan_context_gain
 from ropewalk.evaluate.needle_shares import NeedleShares, RetrievalHeads, choose_heads
 from ropewalk.evaluate.retrieval import Retrieval, plan_retrieval
@@ -37,6 +37,7 @@ from ropewalk.parallel.verify_folder import require_intact
 from ropewalk.partition.choose import Sharing
 from ropewalk.probe.key_value import KeyValue
 from ropewalk.recipe.gates import Stop
+from ropewalk.recipe.learned import FEWEST_VALIDATIONS, HELD_OUT, LEARNED
 from ropewalk.recipe.spec import EvaluateSpec
 from ropewalk.recipe.validation import Validation
 from ropewalk.shape.read import read_shape
@@ -44,14 +45,6 @@ from ropewalk.train.prepare_model import choose_savings, prepare_model
 from ropewalk.train.stage_context import StageContext
 
 Planned = ContextGain | ShortLoss | Retrieval
-HELD_OUT = "held_out/"
-LEARNED = {
-    "full": ("nats, a fall is a gain", True),
-    "retrieval": ("share of right answers", False),
-    "answer_loss": ("nats, a fall is a gain", True),
-    "retrieval_heads": ("share of attention on the facts", False),
-}
-"""The measures that are judged, with the unit, and whether less is better."""
 LAST_VALIDATIONS = 5
 _HEAD_ANSWERS = 64
 """Answers of the base that its heads are found by."""
@@ -123,9 +116,9 @@ class HeldOut:
         past = self.past.get(stop.metric, {})
         steps = [step for step in sorted(past) if step % self.steps == 0 and from_step <= step <= state.step]
         values = [past[step] for step in steps[-LAST_VALIDATIONS:]]
-        if len(values) < FEWEST_CHECKPOINTS:
+        if len(values) < FEWEST_VALIDATIONS:
             return False
-        lower_is_better = LEARNED[stop.metric.removeprefix(HELD_OUT)][1]
+        lower_is_better = LEARNED[stop.metric.removeprefix(HELD_OUT)].lower_is_better
         verdict = judge_learning(values, margin=stop.saturated, lower_is_better=lower_is_better)
         if verdict.state == "saturated" and rank_and_ranks()[0] == 0:
             say(f"stage {state.stage} ends at step {state.step}: {stop.metric} is {verdict.text}")
@@ -155,9 +148,9 @@ def judge_validations(rows: Iterable[Metric], *, stage: int, steps: int) -> Iter
     The validation at the stage's end counts only if it has the distance of the others, ``steps``.
     """
     mine = [row for row in rows if row.stage == stage and row.step % steps == 0]
-    for name, (unit, lower_is_better) in LEARNED.items():
+    for name, (_, unit, lower_is_better) in LEARNED.items():
         values = [row.value for row in mine if row.name == f"{HELD_OUT}{name}"][-LAST_VALIDATIONS:]
-        if len(values) >= FEWEST_CHECKPOINTS:
+        if len(values) >= FEWEST_VALIDATIONS:
             verdict = judge_learning(values, margin=_LEAST_GAIN, lower_is_better=lower_is_better)
             yield f"stage {stage}: held-out {name} ({unit}): {verdict.text}"
 

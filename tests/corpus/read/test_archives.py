@@ -124,7 +124,7 @@ def test_a_fault_in_a_member_names_archive_member_and_line(tmp_path: Path) -> No
 def test_files_of_an_archive_are_not_joined(tmp_path: Path) -> None:
     (tmp_path / "x.tar").write_bytes(tar({"a.txt": "x"}))
     with pytest.raises(UserError, match="cannot be joined"):
-        read(tmp_path / "x.tar", options={"join": "folder"})
+        read(tmp_path / "x.tar", join={"by": "folder"})
 
 
 def warc(pages: list[tuple[str, str, bytes]]) -> bytes:
@@ -171,7 +171,7 @@ def test_extracted_text_of_a_crawl(tmp_path: Path) -> None:
 
 def test_each_line_is_a_text(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_bytes("one\r\n\ntwo\n三".encode())
-    found = read(tmp_path / "x.txt", options={"join": "line"})
+    found = read(tmp_path / "x.txt", options={"document": "line"})
     assert [(item.id, item.text) for item in found if isinstance(item, Document)] == [
         ("x.txt:1", "one"),
         ("x.txt:3", "two"),
@@ -179,7 +179,7 @@ def test_each_line_is_a_text(tmp_path: Path) -> None:
     ]
     (tmp_path / "x.html").write_text(PAGE)
     with pytest.raises(UserError, match="has no lines of text"):
-        read(tmp_path, options={"join": "line"})
+        read(tmp_path, options={"document": "line"})
 
 
 def test_a_field_inside_of_fields(tmp_path: Path) -> None:
@@ -275,7 +275,7 @@ def test_prompts_in_an_archive_are_read_and_none_is_missed(tmp_path: Path) -> No
         [*read_prompt_texts(source, "task.text")]
 
 
-def test_records_are_not_joined(tmp_path: Path) -> None:
+def test_records_are_not_joined_by_folder(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text(LINES)
     with pytest.raises(UserError, match="records are not joined"):
-        read(tmp_path, options={"join": "folder"})
+        read(tmp_path, join={"by": "folder"})

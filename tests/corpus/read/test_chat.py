@@ -12,7 +12,8 @@ from tokenizers import Tokenizer as Bpe
 
 from ropewalk.core.error import UserError
 from ropewalk.corpus.prepare.build import build
-from ropewalk.corpus.spec import CorpusSpec, RecordOptions
+from ropewalk.corpus.read_options import RecordOptions
+from ropewalk.corpus.spec import CorpusSpec
 from ropewalk.corpus.tokens.corpus_folder import Corpus, open_corpus
 from ropewalk.corpus.tokens.tokenizer import Tokenizer, load_tokenizer
 

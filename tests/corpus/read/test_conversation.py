@@ -13,7 +13,8 @@ from ropewalk.corpus.read.chat import MESSAGES, UNTRAINED, lay_out
 from ropewalk.corpus.read.conversation import find_conversation
 from ropewalk.corpus.read.source import read_items
 from ropewalk.corpus.read.turn import UnreadError
-from ropewalk.corpus.spec import RecordOptions, Source
+from ropewalk.corpus.read_options import RecordOptions
+from ropewalk.corpus.spec import Source
 from ropewalk.corpus.text.reject import Reject
 from ropewalk.corpus.tokens.tokenizer import Tokenizer, load_tokenizer
 

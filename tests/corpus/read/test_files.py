@@ -308,7 +308,7 @@ def test_where_text_lies_is_not_what_it_says(
     first, second = move(write_tree if "py" in glob else write_mixed, tmp_path)
     monkeypatch.chdir(second.parent)
     places = [str(first / glob), str(second / glob), str(Path("moved") / glob), f"../place/moved/{glob}"]
-    keys = {"role": "general", "profile": "code", "options": {"join": "repository"}} if "py" in glob else {}
+    keys = {"role": "general", "profile": "code", "join": {"by": "repository"}} if "py" in glob else {}
     digests, folder = set(), tmp_path / "corpus"
     for number, path in enumerate(places):
         spec = CorpusSpec.model_validate(

@@ -81,7 +81,8 @@ def test_a_folder_is_read_in_order_of_names(tmp_path: Path) -> None:
     assert [document.text for document in read(tmp_path)] == ["first", "second", "third"]
     assert [document.text for document in read(tmp_path / "*.txt")] == ["second"]
     assert [document.text for document in read(tmp_path / ".*.txt")] == ["no"]
-    assert [document.text for document in read(tmp_path, options={"join": "folder"})] == ["first\n\nsecond", "third"]
+    keys = [document.metadata["join"]["key"] for document in read(tmp_path, join={"by": "folder"})]
+    assert keys == [["."], ["."], ["c"]]
 
 
 def test_a_code_tree_is_its_programs(tmp_path: Path) -> None:
@@ -413,33 +414,52 @@ REPOSITORIES = {
 }
 
 
-def test_a_repository_is_a_document_with_its_files_under_their_paths(tmp_path: Path) -> None:
+def read_tree(folder: Path, **rules: Any) -> dict[str, list[str]]:
+    """By group, the headers (or ids) of its files in the order of reading and their place in it."""
+    found: dict[str, list[tuple[Any, str]]] = {}
+    for document in read(folder, profile="code", join=rules):
+        assert isinstance(document, Document)
+        part = document.metadata["join"]
+        found.setdefault(*part["key"], []).append((part["order"], part.get("header", document.id)))
+    return {group: [header for _, header in sorted(members)] for group, members in found.items()}
+
+
+def test_a_repository_is_a_group_of_files_under_their_paths(tmp_path: Path) -> None:
     write_tree(tmp_path, REPOSITORIES)
-    documents = read(tmp_path, profile="code", options={"join": "repository"})
-    assert [document.id for document in documents] == [".", "one", "two"]
-    assert documents[2].text.startswith('// a.c\n#include "z.h"\nint a;\n\n\n// sub/index.js\n')
-    assert [d.id for d in read(tmp_path, profile="code", options={"join": "package"})][-2:] == [
-        "two",
-        "two/sub",
-    ]
-    plain = read(tmp_path, profile="code", options={"join": "repository", "path_headers": False})
-    assert plain[0].text == "top = 1"
+    groups = read_tree(tmp_path, by="repository")
+    assert [*groups] == [".", "one", "two"]
+    assert groups["two"][:2] == ["// a.c\n", "// sub/index.js\n"] and groups["one"][-1] == "# pyproject.toml\n"
+    assert [*read_tree(tmp_path, by="package")][-2:] == ["two", "two/sub"]
+    assert read_tree(tmp_path, by="repository", header="")["."] == ["top.py"]
+    assert read_tree(tmp_path, by="folder", header="[{folder}: {name}]")["two/sub"][1] == "[two/sub: y]"
 
 
 def test_files_can_follow_what_they_import(tmp_path: Path) -> None:
     write_tree(tmp_path, REPOSITORIES)
-    _, one, two = read(tmp_path, profile="code", options={"join": "repository", "order": "dependency"})
-    order = [line.split()[1] for line in one.text.splitlines() if line.startswith("# ")]
-    assert order == ["app/deep/base.py", "app/tools.py", "app/main.py", "pyproject.toml"]
-    order = [line.split()[1] for line in two.text.splitlines() if line.startswith("// ")]
-    assert order == ["sub/y.js", "sub/index.js", "z.h", "a.c"]
+    groups = read_tree(tmp_path, by="repository", order="dependency", header="{path}")
+    assert groups["one"] == ["app/deep/base.py", "app/tools.py", "app/main.py", "pyproject.toml"]
+    assert groups["two"] == ["sub/y.js", "sub/index.js", "z.h", "a.c"]
 
 
-def test_a_circle_of_imports_is_read_all_the_same(tmp_path: Path) -> None:
-    write_tree(tmp_path, {"r/a.py": "import b", "r/b.py": "import c", "r/c.py": "import a", "r/d.py": "import a"})
-    (document,) = read(tmp_path, profile="code", options={"join": "repository", "order": "dependency"})
-    order = [line.split()[1] for line in document.text.splitlines() if line.startswith("# ")]
-    assert sorted(order) == ["a.py", "b.py", "c.py", "d.py"] and order.index("d.py") > order.index("a.py")
+def test_a_circle_of_imports_stands_together_by_path(tmp_path: Path) -> None:
+    """Also a file that only needs the circle follows it: d is no part of it."""
+    write_tree(tmp_path, {"r/b.py": "import c", "r/c.py": "import e", "r/e.py": "import b", "r/a.py": "import b"})
+    documents = read(tmp_path, profile="code", join={"by": "repository", "order": "dependency"})
+    order = {d.id: d.metadata["join"]["order"][0] for d in documents if isinstance(d, Document)}
+    assert sorted(order, key=lambda id: order[id]) == ["r/b.py", "r/c.py", "r/e.py", "r/a.py"]
+    circle = {d.id for d in documents if isinstance(d, Document) and d.metadata["join"].get("in_circle")}
+    assert circle == {"r/b.py", "r/c.py", "r/e.py"}
+
+
+@pytest.mark.parametrize("rules", [{"by": "repository", "order": ["date"]}, {"by": "folder", "header": "{title}"}])
+def test_files_have_no_fields(rules: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="files have no"):
+        source("x", join=rules)
+
+
+def test_where_joins_of_files_went_is_told() -> None:
+    with pytest.raises(ValidationError, match=r"options\.join is now `join` of the source"):
+        source("x", options={"join": "repository"})
 
 
 @pytest.mark.parametrize("step", [1, 7, 100])

@@ -134,10 +134,12 @@ class Dataset:
         return [tokens for *_, tokens in self.describe_row(row)]
 
     def locate(self, row: int) -> tuple[str, list[dict[str, int]]]:
-        """The origin of a sequence: its source, and the documents of its segments as numbered in the source's store."""
+        """The origin of a sequence: its source, and the documents of its segments as numbered in the source's store
+        (-1 for headers and separators of joined documents)."""
         return self.source_of(row), [
-            {"document": int(documents.chosen[document]), "start": start, "tokens": tokens}
+            piece
             for documents, document, start, tokens in self.describe_row(row)
+            for piece in documents.origin(document, start, tokens)
         ]
 
     def _fill(self, batch: Batch, row: int, number: int) -> None:
@@ -250,7 +252,7 @@ def _read_source(corpus: Corpus, name: str, context_tokens: int) -> tuple[Stratu
     tokens = count_read(documents, context_tokens=context_tokens, long_documents=corpus.long_documents[name])
     read = tokens > 0
     if not read.all():
-        documents, tokens = StoredDocuments(documents.shards, documents.chosen[read]), tokens[read]
+        documents, tokens = documents.take(np.flatnonzero(read)), tokens[read]
     return Stratum(name, None, None, documents, tokens), read
 
 

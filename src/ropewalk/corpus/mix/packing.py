@@ -10,6 +10,7 @@ keeps the order random and wastes under 0.1 % (packing per 1,000 segments wastes
 """
 
 from bisect import bisect_left, insort
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,12 +46,22 @@ class Packing:
         return int(cut.sum()), int(lengths[cut].sum())
 
 
-def pack(lengths: Int64[np.ndarray, "documents"], *, context_tokens: int, random: np.random.Generator) -> Packing:
+PartStarts = Callable[[int], Int64[np.ndarray, "parts"]]
+"""The offsets in tokens at which the parts of a document begin; the first is 0."""
+
+
+def pack(
+    lengths: Int64[np.ndarray, "documents"],
+    *,
+    context_tokens: int,
+    random: np.random.Generator,
+    part_starts: PartStarts | None = None,
+) -> Packing:
     """Pack every token of documents with these ``lengths`` into sequences of at most ``context_tokens``.
 
-    The sequences are in random order.
+    The sequences are in random order. Documents with parts are cut where a part begins, if the part fits.
     """
-    document, start, tokens = split_documents(lengths, context_tokens)
+    document, start, tokens = split_documents(lengths, context_tokens, part_starts)
     order = random.permutation(len(tokens))
     windows = [order[begin : begin + WINDOW_PIECES] for begin in range(0, len(order), WINDOW_PIECES)]
     fitted = [window[row] for window in windows for row in fit_sequences(tokens[window], context_tokens)]
@@ -76,13 +87,48 @@ def chunk(lengths: Int64[np.ndarray, "documents"], *, context_tokens: int, rando
 
 
 def split_documents(
-    lengths: Int64[np.ndarray, "documents"], context_tokens: int
+    lengths: Int64[np.ndarray, "documents"], context_tokens: int, part_starts: PartStarts | None = None
 ) -> tuple[Int64[np.ndarray, "pieces"], Int64[np.ndarray, "pieces"], Int64[np.ndarray, "pieces"]]:
     """(document, start, tokens) of each segment. Documents are cut every ``context_tokens`` tokens, never truncated."""
     pieces = -(-lengths // context_tokens)
     document = np.repeat(np.arange(len(lengths)), pieces)
     start = count_within(pieces) * context_tokens
+    if part_starts is not None:
+        at_parts = [
+            _cut_at_parts(part_starts(number), int(lengths[number]), context_tokens) if count > 1 else [0] * count
+            for number, count in enumerate(pieces.tolist())
+        ]
+        document = np.repeat(np.arange(len(lengths)), [len(starts) for starts in at_parts])
+        start = np.array([begin for starts in at_parts for begin in starts], dtype=np.int64)
+        ends = np.append(start[1:], 0)
+        ends[np.flatnonzero(np.diff(document, append=-1))] = lengths[pieces > 0]
+        return document, start, ends - start
     return document, start, np.minimum(lengths[document] - start, context_tokens)
+
+
+def _cut_at_parts(starts: Int64[np.ndarray, "parts"], length: int, context_tokens: int) -> list[int]:
+    """Where the segments of a document begin: at the last part that begins within reach, else at the reach itself."""
+    found, at = [0], 0
+    while length - at > context_tokens:
+        part = int(starts[np.searchsorted(starts, at + context_tokens, side="right") - 1])
+        at = part if part > at else at + context_tokens
+        found.append(at)
+    return found
+
+
+def split_parts(packing: Packing, part_starts: PartStarts) -> Packing:
+    """The same sequences with each part of a document as a segment of its own: so no part attends to another."""
+    cuts = [0]
+    columns: list[Int64[np.ndarray, _]] = []
+    pieces = zip(packing.document.tolist(), packing.start.tolist(), packing.tokens.tolist(), strict=True)
+    for document, start, tokens in pieces:
+        starts = part_starts(document)
+        inner = starts[(starts > start) & (starts < start + tokens)]
+        begins = np.append(start, inner)
+        columns.append(np.stack([np.full(len(begins), document), begins, np.diff(begins, append=start + tokens)]))
+        cuts.append(cuts[-1] + len(begins))
+    table = np.concatenate([np.empty((3, 0), dtype=np.int64), *columns], axis=1)
+    return Packing(table[0], table[1], table[2], np.array(cuts, dtype=np.int64)[packing.row_ends])
 
 
 def fit_sequences(tokens: Int64[np.ndarray, "pieces"], context_tokens: int) -> list[list[int]]:

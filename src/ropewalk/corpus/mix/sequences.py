@@ -12,8 +12,9 @@ from jaxtyping import Int64
 
 from ropewalk.core.seed import stream
 from ropewalk.corpus.mix.mixture import MixtureOrder
-from ropewalk.corpus.mix.packing import Packing, chunk, pack
+from ropewalk.corpus.mix.packing import Packing, chunk, pack, split_parts
 from ropewalk.corpus.mix.strata import Stratum
+from ropewalk.corpus.tokens.joined_documents import JoinedDocuments
 from ropewalk.corpus.tokens.labels import count_piece_labels
 from ropewalk.corpus.tokens.store import StoredDocuments
 
@@ -26,12 +27,14 @@ class StratumSequences:
     def __init__(
         self, stratum: Stratum, *, context_tokens: int, purpose: Purpose, limit_tokens: float, packing: str
     ) -> None:
-        self.stratum, self._context_tokens, self._pack = stratum, context_tokens, {"fit": pack, "chunk": chunk}[packing]
+        self.stratum, self._context_tokens, self._packing = stratum, context_tokens, packing
         self._purpose, self._limit_tokens = purpose, limit_tokens
         self._epochs: list[Packing] = []
         self._first_rows: list[int] = []
         self._asked, self._asked_tokens = 0, 0
         self._waiting: list[int] = []
+        self.cut = (0, 0)
+        """(documents, tokens) of the documents that would fit into a sequence but are cut, in the first epoch."""
 
     def next_tokens(self) -> int:
         """Tokens of the next sequence; 0 where it would exceed the limit of the stratum."""
@@ -69,14 +72,18 @@ class StratumSequences:
                 found.append(np.add.reduceat(labels, np.concatenate([[0], ends[:-1]])))
         return np.concatenate(found)
 
-    @property
-    def cut(self) -> tuple[int, int]:
-        """(documents, tokens) of the documents that would fit into a sequence but are cut, in the first epoch."""
-        return self._epochs[0].count_cut(self.stratum.lengths, self._context_tokens)
-
     def _begin_epoch(self) -> None:
         random = stream(*self._purpose, len(self._epochs))
-        packing = self._pack(self.stratum.lengths, context_tokens=self._context_tokens, random=random)
+        documents, lengths = self.stratum.documents, self.stratum.lengths
+        part_starts = documents.part_starts if isinstance(documents, JoinedDocuments) else None
+        if self._packing == "chunk":
+            packing = chunk(lengths, context_tokens=self._context_tokens, random=random)
+        else:
+            packing = pack(lengths, context_tokens=self._context_tokens, random=random, part_starts=part_starts)
+        if not self._epochs:
+            self.cut = packing.count_cut(lengths, self._context_tokens)
+        if isinstance(documents, JoinedDocuments) and documents.attend == "parts":
+            packing = split_parts(packing, documents.part_starts)
         self._first_rows.append(self._asked)
         self._epochs.append(packing)
         self._waiting = packing.row_tokens.tolist()[::-1]

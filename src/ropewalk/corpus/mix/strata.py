@@ -77,7 +77,7 @@ def split_source(
                     stratum,
                     language=label,
                     shortest=bound if rules.lengths else None,
-                    documents=StoredDocuments(stratum.documents.shards, stratum.documents.chosen[here]),
+                    documents=stratum.documents.take(here),
                     lengths=stratum.lengths[here],
                 )
 

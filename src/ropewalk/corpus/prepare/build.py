@@ -22,10 +22,12 @@ from ropewalk.core.record import Document, Role
 from ropewalk.corpus.clean.document import clean_document
 from ropewalk.corpus.dedup.decontaminate import read_prompts
 from ropewalk.corpus.embedded import EMBEDDED
+from ropewalk.corpus.join.places import Places
 from ropewalk.corpus.mix.strata import Stratum, share_out
 from ropewalk.corpus.mix_rules import OTHER, MixRules
 from ropewalk.corpus.prepare.document_scores import Picked, pick_documents
 from ropewalk.corpus.prepare.fingerprint import find_origin
+from ropewalk.corpus.prepare.joined import check_tokens, read_joins, write_joins
 from ropewalk.corpus.prepare.ledger import Amount, SourceLedger, format_ledger
 from ropewalk.corpus.prepare.sources import tokenize_sources
 from ropewalk.corpus.prepare.splits import HELD_OUT, REASONS, TRAIN, DocumentSplits, select_documents, write_dropped
@@ -66,6 +68,8 @@ def build(
                 fix="name another folder, or remove it; the token store keeps the text that both use",
             )
         return folder
+    for source in spec.sources:
+        check_tokens(source, tokenizer)
     store = Path(spec.store)
     with hold(store):
         prompts = read_prompts(spec.decontaminate, probes)
@@ -74,16 +78,19 @@ def build(
             pick_documents(source, stored, read_documents(stored))
             for source, stored in zip(spec.sources, sources, strict=True)
         ]
+        places = [read_joins(*each) for each in zip(spec.sources, sources, strict=True)]
         choices = select_documents(
             sources,
             [source.role for source in spec.sources],
             near_duplicates=[spec.near_duplicates_of(source) for source in spec.sources],
             held_out=spec.held_out,
             unfit=[each.why for each in picked],
+            places=places,
         )
         asked = {"files": spec.decontaminate.files, "digest": prompts.digest, "too_short": prompts.too_short}
         made = {"places": spec.places, "prompts": asked}
-        ledger = _write_corpus(folder, spec, sources, choices, picked, made=made, tokenizer=tokenizer, inputs=inputs)
+        selected = [*zip(spec.sources, sources, choices, places, strict=True)]
+        ledger = _write_corpus(folder, spec, selected, picked, made=made, tokenizer=tokenizer, inputs=inputs)
     say(format_ledger(ledger))
     return folder
 
@@ -156,8 +163,7 @@ def _read_content(folder: Path) -> dict[str, Any]:
 def _write_corpus(
     folder: Path,
     spec: CorpusSpec,
-    sources: Sequence[Tokenized],
-    choices: Sequence[DocumentSplits],
+    selected: Sequence[tuple[Source, Tokenized, DocumentSplits, Places | None]],
     picked: Sequence[Picked],
     *,
     tokenizer: Tokenizer,
@@ -168,19 +174,28 @@ def _write_corpus(
     entries: dict[str, Any] = {}
     ledger: dict[str, Any] = {}
     with new_folder(folder, kind=KIND, inputs=inputs) as work:
-        for source, stored, choice in zip(spec.sources, sources, choices, strict=True):
+        for source, stored, choice, places in selected:
             fate = choice.fate
             balance = _balance(stored, fate)
+            written = _write_choice(work / source.name, stored, choice, vocabulary=tokenizer.vocabulary)
+            facts = _describe(source, stored, fate, balance)
+            joined: dict[str, Any] = {}
+            if places is not None:
+                joined = write_joins(source, stored, places, fate, work / source.name, tokenizer, inputs["seed"])
             unread = [] if source.path is None or source.tokens else source_files(source).unread
             ledger[source.name] = {**balance.to_json(), "not_read": [asdict(each) for each in unread]}
+            ledger[source.name] |= joined.pop("ledger", {})
+            facts |= joined.pop("facts", {})
             entries[source.name] = {
-                **_write_choice(work / source.name, stored, choice, vocabulary=tokenizer.vocabulary),
+                **written,
+                **joined,
                 "store": point_to(stored.folder, from_folder=folder),
                 "long_documents": spec.long_documents_of(source),
                 "origin": digest_value(read_manifest(stored.folder)["inputs"]["origin"]),
-                "facts": _describe(source, stored, fate, balance),
+                "facts": facts,
             }
-        write_dropped(work, sources, [source.name for source in spec.sources], choices, picked)
+        choices = [choice for _, _, choice, _ in selected]
+        write_dropped(work, [stored for _, stored, *_ in selected], [*entries], choices, picked)
         content = {
             "digest": digest_value([[name, entry["content"]] for name, entry in entries.items()]),
             "vocabulary": tokenizer.vocabulary,

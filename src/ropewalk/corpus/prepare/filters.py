@@ -1,11 +1,12 @@
 """Filters between reading and tokenising a document: it is cleaned, and prompts and repeated sections are removed.
 
 Each document is filtered alone and no state is kept, so any number of workers in any order keeps the same documents.
+Repeated sections are cut in a separate step, because they are known only after all documents were cleaned.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import xxhash
@@ -18,7 +19,6 @@ from ropewalk.corpus.clean.document import clean_document
 from ropewalk.corpus.clean.quality import Measures
 from ropewalk.corpus.dedup.decontaminate import Overlap, Prompts, Spans
 from ropewalk.corpus.dedup.minhash import sign, sign_answers
-from ropewalk.corpus.read.chat import MESSAGES
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.text.reject import Reject, excerpt, text_bytes
 
@@ -66,8 +66,8 @@ def cut_spans(text: str, spans: Spans) -> str:
 class Screened:
     """The result of the filters for one document.
 
-    ``outcome`` is the document to tokenise or the reject. All other fields describe the clean text before repeated
-    sections were cut.
+    ``outcome`` is the clean document or the reject. All other fields describe the clean text before repeated sections
+    were cut.
     """
 
     outcome: Document | Reject
@@ -80,13 +80,23 @@ class Screened:
     """Passages of evaluation prompts that were cut. All other fields describe the text without them."""
 
 
+class Judged(NamedTuple):
+    """An item of a source after the filters. ``read_bytes``: size of its text as it was read.
+
+    ``screened`` is None for an item that was rejected when it was read.
+    """
+
+    read_bytes: int
+    outcome: Document | Reject
+    screened: Screened | None
+
+
 @dataclass(frozen=True)
 class Screen:
-    """The filters for the documents of a source."""
+    """The filters for the documents of a source, without the cuts."""
 
     source: Source
     prompts: Prompts
-    cuts: Cuts
 
     def judge(self, document: Document) -> Screened:
         """Clean a document and apply the filters to it."""
@@ -101,24 +111,24 @@ class Screen:
         del outcome
         return self.compare(clean.take(), measures, read_bytes=read_bytes)
 
-    def judge_all(self, items: Iterable[Document | Reject]) -> Iterator[tuple[int, Document | Reject, Screened | None]]:
-        """Yield (bytes read, outcome, result of the filters or None) of each item. Rejects are not filtered again.
+    def judge_all(self, items: Iterable[Document | Reject]) -> Iterator[Judged]:
+        """Yield the result of each item. Rejects are not filtered again.
 
         A document can be a whole book, so no reference to its earlier text is kept here.
         """
         for item in items:
             if isinstance(item, Reject):
-                yield item.size_bytes, item, None
+                yield Judged(item.size_bytes, item, None)
                 continue
             read_bytes, owned = text_bytes(item.text), Owned(item)
             del item
             screened = self.judge(owned.take())
-            judged = Owned((read_bytes, screened.outcome, screened))
+            judged = Owned(Judged(read_bytes, screened.outcome, screened))
             del screened
             yield judged.take()
 
     def compare(self, kept: Document, measures: Measures, *, read_bytes: int) -> Screened:
-        """Apply the filters to a clean and measured document. A document with loss spans keeps repeated sections."""
+        """Apply the filters to a clean and measured document."""
         place, passages = str(kept.metadata.get("place", "")), tuple[Reject, ...]()
         found = self.prompts.find(kept.text)
         if found is not None:
@@ -131,25 +141,13 @@ class Screen:
         encoded = kept.text.encode()
         digest, whole_bytes = xxhash.xxh3_64_intdigest(encoded), len(encoded)
         del encoded
-        signature = self._sign(kept, digest)
-        if digest in self.cuts.spans and kept.loss_spans is None:
-            characters, begin_and_end = len(kept.text), excerpt(kept.text)
-            # The signature is made before the cut, so that the two texts are never in memory at the same time.
-            whole, kept = Owned(kept.text), replace(kept, text="")
-            kept = replace(kept, text=self.cuts.apply(whole.take(), digest))
-            if len(kept.text) < self.source.cleaning(kept.language).min_characters:
-                why = f"{len(kept.text)} characters of {characters} are in no other document"
-                return Screened(Reject(kept.id, REPEATED, read_bytes, why, place, begin_and_end), measures)
-        return Screened(kept, measures, whole_bytes, digest, signature, passages)
+        return Screened(kept, measures, whole_bytes, digest, self._sign(kept, digest), passages)
 
     def _sign(self, kept: Document, digest: int) -> UInt32[np.ndarray, "128"]:
-        """The signature of a document. For a conversation it is made of the answers only.
-
-        A conversation without a layout has no answers yet. Its signature matches only the same text.
-        """
-        if self.source.embedded is not None or (kept.loss_spans is None and MESSAGES not in kept.metadata):
+        """The signature of a document. For a conversation it is made of the answers only."""
+        if self.source.embedded is not None or kept.loss_spans is None:
             return sign(kept.text)
-        return sign_answers("\n".join(kept.text[start:end] for start, end in kept.loss_spans or ()), digest)
+        return sign_answers("\n".join(kept.text[start:end] for start, end in kept.loss_spans), digest)
 
     def _list_passages(self, document: Document, found: Overlap) -> tuple[Reject, ...]:
         """The passages to cut from a document; empty where the whole document is dropped."""
@@ -161,3 +159,30 @@ class Screen:
         place = str(document.metadata.get("place", ""))
         texts = [document.text[start:end] for start, end in found.spans]
         return tuple(Reject(document.id, PASSAGE, text_bytes(text), why, place, excerpt(text)) for text in texts)
+
+
+def cut_repeats(judged: Iterable[Judged], cuts: Cuts, source: Source) -> Iterator[Judged]:
+    """Yield each result with its repeated sections cut. A document with loss spans keeps them."""
+    for each in judged:
+        item = Owned(each)
+        del each
+        yield _cut(item, cuts, source)
+
+
+def _cut(item: Owned[Judged], cuts: Cuts, source: Source) -> Judged:
+    read_bytes, outcome, screened = item.take()
+    if screened is None or isinstance(outcome, Reject):
+        return Judged(read_bytes, outcome, screened)
+    if outcome.loss_spans is not None or screened.digest not in cuts.spans:
+        return Judged(read_bytes, outcome, screened)
+    characters, begin_and_end = len(outcome.text), excerpt(outcome.text)
+    # The signature was made before the cut, so the two texts are never in memory at the same time.
+    whole, outcome = Owned(outcome.text), replace(outcome, text="")
+    screened = replace(screened, outcome=outcome)
+    kept = replace(outcome, text=cuts.apply(whole.take(), screened.digest))
+    if len(kept.text) >= source.cleaning(kept.language).min_characters:
+        return Judged(read_bytes, kept, replace(screened, outcome=kept))
+    why = f"{len(kept.text)} characters of {characters} are in no other document"
+    place = str(kept.metadata.get("place", ""))
+    reject = Reject(kept.id, REPEATED, read_bytes, why, place, begin_and_end)
+    return Judged(read_bytes, reject, Screened(reject, screened.measures))

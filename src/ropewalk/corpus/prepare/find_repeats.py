@@ -16,12 +16,15 @@ import numpy as np
 from ropewalk.core.artifact import hold, is_finished, new_folder
 from ropewalk.core.digest import digest_value
 from ropewalk.corpus.dedup.clusters import leak_threshold
+from ropewalk.corpus.prepare.assemble_shards import check_shards
 from ropewalk.corpus.prepare.filters import Cuts
 from ropewalk.corpus.prepare.repeated_sections import find_spans, is_searched, make_cuts
-from ropewalk.corpus.prepare.shards import Job, check_shards
-from ropewalk.corpus.spec import CorpusSpec
+from ropewalk.corpus.prepare.shards import Job
+from ropewalk.corpus.spec import CorpusSpec, Source
 
 _FORMAT = 1
+_SURVEY = 2
+"""Format of a survey. 2: it keeps the clean text."""
 _SCRATCH = ".sections"
 
 
@@ -46,6 +49,15 @@ class RepeatSearch:
         made = all(job.is_made(stream) for job in self.surveys for stream in range(len(job.streams)))
         return made or is_finished(self.folder)  # surveys that were removed meanwhile have been compared
 
+    def survey_of(self, name: str) -> dict[str, Any] | None:
+        """The inputs of the survey of a source; None where it is not surveyed."""
+        return next((job.inputs for job in self.surveys if job.source.name == name), None)
+
+    def discard(self) -> None:
+        """Remove the surveys. It is safe when all sources are tokenised."""
+        for job in self.surveys:
+            job.discard()
+
     @property
     def _inputs(self) -> dict[str, Any]:
         characters, threshold = self.spec.repeated_sections, self._threshold
@@ -57,7 +69,7 @@ class RepeatSearch:
         return leak_threshold([self.spec.near_duplicates_of(source) for source in self.spec.sources])
 
     def find_cuts(self) -> dict[str, Cuts]:
-        """Return the cuts of each source and remove the surveys. A second process with the same search waits for it.
+        """Return the cuts of each source. A second process with the same search waits for it.
 
         Raises UserError for a source without any document left.
         """
@@ -67,8 +79,6 @@ class RepeatSearch:
         with _own_scratch(Path(self.spec.store) / _SCRATCH) as scratch:
             if not is_finished(self.folder):
                 self._compare(scratch)
-            for job in self.surveys:
-                job.discard()
         spans = np.load(self.folder / "cuts.npy", allow_pickle=False)
         return cuts | make_cuts(spans, [job.source.name for job in self.surveys])
 
@@ -88,15 +98,19 @@ class RepeatSearch:
 
 def plan_search(spec: CorpusSpec, jobs: Sequence[Job]) -> RepeatSearch:
     """The search that ``spec`` requests. ``jobs`` tokenise its sources; here they are turned into surveys."""
-    texts = [job for job in jobs if not job.source.tokens]
+    # A conversation is laid out for one model and never cut, so it is cleaned when it is tokenised, and not before.
+    texts = [job for job in jobs if not job.source.tokens and not _is_chat(job.source)]
     if spec.repeated_sections is None or not any(is_searched(job.source) for job in texts):
         return RepeatSearch(spec, ())
     surveys = []
     for job in texts:
-        text = {key: value for key, value in job.inputs.items() if key != "chat"}  # conversations have no layout yet
-        inputs = {"survey": _FORMAT, "searched": is_searched(job.source), **text}
+        inputs = {"survey": _SURVEY, "searched": is_searched(job.source), **job.inputs}
         surveys.append(replace(job, cuts=None, inputs=inputs))
     return RepeatSearch(spec, tuple(surveys))
+
+
+def _is_chat(source: Source) -> bool:
+    return source.embedded is None and source.record_options.is_chat
 
 
 @contextmanager

@@ -33,6 +33,8 @@ def find_origin(source: Source, *, seed: int) -> Any:
 def describe_text(source: Source, *, prompts: Prompts, seed: int) -> dict[str, Any]:
     """All inputs of the clean text of ``source``, as JSON data. Equal values mean equal text."""
     reading = source.model_dump(mode="json", include={"language", "text_key", "size_bytes", "faults", "options"})
+    if source.join is not None and source.notes_parts:
+        reading["join"] = source.join.stored
     return {
         "origin": find_origin(source, seed=seed),
         "reading": reading,

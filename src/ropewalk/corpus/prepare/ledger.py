@@ -5,7 +5,7 @@ characters inside documents. ``trimmed_bytes`` counts these bytes.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -111,8 +111,31 @@ def format_ledger(ledger: Mapping[str, Mapping[str, Any]]) -> str:
         if entry["masked_answers"]:
             lines.append(f"{'  answers with masks':24}{entry['masked_answers']:>12}")
         lines += [_line("  = train", entry["train"]), _line("  = held out", entry["held_out"])]
+        lines += _tell_joins(entry["joins"]) if "joins" in entry else ()
         lines += [f"  not read: {each['files']:,} {each['sort']} ({each['why']})" for each in entry.get("not_read", ())]
     return "\n".join(lines)
+
+
+def _tell_joins(joins: Mapping[str, Any]) -> Iterator[str]:
+    """What the joins of a source made of its documents."""
+    for split in ("train", "held_out"):
+        made = joins[split]
+        if made["filled"]:
+            yield f"  the middle of {made['filled']:,} texts stands at their end"
+        if made["tasks"]:
+            share = made["task_tokens"] / made["tokens_out"]
+            yield f"  {made['tasks']:,} tasks behind documents are {share:.2%} of the tokens"
+        if made["parts"] == made["documents"]:
+            continue
+        yield (
+            f"  joined ({split.replace('_', ' ')}): {made['parts']:,} parts into {made['documents']:,} documents, "
+            f"{made['alone']:,} of them alone; +{made['added_tokens']:,} tokens between, "
+            f"-{made['border_tokens']:,} borders"
+        )
+        if made["continued"]:
+            yield f"  {made['continued']:,} joins go on in another document, as longer than most_tokens"
+    if joins["in_circle"]:
+        yield f"  {joins['in_circle']:,} documents import or answer each other in a circle; it is read by path or order"
 
 
 def _line(name: str, amount: Mapping[str, int]) -> str:

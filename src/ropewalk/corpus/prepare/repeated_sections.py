@@ -8,22 +8,20 @@ documents stay complete.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Int64, Shaped, UInt32, UInt64
 
-from ropewalk.core.record import Document, Role
+from ropewalk.core.record import Role
 from ropewalk.corpus.dedup.clusters import find_best, group_copies, group_equal, rank_documents
 from ropewalk.corpus.dedup.decontaminate import Spans
 from ropewalk.corpus.dedup.external_sort import PairSpool
-from ropewalk.corpus.prepare.filters import Cuts, Screen
-from ropewalk.corpus.prepare.ledger import SourceLedger
+from ropewalk.corpus.prepare.filters import Cuts
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.text.language import code_points
-from ropewalk.corpus.text.reject import Reject
 from ropewalk.corpus.text.shingle import shingles, window_hashes
 
 _BREAKS = np.array([ord(sign) for sign in "\n。！？"], dtype=np.uint32)
@@ -35,32 +33,6 @@ _PART_CHARACTERS = 1 << 20
 def is_searched(source: Source) -> bool:
     """Whether sections may be cut from the documents of a source."""
     return source.embedded is None and source.role != "instruction" and not source.tokens
-
-
-def survey_documents(items: Iterable[Document | Reject], screen: Screen, *, ledger: SourceLedger, folder: Path) -> None:
-    """Write the data of each kept document into ``folder``: digest, signature, bytes, pairs, and ends of units."""
-    digests, signatures, whole_bytes, counts = [], [], [], []
-    with (folder / "pairs").open("wb") as pairs, (folder / "ends").open("wb") as ends:
-        for size, outcome, screened in screen.judge_all(items):
-            ledger.read.add(bytes=size)
-            if screened is None or isinstance(outcome, Reject):
-                assert isinstance(outcome, Reject)
-                ledger.dropped[outcome.reason].add(bytes=size)
-                continue
-            ledger.stored.add(bytes=screened.whole_bytes)
-            ledger.trimmed_bytes += size - screened.whole_bytes
-            may_be_cut = is_searched(screen.source) and outcome.loss_spans is None
-            numbers, borders = find_pairs(outcome.text) if may_be_cut else _NO_PAIRS
-            pairs.write(numbers.astype("<u8").tobytes())
-            ends.write(borders.astype("<i8").tobytes())
-            digests.append(screened.digest)
-            signatures.append(screened.signature)
-            whole_bytes.append(screened.whole_bytes)
-            counts.append((len(numbers), len(borders)))
-    np.save(folder / "digests.npy", np.array(digests, dtype=np.uint64))
-    np.save(folder / "signatures.npy", np.array(signatures, dtype=np.uint32).reshape(-1, 128))
-    np.save(folder / "whole_bytes.npy", np.array(whole_bytes, dtype=np.int64))
-    np.save(folder / "counts.npy", np.array(counts, dtype=np.int64).reshape(-1, 2))
 
 
 def find_spans(

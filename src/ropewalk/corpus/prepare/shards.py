@@ -3,38 +3,34 @@
 A stream is read as a whole: one file of records, or a whole source where its documents span files. A shard is a run of
 a stream's documents of about 64 MB. Finished shards are kept under ``store/.shards/`` until the source is assembled, so
 a kill costs at most one shard a worker. Every worker reads a long stream completely but makes only every n-th shard of
-it, because reading is forty times faster than cleaning and tokenising.
+it, because reading is forty times faster than cleaning and tokenising. Where surveys of the stream exist, its shards
+are made of their clean text, and the stream is not read again.
 """
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ropewalk.core.artifact import is_finished, new_folder, read_manifest, write_whole
+from ropewalk.core.artifact import is_finished, new_folder, write_whole
 from ropewalk.core.digest import digest_value
-from ropewalk.core.error import UserError
 from ropewalk.core.owned import Owned
-from ropewalk.core.record import Document, Shard
+from ropewalk.core.record import Document
 from ropewalk.corpus.dedup.decontaminate import Prompts
-from ropewalk.corpus.prepare.filters import Cuts, Screen
-from ropewalk.corpus.prepare.ledger import SourceLedger
+from ropewalk.corpus.prepare.filters import Cuts, Judged, Screen, cut_repeats
 from ropewalk.corpus.prepare.pretokenized import read_imported, write_imported
-from ropewalk.corpus.prepare.repeated_sections import survey_documents
-from ropewalk.corpus.prepare.tokenized import Gathered, refuse_empty, settle_parts, write_documents
+from ropewalk.corpus.prepare.survey import read_survey, write_survey
+from ropewalk.corpus.prepare.tokenized import Gathered, write_documents
 from ropewalk.corpus.read.chat import MESSAGES, ChatTemplate, lay_out
 from ropewalk.corpus.read.files import File
 from ropewalk.corpus.read.remote import digest_content
 from ropewalk.corpus.read.source import read_items, read_source, source_files, source_megabytes
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.text.reject import Reject, item_bytes
-from ropewalk.corpus.tokens.store import join_shards, open_shards
 from ropewalk.corpus.tokens.tokenizer import Tokenizer
 
 SHARD_BYTES = 1 << 26
@@ -61,6 +57,8 @@ class Job:
     shard_bytes: int
     working_folder: Path
     """Relative paths of the source start here."""
+    survey: dict[str, Any] | None = None
+    """``inputs`` of the survey of the same text; None where there is none."""
 
     @property
     def folder(self) -> Path:
@@ -78,7 +76,7 @@ class Job:
     @cached_property
     def screen(self) -> Screen:
         """The filters for a document. They treat each document alone, so the result does not depend on the worker."""
-        return Screen(self.source, self.prompts, self.cuts or Cuts())
+        return Screen(self.source, self.prompts)
 
     @cached_property
     def chat(self) -> ChatTemplate:
@@ -110,8 +108,17 @@ class Job:
 
     def parts(self) -> list[Path]:
         """All shards, in the order of the source."""
-        counts = [(part, json.loads((part / _END).read_text())["shards"]) for part in self.folders]
+        counts = [(part, _count_shards(part)) for part in self.folders]
         return [part / f"{number:05d}" for part, count in counts for number in range(count)]
+
+    def find_surveys(self, stream: int) -> list[Path] | None:
+        """The surveys of all shards of a stream, in order; None unless all of them exist."""
+        if self.survey is None:
+            return None
+        folder = replace(self, inputs=self.survey, survey=None).folders[stream]
+        if missing_shards(folder) != []:
+            return None
+        return [folder / f"{number:05d}" for number in range(_count_shards(folder))]
 
     def discard(self) -> None:
         """Remove the shards. The folder of the source holds all their data."""
@@ -133,6 +140,7 @@ class Job:
             "store": str(self.store.resolve()),
             "shard_bytes": self.shard_bytes,
             "working_folder": str(self.working_folder),
+            "survey": self.survey,
         }
         write_whole(path, json.dumps(content, ensure_ascii=False))
         return path
@@ -161,6 +169,13 @@ def work(job: Job, task: dict[str, int], advance: Advance) -> None:
     if job.source.tokens:
         _import(job, folder)
         return
+    surveys = job.find_surveys(task["stream"])
+    if surveys is not None:
+        for number in range(task["residue"], len(surveys), task["of"]):
+            if not is_finished(folder / f"{number:05d}"):
+                _write_shard(job, read_survey(surveys[number], job.source), folder / f"{number:05d}", advance)
+        _end_stream(folder, len(surveys))
+        return
     # With many files, one of them may be empty.
     many = len(job.streams) > 1
     items = read_items(job.source, job.seed, stream) if many else read_source(job.source, seed=job.seed)
@@ -168,45 +183,28 @@ def work(job: Job, task: dict[str, int], advance: Advance) -> None:
     for number, members in groupby(items, key=_number_shards(job.shard_bytes)):
         shards = number + 1
         if number % task["of"] == task["residue"] and not is_finished(folder / f"{number:05d}"):
-            _make_shard(job, members, folder / f"{number:05d}", advance)
+            _write_shard(job, _judge(job, members), folder / f"{number:05d}", advance)
+    _end_stream(folder, shards)
+
+
+def _end_stream(folder: Path, shards: int) -> None:
+    """Record that a stream has ``shards`` shards."""
     if not (folder / _END).exists():
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / _END, json.dumps({"shards": shards}))
 
 
+def _count_shards(folder: Path) -> int:
+    return int(json.loads((folder / _END).read_text())["shards"])
+
+
 def missing_shards(folder: Path) -> list[int] | None:
     """Numbers of the missing shards of a stream; None where no worker has read the stream to its end."""
     try:
-        shards = json.loads((folder / _END).read_text())["shards"]
+        shards = _count_shards(folder)
     except FileNotFoundError:  # no test before reading: another share may remove its assembled shards in between
         return None
     return [n for n in range(shards) if not is_finished(folder / f"{n:05d}")]
-
-
-def check_shards(job: Job) -> dict[str, Any]:
-    """The facts of all shards together. Raises UserError if no document is left, and removes the shards first."""
-    gathered = _add_facts([read_manifest(part)["facts"] for part in job.parts()])
-    try:
-        refuse_empty(job.source, SourceLedger.from_json(gathered["ledger"]))
-    except UserError:  # a corrected source has another digest, so these shards are useless
-        job.discard()
-        raise
-    return gathered
-
-
-def assemble(job: Job) -> None:
-    """Assemble the finished shards of a source in its folder of the store. Raises UserError if no document is left."""
-    parts, gathered = job.parts(), check_shards(job)
-    languages = settle_parts(parts)
-    gathered["languages"] = sorted({language for own in languages for language in own})
-    with new_folder(job.folder, kind="tokens", inputs=job.inputs, facts=lambda: gathered) as work_folder:
-        join_shards(_open_parts(parts, job.tokenizer.vocabulary), work_folder, vocabulary=job.tokenizer.vocabulary)
-        _join_columns(parts, languages, gathered["languages"], work_folder)
-        for name in sorted({path.name for part in parts for path in part.glob("*.jsonl")}):
-            with (work_folder / name).open("wb") as joined:
-                for part in parts:
-                    with (part / name).open("rb") as piece:
-                        shutil.copyfileobj(piece, joined)
 
 
 def _import(job: Job, folder: Path) -> None:
@@ -219,23 +217,36 @@ def _import(job: Job, folder: Path) -> None:
     write_whole(folder / _END, json.dumps({"shards": 1}))
 
 
-def _make_shard(job: Job, items: Iterator[Document | Reject], folder: Path, advance: Advance) -> None:
-    def watched() -> Iterator[Document | Reject]:
+def _judge(job: Job, items: Iterable[Document | Reject]) -> Iterator[Judged]:
+    """Lay out the conversations among ``items`` of a source, then filter all."""
+
+    def laid_out() -> Iterator[Document | Reject]:
         for item in items:
-            if isinstance(item, Document) and MESSAGES in item.metadata and job.cuts is not None:
+            if isinstance(item, Document) and MESSAGES in item.metadata:
                 item = lay_out(item, job.chat, job.source)
-            size, owned = item_bytes(item), Owned(item)
+            owned = Owned(item)
             del item
+            yield owned.take()
+
+    return job.screen.judge_all(laid_out())
+
+
+def _write_shard(job: Job, judged: Iterable[Judged], folder: Path, advance: Advance) -> None:
+    def watched() -> Iterator[Judged]:
+        for each in judged:
+            size, owned = each.read_bytes, Owned(each)
+            del each
             yield owned.take()
             advance(size)
 
     gathered = Gathered()
     if job.cuts is None:
         with new_folder(folder, kind="survey", inputs={}, facts=gathered.facts) as work_folder:
-            survey_documents(watched(), job.screen, ledger=gathered.ledger, folder=work_folder)
+            write_survey(watched(), job.source, ledger=gathered.ledger, folder=work_folder)
     else:
         with new_folder(folder, kind="shard", inputs={}, facts=gathered.facts) as work_folder:
-            write_documents(watched(), job.screen, tokenizer=job.tokenizer, gathered=gathered, folder=work_folder)
+            cut = cut_repeats(watched(), job.cuts, job.source)
+            write_documents(cut, tokenizer=job.tokenizer, gathered=gathered, folder=work_folder)
 
 
 def _number_shards(shard_bytes: int) -> Callable[[Document | Reject], int]:
@@ -250,40 +261,3 @@ def _number_shards(shard_bytes: int) -> Callable[[Document | Reject], int]:
         return number
 
     return give
-
-
-def _open_parts(parts: Sequence[Path], vocabulary: int) -> Iterator[Shard]:
-    for part in parts:
-        yield from open_shards(part, vocabulary=vocabulary, manifest={})
-
-
-def _add_facts(facts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The facts of all shards as those of one shard: ledgers and counts are summed, names are merged."""
-    ledger = SourceLedger()
-    added: dict[str, Any] = {}
-    for entry in facts:
-        ledger.take(SourceLedger.from_json(entry["ledger"]))
-        for key, value in entry.items():
-            if isinstance(value, dict) and key != "ledger":
-                sums = added.setdefault(key, {})
-                for name, count in value.items():
-                    sums[name] = sums.get(name, 0) + count
-    languages = sorted({language for entry in facts for language in entry["languages"]})
-    return {**added, "ledger": ledger.to_json(), "languages": languages}
-
-
-def _join_columns(parts: Sequence[Path], named: Sequence[Sequence[str]], names: Sequence[str], folder: Path) -> None:
-    """Join the columns of all shards in order. ``named`` holds the language names that each shard numbers."""
-    for column in sorted({path.name for part in parts for path in part.glob("*.npy")}):
-        loaded = [np.load(part / column, mmap_mode="r", allow_pickle=False) for part in parts]
-        kept = [(piece, own) for piece, own in zip(loaded, named, strict=True) if len(piece)]
-        pieces = [piece for piece, _ in kept]
-        shape = (sum(len(piece) for piece in pieces), *pieces[0].shape[1:])
-        joined = np.lib.format.open_memmap(folder / column, mode="w+", dtype=pieces[0].dtype, shape=shape)
-        at = 0
-        for piece, own in kept:
-            if column == "language.npy":
-                piece = np.array([names.index(name) for name in own], dtype=piece.dtype)[piece]
-            joined[at : at + len(piece)] = piece
-            at += len(piece)
-        joined.flush()

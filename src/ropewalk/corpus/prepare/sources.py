@@ -4,7 +4,7 @@ The shards of all sources form one pool of tasks, so a small source does not wai
 depend on the other sources of the corpus, on the workers, or on the point where an earlier attempt stopped.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,10 +13,11 @@ from ropewalk.core.artifact import is_finished
 from ropewalk.core.digest import digest_value
 from ropewalk.core.progress import say, watch
 from ropewalk.corpus.dedup.decontaminate import Prompts
+from ropewalk.corpus.prepare.assemble_shards import assemble
 from ropewalk.corpus.prepare.filters import Cuts
-from ropewalk.corpus.prepare.find_repeats import plan_search
+from ropewalk.corpus.prepare.find_repeats import RepeatSearch, plan_search
 from ropewalk.corpus.prepare.fingerprint import describe_text, find_origin
-from ropewalk.corpus.prepare.shards import FOLDER, SHARD_BYTES, Job, assemble, work
+from ropewalk.corpus.prepare.shards import FOLDER, SHARD_BYTES, Job, work
 from ropewalk.corpus.prepare.tokenized import Tokenized, open_tokenized
 from ropewalk.corpus.prepare.workers import count_workers, name_task, run_tasks
 from ropewalk.corpus.read.chat import LAYOUT
@@ -47,7 +48,7 @@ def tokenize_sources(spec: CorpusSpec, *, tokenizer: Tokenizer, prompts: Prompts
         if not search.is_surveyed:
             say("looking for repeated sections")
             _run(spec, search.surveys)
-        jobs = _list_jobs(text, search.find_cuts())
+        jobs = _list_jobs(text, search)
         waiting = {job.folder: job for job in jobs if not is_finished(job.folder)}
         for job in jobs:
             if job.folder not in waiting:
@@ -58,6 +59,7 @@ def tokenize_sources(spec: CorpusSpec, *, tokenizer: Tokenizer, prompts: Prompts
             assemble(job)
         for job in jobs:  # also found folders: a process may have been killed after it assembled them
             job.discard()
+        search.discard()
     finally:
         _sweep(Path(spec.store) / FOLDER)
     return [open_tokenized(job.folder) for job in jobs]
@@ -76,7 +78,7 @@ def tokenize_share(
         done = _work_share(search.surveys, share, shares)
         if not search.is_surveyed:
             return Share(done, waits=True)
-    jobs = [job for job in _list_jobs(text, search.find_cuts()) if not is_finished(job.folder)]
+    jobs = [job for job in _list_jobs(text, search) if not is_finished(job.folder)]
     return Share(done + _work_share(jobs, share, shares), waits=False)
 
 
@@ -107,16 +109,22 @@ def _describe_all(spec: CorpusSpec, *, tokenizer: Tokenizer, prompts: Prompts, s
     ]
 
 
-def _list_jobs(text: Sequence[Job], cuts: Mapping[str, Cuts]) -> list[Job]:
-    """The jobs with their cuts."""
-    found = [(job, cuts[job.source.name]) for job in text]
+def _list_jobs(text: Sequence[Job], search: RepeatSearch) -> list[Job]:
+    """The jobs with their cuts, and with the surveys that hold their clean text."""
+    cuts = search.find_cuts()
     return [
         replace(
             job,
-            cuts=own,
-            inputs={"format": _FORMAT, **job.inputs, "cuts": own.digest, "tokenizer": job.tokenizer.digest},
+            cuts=cuts[job.source.name],
+            survey=search.survey_of(job.source.name),
+            inputs={
+                "format": _FORMAT,
+                **job.inputs,
+                "cuts": cuts[job.source.name].digest,
+                "tokenizer": job.tokenizer.digest,
+            },
         )
-        for job, own in found
+        for job in text
     ]
 
 

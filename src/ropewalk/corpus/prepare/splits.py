@@ -8,7 +8,7 @@ or kept.
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,8 @@ from jaxtyping import Int8, Int64, UInt64
 from ropewalk.core.record import Role
 from ropewalk.core.seed import seed_for
 from ropewalk.corpus.dedup.clusters import find_best, group_copies, group_equal, leak_threshold, rank_documents
+from ropewalk.corpus.join.hold_out import hold_together, number_groups
+from ropewalk.corpus.join.places import Places
 from ropewalk.corpus.prepare.document_scores import Picked
 from ropewalk.corpus.prepare.tokenized import Tokenized, read_documents
 
@@ -44,12 +46,14 @@ def select_documents(
     near_duplicates: Sequence[float | None],
     held_out: float,
     unfit: Sequence[Collection[int]] = (),
+    places: Sequence[Places | None] = (),
 ) -> list[DocumentSplits]:
     """The split of each document of each source.
 
     ``near_duplicates`` holds for each source the least similarity at which a document is dropped, whichever source the
     kept one is from. None drops only exact copies. ``held_out`` is the share of the documents of each source, at least
-    8 documents or a tenth of them. ``unfit`` holds the document numbers of each source that were not selected.
+    8 documents or a tenth of them. ``unfit`` holds the document numbers of each source that were not selected. Where
+    ``places`` says that documents are joined, they are held out together, and joined documents are counted.
     """
     digests = np.concatenate([source.digests for source in sources])
     signatures = np.concatenate([source.signatures for source in sources])
@@ -74,10 +78,15 @@ def select_documents(
         fate[chosen_out[fate[chosen_out] == TRAIN]] = UNFIT
 
     key = np.array([seed_for("held out", int(digest)) for digest in digests], dtype=np.uint64)[leak]
+    if any(each is not None for each in places):
+        leak, key = hold_together(leak, key, digests, number_groups(places, borders, fate == TRAIN))
     chosen = np.zeros(len(fate), dtype=bool)
-    for first, last in pairwise(borders.tolist()):
+    for (first, last), place in zip_longest(pairwise(borders.tolist()), places):
         kept = fate[first:last] == TRAIN
-        chosen[first:last] = kept & (key[first:last] < _held_out_key(key[first:last][kept], held_out))
+        keys = key[first:last][kept]
+        chosen[first:last] = kept & (
+            key[first:last] < _held_out_key(keys if place is None else np.unique(keys), held_out)
+        )
     fate[(fate == TRAIN) & np.isin(leak, leak[chosen])] = HELD_OUT
     home = np.searchsorted(borders, best, side="right") - 1
     columns = (np.split(column, borders[1:-1]) for column in (fate, home, best - borders[home]))

@@ -22,8 +22,9 @@ from ropewalk.core.owned import Owned
 from ropewalk.core.read_json import read_written_lines
 from ropewalk.core.record import Document
 from ropewalk.corpus.clean.document import MASKED
-from ropewalk.corpus.prepare.filters import CONTAMINATED, PASSAGE, REPEATED, Screen, Screened
+from ropewalk.corpus.prepare.filters import CONTAMINATED, PASSAGE, REPEATED, Judged, Screened
 from ropewalk.corpus.prepare.ledger import SourceLedger
+from ropewalk.corpus.read.join_parts import PART
 from ropewalk.corpus.read.source import without_document
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.text.language import settle_languages
@@ -139,7 +140,12 @@ class Notes:
         if cut_bytes:
             ledger.dropped[REPEATED].add(documents=0, bytes=cut_bytes)
         begin = kept.text[:_HEAD_CHARACTERS]
-        self.log.write(_line(kept.id, screened, language=kept.language, cut_bytes=cut_bytes, text=begin))
+        facts = {
+            "cut_bytes": cut_bytes,
+            "text": begin,
+            **{key: kept.metadata[key] for key in (PART,) if key in kept.metadata},
+        }
+        self.log.write(_line(kept.id, screened, language=kept.language, **facts))
         return True
 
 
@@ -154,18 +160,16 @@ def take_notes(gathered: Gathered, folder: Path) -> Iterator[Notes]:
     gathered.write(folder)
 
 
-def write_documents(
-    items: Iterable[Document | Reject], screen: Screen, *, tokenizer: Tokenizer, gathered: Gathered, folder: Path
-) -> None:
-    """Filter and tokenise ``items`` of a source into ``folder``: shards, columns, and a line for each item."""
+def write_documents(judged: Iterable[Judged], *, tokenizer: Tokenizer, gathered: Gathered, folder: Path) -> None:
+    """Tokenise the items of a source into ``folder``: shards, columns, and a line for each item."""
     with take_notes(gathered, folder) as notes:
-        encoded = _count(tokenizer.encode_documents(_take_all(items, screen, notes)), gathered)
+        encoded = _count(tokenizer.encode_documents(_take_all(judged, notes)), gathered)
         write_shards(encoded, folder, vocabulary=tokenizer.vocabulary)
 
 
-def _take_all(items: Iterable[Document | Reject], screen: Screen, notes: Notes) -> Iterator[Document]:
+def _take_all(judged: Iterable[Judged], notes: Notes) -> Iterator[Document]:
     """Yield the documents that are stored, without keeping a reference, so that the caller can free each."""
-    for size_bytes, outcome, screened in screen.judge_all(items):
+    for size_bytes, outcome, screened in judged:
         if notes.take(size_bytes, outcome, screened):
             assert isinstance(outcome, Document)
             kept = Owned(outcome)

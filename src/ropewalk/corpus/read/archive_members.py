@@ -21,7 +21,7 @@ from ropewalk.corpus.read.archive import ChunkStream, TornArchiveError, read_chu
 from ropewalk.corpus.read.bad_input import Found, Place, WholeText, reject
 from ropewalk.corpus.read.files import File, Kind, kind_of, suffix_of, why_unread
 from ropewalk.corpus.read.pages import read_text
-from ropewalk.corpus.spec import FileOptions, Source
+from ropewalk.corpus.spec import Source
 from ropewalk.corpus.text.reject import Reject
 
 _ARCHIVES = frozenset[Kind](["tar", "zip", "warc"])
@@ -47,13 +47,12 @@ def read_members(
     A member that is not read (an image, a hidden file, an archive in the archive) is a reject, whatever ``faults``
     says, so that it is counted. Raises UserError where the source wants files joined.
     """
-    options = source.record_options
-    if isinstance(options, FileOptions) and options.join not in ("file", "line"):
+    if source.join is not None and source.join.by_folder:
         raise UserError(
             "the files of an archive cannot be joined",
             where=f"source {source.name}: {file.path}",
-            why=f"options.join is {options.join}, and an archive is read member by member",
-            fix="unpack it into a folder, or set options.join: file",
+            why=f"join.by is {source.join.by[0]}, and an archive is read member by member",
+            fix="unpack it into a folder, or leave out join",
         )
     members = _tar_members(file) if file.kind == "tar" else _zip_members(file)
     try:

@@ -5,12 +5,15 @@ Bad input is normal in data, and no fault passes without a report. By default th
 bad bytes by U+FFFD.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ropewalk.core.error import UserError, explain_import_fault
 from ropewalk.corpus.read.encodings import guess_encoding, marked_encoding
 from ropewalk.corpus.read.files import File
-from ropewalk.corpus.spec import FileOptions, Source
+from ropewalk.corpus.read_options import FileOptions
+from ropewalk.corpus.spec import Source
 from ropewalk.corpus.text.reject import Reject, excerpt
 
 
@@ -51,9 +54,11 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class WholeText:
-    """The text of a file, or of several joined files, that is no record."""
+    """The text of a file that is no record."""
 
     text: str
+    part: Mapping[str, Any] | None = None
+    """Its place in a join (join_parts.py)."""
 
 
 Found = tuple[Place, object] | Reject

@@ -19,7 +19,8 @@ from ropewalk.corpus.read.loss_spans import Answers
 from ropewalk.corpus.read.rendered_strings import LostError, StringSpan, check_short, check_tools, place_messages
 from ropewalk.corpus.read.special_token_text import Letters, any_of
 from ropewalk.corpus.read.turn import ANSWERS, Message
-from ropewalk.corpus.spec import RecordOptions, Source
+from ropewalk.corpus.read_options import RecordOptions
+from ropewalk.corpus.spec import Source
 from ropewalk.corpus.text.reject import Reject, excerpt
 
 MESSAGES = "messages"

@@ -19,7 +19,7 @@ from ropewalk.corpus.read.turn import (
     read_turns,
     refuse_unknown,
 )
-from ropewalk.corpus.spec import RecordOptions
+from ropewalk.corpus.read_options import RecordOptions
 
 
 class Conversation(TypedDict):

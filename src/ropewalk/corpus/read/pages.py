@@ -11,6 +11,7 @@ from pathlib import Path
 from ropewalk.corpus.read.archive import TornArchiveError, read_chunks
 from ropewalk.corpus.read.bad_input import Place, check_text, decode_text, file_encoding, missing_library, reject
 from ropewalk.corpus.read.files import File
+from ropewalk.corpus.read.remote import local_copy
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.text.reject import Reject
 
@@ -42,6 +43,12 @@ def read_text(file: File, source: Source) -> str | Reject:
                 source, place, "no text", "the page has no main text", size_bytes=len(page.encode()), text=page
             )
     return text if isinstance(text, Reject) else check_text(text, source, place)
+
+
+def read_file(file: File, source: Source) -> str | Reject:
+    """``read_text`` of a file that may lie on the network."""
+    with local_copy(file) as here:
+        return read_text(here, source)
 
 
 def extract_text(page: str | bytes, source: Source) -> str | None:

@@ -4,7 +4,7 @@ records.py, pages.py and code_tree.py read the formats; bad_input.py handles wro
 """
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from ropewalk.core.error import UserError
@@ -13,17 +13,18 @@ from ropewalk.core.record import Document
 from ropewalk.corpus.embedded import embedded_documents
 from ropewalk.corpus.read.bad_input import Found, Place, WholeText, check_text, reject
 from ropewalk.corpus.read.chat import MESSAGES, UNTRAINED
-from ropewalk.corpus.read.code_tree import group_files, join_files
 from ropewalk.corpus.read.conversation import Conversation, beyond_pair, find_conversation, join_contents, map_strings
 from ropewalk.corpus.read.files import File
 from ropewalk.corpus.read.find_files import FoundFiles as Files
 from ropewalk.corpus.read.find_files import find_all, find_files, is_saved_dataset
+from ropewalk.corpus.read.join_parts import NO_FIELDS, NO_PLACE, PART, describe_part, read_joined
 from ropewalk.corpus.read.nested_keys import find_value
-from ropewalk.corpus.read.pages import read_text
+from ropewalk.corpus.read.pages import read_file
 from ropewalk.corpus.read.records import read_hub, read_records, read_saved
 from ropewalk.corpus.read.remote import content_bytes_of, digest_content, find_remote_files, is_remote, local_copy
 from ropewalk.corpus.read.turn import NO_CONVERSATION, UnreadError
-from ropewalk.corpus.spec import FileOptions, Source
+from ropewalk.corpus.read_options import FileOptions
+from ropewalk.corpus.spec import Source
 from ropewalk.corpus.text.language import judge_language
 from ropewalk.corpus.text.reject import Reject as Reject
 
@@ -117,12 +118,12 @@ def _read_files(source: Source, file: File | None) -> Iterator[Found]:
     options = source.record_options
     assert isinstance(options, FileOptions)
     records = [each for each in files if each.is_record and each.kind not in ("tar", "zip")]
-    if options.join != "file" and records:
+    if source.join is not None and source.join.by_folder and records:
         raise UserError(
-            "records are not joined",
+            "records are not joined by the folder of their file",
             where=f"source {source.name}: {records[0].shown or records[0].path}",
-            why=f"options.join is {options.join}, and each record of this file is a document",
-            fix="leave out options.join, or give the files of records a source of their own",
+            why=f"join.by is {source.join.by[0]}, and each record of this file is a document",
+            fix="give fields of the records as join.by, or the files of records a source of their own",
         )
     by_record = [each for each in files if each.is_record or (source.reads_lines and each.kind == "text")]
     for each in by_record:
@@ -133,30 +134,21 @@ def _read_files(source: Source, file: File | None) -> Iterator[Found]:
         raise UserError(
             "a file has no lines of text",
             where=f"source {source.name}: {texts[0].path}",
-            why=f"options.join is line, and the file is a {texts[0].kind}",
-            fix="give text files, or set options.join: file",
+            why=f"options.document is line, and the file is a {texts[0].kind}",
+            fix="give text files, or set options.document: file",
         )
-    if options.join in ("package", "repository") and any(file.is_remote for file in texts):
-        raise UserError(
-            "files on the network cannot be joined by package or repository",
-            where=f"source {source.name}: {source.path}",
-            why=f"options.join is {options.join}, which looks at the folders around a file",
-            fix="copy the tree to a folder on this machine, or set options.join: folder",
-        )
-    for id, members in group_files(texts, options, found.root):
-        parts = [(member, _read_text(member.file, source)) for member in members]
-        yield from (part for _, part in parts if isinstance(part, Reject))
-        whole = [(member, part) for member, part in parts if isinstance(part, str)]
-        del parts
-        if whole:
-            made = Owned(WholeText(join_files(whole, options)))
-            del whole
-            yield Place(str(found.root / id), id), made.take()
+    yield from read_joined(texts, source, found.root) if source.notes_parts else _read_alone(texts, source)
 
 
-def _read_text(file: File, source: Source) -> str | Reject:
-    with local_copy(file) as here:
-        return read_text(here, source)
+def _read_alone(texts: Sequence[File], source: Source) -> Iterator[Found]:
+    for file in texts:
+        text = read_file(file, source)
+        if isinstance(text, Reject):
+            yield text
+        else:
+            made = Owned(WholeText(text))
+            del text
+            yield Place(str(file.path), file.name), made.take()
 
 
 def _make_item(found: Found, source: Source) -> Document | Reject:
@@ -165,10 +157,23 @@ def _make_item(found: Found, source: Source) -> Document | Reject:
     place, record = found
     del found
     if isinstance(record, WholeText):
-        return _document(record.text, source, id=place.name, place=place)
+        part = record.part if record.part or not source.notes_parts else NO_FIELDS
+        if isinstance(part, str):
+            return reject(source, place, NO_PLACE, part, size_bytes=len(record.text), text=record.text)
+        made = _document(record.text, source, id=place.name, place=place)
+        return made if part is None else replace(made, metadata={**made.metadata, PART: part})
+    part = None
+    if source.notes_parts and isinstance(record, Mapping):
+        part = describe_part(record, source, place)
+        if isinstance(part, str):
+            size = sum(len(value) for value in record.values() if isinstance(value, str))
+            return reject(source, place, NO_PLACE, part, size_bytes=size, text=repr(record)[:1000])
     owned = Owned(record)
     del record
-    return _make_document(owned.take(), source, place)
+    item = _make_document(owned.take(), source, place)
+    if part is None or isinstance(item, Reject):
+        return item
+    return replace(item, metadata={**item.metadata, PART: part})
 
 
 def _make_document(record: object, source: Source, place: Place) -> Document | Reject:

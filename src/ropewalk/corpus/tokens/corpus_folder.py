@@ -1,8 +1,8 @@
 """A corpus as a folder: which documents of the token stores are trained on, which are held out, and the ledger.
 
 ``corpus.json`` names the sources and their stores. ``NAME/train.npy`` holds the numbers of the stored documents that
-are trained on. ``NAME/held_out/`` holds the tokens of the held-out documents. ``ledger.json`` counts all other
-documents. The tokens that are trained on stay in the store.
+are trained on, and for a source with joins ``NAME/pieces.npy`` how they are joined. ``NAME/held_out/`` holds the tokens
+of the held-out documents. ``ledger.json`` counts all other documents. The tokens that are trained on stay in the store.
 """
 
 import os
@@ -20,6 +20,7 @@ from ropewalk.core.error import UserError
 from ropewalk.core.read_json import read_written, read_written_lines
 from ropewalk.core.record import Role, Shard
 from ropewalk.corpus.spec import LongDocuments
+from ropewalk.corpus.tokens.joined_documents import Attend, open_joined
 from ropewalk.corpus.tokens.long_documents import BeyondRow, find_beyond
 from ropewalk.corpus.tokens.store import StoredDocuments, all_documents, open_shards
 
@@ -62,6 +63,8 @@ class Corpus:
     ledger: Mapping[str, Any]
     _facts: Mapping[str, Facts]
     _stores: Mapping[str, Path]
+    _attend: Mapping[str, Attend]
+    """For each source with joined documents: what is one document to the attention mask."""
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -76,9 +79,11 @@ class Corpus:
         return self._stores[source]
 
     def train(self, source: str) -> StoredDocuments:
-        """The documents that are trained on, from the source's shards in the token store."""
-        shards = open_shards(self._stores[source], vocabulary=self.vocabulary, manifest=self._describe(source))
-        return StoredDocuments(tuple(shards), np.load(self.folder / source / "train.npy", allow_pickle=False))
+        """The documents that are trained on, joined ones included, from the source's shards in the token store."""
+        shards = tuple(open_shards(self._stores[source], vocabulary=self.vocabulary, manifest=self._describe(source)))
+        if source in self._attend:
+            return open_joined(self.folder / source, shards, vocabulary=self.vocabulary, attend=self._attend[source])
+        return StoredDocuments(shards, np.load(self.folder / source / "train.npy", allow_pickle=False))
 
     def find_beyond(self, source: str, context_tokens: int) -> BeyondRow:
         """Count the documents and tokens of a source that are not read in sequences of ``context_tokens`` tokens."""
@@ -166,6 +171,7 @@ def open_corpus(folder: Path) -> Corpus:
         ledger=read_written(folder / "ledger.json"),
         _facts={name: Facts(**entry["facts"]) for name, entry in content["sources"].items()},
         _stores=stores,
+        _attend={name: entry["attend"] for name, entry in content["sources"].items() if "attend" in entry},
     )
 
 

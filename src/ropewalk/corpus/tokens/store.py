@@ -123,6 +123,14 @@ class StoredDocuments:
         ends = [np.diff(shard.ends.astype(np.int64), prepend=0) for shard in self.shards]
         return np.concatenate([np.empty(0, dtype=np.int64), *ends]).take(self.chosen)
 
+    def take(self, documents: Int64[np.ndarray, "_"]) -> "StoredDocuments":
+        """Some of these documents."""
+        return StoredDocuments(self.shards, self.chosen[documents])
+
+    def origin(self, document: int, start: int, tokens: int) -> list[dict[str, int]]:
+        """Where the tokens of a segment are from: documents as numbered in the source's store."""
+        return [{"document": int(self.chosen[document]), "start": start, "tokens": tokens}]
+
     @property
     def tokens(self) -> int:
         return int(self.lengths.sum())

@@ -102,6 +102,15 @@ class Tokenizer:
         """Ids of ``text`` without border tokens."""
         return np.concatenate(self._own(self._encode_all(list(self._cut(text))), inside=False)).astype(np.int64)
 
+    def encode_inside(self, text: str) -> Int64[np.ndarray, "tokens"]:
+        """Ids of ``text`` that follows other text of a document."""
+        return np.concatenate(self._own(self._encode_all([*self._cut(text, True)]), inside=True)).astype(np.int64)
+
+    def find_id(self, token: str) -> int | None:
+        """The id of a token of this spelling, special or not."""
+        found: int | None = self._bpe.token_to_id(token)
+        return found
+
     def decode(self, tokens: Sequence[int] | Integer[np.ndarray, "tokens"]) -> str:
         """The text of ``tokens``, border tokens included."""
         text: str = self._bpe.decode([int(token) for token in tokens], skip_special_tokens=False)

@@ -1,0 +1,124 @@
+"""The model card of an export, its README.md: base, positions, stages, text with licences, measurements, serving.
+
+It is made from the run's records only, so that it says what was done. A licence that is not known is said to be not
+known: the card's head has no ``license`` then, and a person must decide.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ropewalk.core.quantity import format_amount, format_length
+from ropewalk.model.engines import find_commands, is_native
+from ropewalk.report.contents import Contents, read_run
+from ropewalk.report.table import Table
+from ropewalk.report.target import verdict_table
+from ropewalk.report.verdict import judge_measures
+
+_UNKNOWN = "not known"
+_HERE = "FOLDER"
+
+
+def make_card(run: Path, like: Path, *, checkpoint: str = "") -> str:
+    """The card as Markdown, with a head that the Hugging Face hub reads.
+
+    ``like`` is a model folder with the export's config. ``checkpoint`` names the checkpoint of an export that is not
+    the run's last model: the run's measurements are then left out, because they are not this model's.
+    """
+    from huggingface_hub import ModelCard, ModelCardData
+
+    contents = read_run(run)
+    languages = sorted({code for facts in contents.sources.values() for code in facts.get("languages", {}) if code})
+    head = ModelCardData(
+        base_model=None if contents.from_nothing or Path(contents.model).exists() else contents.model,
+        library_name="transformers",
+        language=[code for code in languages if code != "code"] or None,
+        tags=["ropewalk", "long-context"],
+        pipeline_tag="text-generation",
+    )
+    told = [*_tell_model(contents, like, checkpoint), *_tell_text(contents), *_tell_measures(contents, checkpoint)]
+    body = "\n".join([*told, *_tell_serving(like)])
+    return str(ModelCard(f"---\n{head.to_yaml()}\n---\n\n{body}\n", ignore_metadata_errors=False))
+
+
+def _tell_model(contents: Contents, like: Path, checkpoint: str) -> Iterator[str]:
+    base = "random weights" if contents.from_nothing else f"`{_escape(contents.model)}`"
+    tokens = contents.base_context_tokens
+    before = "" if tokens is None else f" from {format_length(tokens)}"
+    yield f"# {_escape(contents.name)}"
+    yield ""
+    version = _escape(contents.versions.get("ropewalk", ""))
+    yield (
+        f"Trained by ropewalk {version} from {base}: the context goes{before} to "
+        f"{format_length(contents.context_tokens)} tokens. Recipe digest `{contents.recipe_digest}`."
+    )
+    if checkpoint:
+        yield f"\nThese are the weights of {_escape(checkpoint)}, not those of the run's end; they were not measured."
+    yield "\n## Positions and stages\n"
+    rows = []
+    for stage in contents.stages:
+        spec, positions = stage.spec, stage.facts.get("layers", [])
+        amounts = [format_length(stage.reach_tokens), f"{stage.steps:,}", format_amount(float(spec["tokens"]))]
+        rows.append([str(stage.number), *amounts, f"{spec['lr']:g}", "; ".join(positions) or spec["rope"]["kind"]])
+    yield from _markdown(
+        Table(["stage", "context", "steps", "tokens at most", "lr", "layers: positions"], rows, "lrrrrl")
+    )
+
+
+def _tell_text(contents: Contents) -> Iterator[str]:
+    """Tokens by source over all stages, with the licences that the recipe or the packaged text names."""
+    tokens: dict[str, int] = {}
+    for stage in contents.stages:
+        for name, read in stage.source_tokens.items():
+            tokens[name] = tokens.get(name, 0) + read
+    rows = [
+        [
+            name,
+            str(contents.sources[name]["role"]),
+            format_amount(read),
+            contents.sources[name].get("license") or _UNKNOWN,
+        ]
+        for name, read in tokens.items()
+        if read
+    ]
+    yield "\n## Text\n"
+    if not rows:
+        yield "The run noted no tokens by source."
+        return
+    yield from _markdown(Table(["source", "role", "tokens read", "licence"], rows, "llrl"))
+    if any(row[-1] == _UNKNOWN for row in rows):
+        yield "\nWhere a licence is not known, ask the owner of the text."
+    yield "\nThe licence of the base applies to these weights, too."
+
+
+def _tell_measures(contents: Contents, checkpoint: str) -> Iterator[str]:
+    verdicts = [] if checkpoint else judge_measures(contents)
+    if not verdicts:
+        return
+    yield "\n## Measured\n"
+    yield "The base, the same weights with the new positions and no training (zero-shot), and this model (extended).\n"
+    yield from _markdown(verdict_table(verdicts, intervals=True))
+
+
+def _tell_serving(like: Path) -> Iterator[str]:
+    yield "\n## Serve it\n"
+    if not is_native(like):
+        yield "No class of transformers has these positions: see LOADING.md in this folder."
+    for serving in find_commands(like):
+        command = serving.command.replace(str(like), _HERE)
+        yield f"- {serving.engine}: " + (f"`{command}`" if command else f"no. {_escape(serving.note)}")
+
+
+def _markdown(table: Table) -> Iterator[str]:
+    yield _line(table.columns)
+    yield "|" + "|".join("---:" if letter == "r" else "---" for letter in table.align) + "|"
+    for row in table.cells:
+        yield _line([cell.text for cell in row])
+
+
+def _line(texts: Sequence[str]) -> str:
+    return "| " + " | ".join(_escape(text) for text in texts) + " |"
+
+
+def _escape(text: str) -> str:
+    """Names come from outside: they must not end a cell, begin a tag or start a line."""
+    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "'")

@@ -1,0 +1,184 @@
+"""Writes the joined documents of a source: a table of pieces of the store, and the few tokens between them.
+
+A joined document is [BOS] header text separator header text ... EOS. The borders that its parts had as documents of
+their own are left out, and counted.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int64
+
+from ropewalk.corpus.tokens.joined_documents import ADDED, PIECES
+from ropewalk.corpus.tokens.store import write_shards
+from ropewalk.corpus.tokens.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class JoinLedger:
+    """The amounts of a source's joins: tokens in = tokens out - added + borders + recoded."""
+
+    parts: int
+    """Stored documents that were joined."""
+    alone: int
+    """Of them those that are a document by themselves."""
+    documents: int
+    """Documents that they make."""
+    continued: int
+    """Of them those that continue one that would be longer than ``most_tokens``."""
+    tokens_in: int
+    border_tokens: int
+    """BOS and EOS between parts, which are left out."""
+    recoded_tokens: int = 0
+    """Tokens around a cut within a word, whose two sides were encoded again; they are counted as added."""
+    filled: int = 0
+    """Parts whose middle stands at the end."""
+    tasks: int = 0
+    """Tasks that were put behind documents."""
+    task_tokens: int = 0
+    """Their tokens, which are part of the added ones."""
+    tokens_out: int = 0
+    added_tokens: int = 0
+    """Tokens that are not from the store: headers, separators, sentinels, tasks."""
+
+    def to_json(self) -> dict[str, int]:
+        return asdict(self)
+
+
+class Added(NamedTuple):
+    """Tokens that are not from the store, and whether they are trained on."""
+
+    ids: Int64[np.ndarray, "_"]
+    trained: bool
+
+
+@dataclass(frozen=True)
+class PieceTable:
+    """Documents made of pieces. ``added`` are numbered from ``stored`` on, which is the number of stored documents."""
+
+    rows: Int64[np.ndarray, "pieces 5"]
+    """Joined document, number, begin, end, opens."""
+    added: tuple[Added, ...]
+    stored: int
+    ledger: JoinLedger
+
+    def save(self, folder: Path, *, vocabulary: int) -> JoinLedger:
+        """Write the table and the added tokens. Returns the ledger, which balances: no token is lost or read twice."""
+        lengths = self.rows[:, 3] - self.rows[:, 2]
+        out, added = int(lengths.sum()), int(lengths[self.rows[:, 1] >= self.stored].sum())
+        ledger = replace(self.ledger, tokens_out=out, added_tokens=added)
+        assert ledger.tokens_in == out - added + ledger.border_tokens + ledger.recoded_tokens
+        np.save(folder / PIECES, self.rows, allow_pickle=False)
+        (folder / ADDED).mkdir()
+        if any(len(each.ids) for each in self.added):
+            masked = ((each.ids, np.full(len(each.ids), each.trained, dtype=np.uint8)) for each in self.added)
+            write_shards(masked, folder / ADDED, vocabulary=vocabulary)
+        return ledger
+
+
+@dataclass(frozen=True)
+class PartOrder:
+    """Documents in the order in which they are joined. ``opens`` marks the first part of each joined document."""
+
+    documents: Int64[np.ndarray, "parts"]
+    opens: Bool[np.ndarray, "parts"]
+    continued: int
+
+    @property
+    def closes(self) -> Bool[np.ndarray, "parts"]:
+        """Marks the last part of each joined document."""
+        return np.append(self.opens[1:], True)[: len(self.opens)]
+
+
+def chain_groups(
+    documents: Int64[np.ndarray, "parts"],
+    group: Int64[np.ndarray, "parts"],
+    tokens: Int64[np.ndarray, "parts"],
+    most_tokens: int | None,
+) -> PartOrder:
+    """Join neighbours of one group. A chain closes before the part that would make it longer than ``most_tokens``."""
+    opens = np.diff(group, prepend=-1) != 0
+    groups = int(opens.sum())
+    if most_tokens is not None:
+        size = 0
+        for part, count in enumerate(tokens.tolist()):
+            size = count if opens[part] else size + count
+            if size > most_tokens and not opens[part]:
+                opens[part], size = True, count
+    return PartOrder(documents, opens, int(opens.sum()) - groups)
+
+
+def make_pieces(
+    parts: PartOrder,
+    *,
+    tokens: Int64[np.ndarray, "documents"],
+    headers: Sequence[str],
+    separator: str,
+    keeps_ends: bool,
+    trains_added: bool,
+    tokenizer: Tokenizer,
+) -> PieceTable:
+    """The table of joined documents. ``tokens`` and ``headers`` are of all stored documents.
+
+    ``keeps_ends``: parts keep their EOS, since it ends an answer. ``trains_added``: the added tokens are trained on.
+    """
+    texts = sorted({headers[number] for number in parts.documents.tolist()} - {""})
+    added = [Added(tokenizer.encode_inside(text).astype(np.int64), trains_added) for text in (separator, *texts)]
+    size = np.array([len(each.ids) for each in added], dtype=np.int64)
+    numbers = {text: number for number, text in enumerate(texts, 1)}
+    header = np.array([numbers.get(headers[number], -1) for number in parts.documents.tolist()], dtype=np.int64)
+    bos = int(tokenizer.bos_id is not None)
+    borders = len(parts.documents) - int(parts.opens.sum())
+    return PieceTable(
+        rows=_make_table(parts, tokens, header, size, bos=bos, keeps_ends=keeps_ends),
+        added=tuple(added),
+        stored=len(tokens),
+        ledger=JoinLedger(
+            parts=len(parts.documents),
+            alone=int((parts.opens & parts.closes).sum()),
+            documents=int(parts.opens.sum()),
+            continued=parts.continued,
+            tokens_in=int(tokens[parts.documents].sum()),
+            border_tokens=borders * (bos + int(not keeps_ends)),
+        ),
+    )
+
+
+def _make_table(
+    parts: PartOrder,
+    tokens: Int64[np.ndarray, "documents"],
+    header: Int64[np.ndarray, "parts"],
+    size: Int64[np.ndarray, "added"],
+    *,
+    bos: int,
+    keeps_ends: bool,
+) -> Int64[np.ndarray, "pieces 5"]:
+    """Rows ``[joined document, number, begin, end, opens]``: at most four a part, in this order: the separator before
+    it, the BOS of the whole document, the header, the text."""
+    numbers, first, last = parts.documents, parts.opens, parts.closes
+    joined, stored = np.cumsum(first) - 1, len(tokens)
+    has_header, nothing = header >= 0, np.zeros(len(numbers), dtype=np.int64)
+    apart = first & has_header & bool(bos)
+    rows = np.stack(
+        [
+            np.stack([joined, nothing + stored, nothing, np.where(first, 0, size[0]), nothing], axis=1),
+            np.stack([joined, numbers, nothing, apart * bos, nothing + 1], axis=1),
+            np.stack([joined, stored + np.maximum(header, 0), nothing, has_header * size[header], ~apart], axis=1),
+            np.stack(
+                [
+                    joined,
+                    numbers,
+                    np.where(first & ~apart, 0, bos),
+                    tokens[numbers] - np.where(last | keeps_ends, 0, 1),
+                    ~has_header,
+                ],
+                axis=1,
+            ),
+        ],
+        axis=1,
+    )  # [parts, rows of a part, columns]
+    flat = rows.reshape(-1, 5)
+    return flat[flat[:, 2] < flat[:, 3]].astype(np.int64)

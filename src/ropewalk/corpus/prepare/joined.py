@@ -1,0 +1,148 @@
+"""Joins the documents of a source in a corpus folder: those that are trained on, and those that are held out."""
+
+import json
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import numpy as np
+import xxhash
+from jaxtyping import Bool, Int8
+
+from ropewalk.core.digest import digest_value
+from ropewalk.corpus.join.fill_in_middle import fill_in_middle, find_sentinels
+from ropewalk.corpus.join.insert_tasks import insert_tasks
+from ropewalk.corpus.join.places import Places, read_places, unplaced
+from ropewalk.corpus.join.related import chain_related
+from ropewalk.corpus.join.write_pieces import chain_groups, make_pieces
+from ropewalk.corpus.prepare.splits import HELD_OUT, TRAIN
+from ropewalk.corpus.prepare.tokenized import Tokenized
+from ropewalk.corpus.spec import Source
+from ropewalk.corpus.tokens.joined_documents import JoinedDocuments, open_joined
+from ropewalk.corpus.tokens.store import StoredDocuments, all_documents, open_shards, write_shards
+from ropewalk.corpus.tokens.tokenizer import Tokenizer
+
+TASKS = "tasks.jsonl"
+"""A file of a source's folder in a corpus: the tasks behind its documents."""
+
+
+class Joined(NamedTuple):
+    """A source's joined documents of one split, with their amounts."""
+
+    documents: JoinedDocuments
+    ledger: dict[str, int]
+
+    @property
+    def digest(self) -> str:
+        """A digest of the tokens, where each document and part begins, and what is trained on; not of the store."""
+        made = xxhash.xxh3_128()
+        for document in range(len(self.documents)):
+            ids, mask = self.documents.read(document)
+            for column in (ids.astype(np.uint32), mask, self.documents.part_starts(document)):
+                made.update(np.ascontiguousarray(column).data)
+        return f"{made.hexdigest()} {self.documents.attend}"
+
+
+def read_joins(source: Source, stored: Tokenized) -> Places | None:
+    """The places of a source's documents in joins; None where they are not joined."""
+    if not source.is_composed:
+        return None
+    return read_places(stored.folder, stored.digests) if source.notes_parts else unplaced(stored.digests)
+
+
+def check_tokens(source: Source, tokenizer: Tokenizer) -> None:
+    """Raise UserError where the base lacks tokens that a source's rules need."""
+    if source.fill_in_middle is not None:
+        find_sentinels(source.fill_in_middle, tokenizer, where=f"source {source.name}")
+
+
+def write_joins(
+    source: Source,
+    stored: Tokenized,
+    places: Places,
+    fate: Int8[np.ndarray, "documents"],
+    folder: Path,
+    tokenizer: Tokenizer,
+    seed: int,
+) -> dict[str, Any]:
+    """Join the documents of a source that are trained on, in ``folder``, and write the held-out ones, joined too.
+
+    Middles are moved and tasks added in text that is trained on only.
+
+    Returns ``content`` (what the corpus's digest is made of), ``attend``, and more entries of ``ledger`` and ``facts``.
+    """
+    train = _compose(source, stored, places, fate == TRAIN, folder, tokenizer, seed)
+    with TemporaryDirectory() as scratch:
+        held = _compose(source, stored, places, fate == HELD_OUT, Path(scratch), tokenizer, None)
+        copies = (held.documents.read(document) for document in range(len(held.documents)))
+        shutil.rmtree(folder / "held_out")
+        (folder / "held_out").mkdir()
+        write_shards(
+            ((tokens.astype(np.int64), mask) for tokens, mask in copies),
+            folder / "held_out",
+            vocabulary=tokenizer.vocabulary,
+        )
+    return {
+        "attend": train.documents.attend,
+        "content": [
+            train.digest,
+            digest_value([stored.languages[at] for at in stored.language[train.documents.chosen]]),
+        ],
+        "ledger": {"joins": {"train": train.ledger, "held_out": held.ledger, "in_circle": places.in_circle}},
+        "facts": {
+            "documents": train.ledger["documents"],
+            "tokens": train.ledger["tokens_out"],
+            "held_out_documents": held.ledger["documents"],
+            "held_out_tokens": held.ledger["tokens_out"],
+        },
+    }
+
+
+def _compose(
+    source: Source,
+    stored: Tokenized,
+    places: Places,
+    chosen: Bool[np.ndarray, "documents"],
+    folder: Path,
+    tokenizer: Tokenizer,
+    seed: int | None,
+) -> Joined:
+    """``seed`` draws the middles that are moved and the tasks; None: neither is made."""
+    rules, fill = source.join, source.fill_in_middle
+    shards = tuple(open_shards(stored.folder, vocabulary=tokenizer.vocabulary, manifest={}))
+    documents = places.order[chosen[places.order]]
+    tokens = stored.tokens[documents]
+    if rules is None or rules.related is None:
+        parts = chain_groups(documents, places.group[documents], tokens, None if rules is None else rules.most_tokens)
+    else:
+        signatures = np.asarray(stored.signatures[documents])
+        parts = chain_related(StoredDocuments(shards, documents), tokens, signatures, rules.related)
+    made = make_pieces(
+        parts,
+        tokens=stored.tokens,
+        headers=places.headers,
+        separator="" if rules is None else rules.separator,
+        keeps_ends=source.embedded is None and source.record_options.is_chat,
+        trains_added=not any(shard.mask.strides != (0,) for shard in shards),
+        tokenizer=tokenizer,
+    )
+    if fill is not None and seed is not None:
+        sentinels = find_sentinels(fill, tokenizer, where=f"source {source.name}")
+        every = all_documents(shards)
+        made = fill_in_middle(made, every, stored.digests, fill, sentinels=sentinels, tokenizer=tokenizer, seed=seed)
+    if source.tasks is not None and seed is not None:
+        made, records = insert_tasks(
+            made,
+            all_documents(shards),
+            stored.digests,
+            source.tasks,
+            language_of=lambda number: stored.languages[stored.language[number]],
+            tokenizer=tokenizer,
+            seed=seed,
+        )
+        lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        (folder / TASKS).write_text("".join(lines), encoding="utf-8")
+    ledger = made.save(folder, vocabulary=tokenizer.vocabulary)
+    attend = "document" if rules is None else rules.attend
+    return Joined(open_joined(folder, shards, vocabulary=tokenizer.vocabulary, attend=attend), ledger.to_json())

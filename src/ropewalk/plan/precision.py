@@ -1,0 +1,32 @@
+"""The precision of matrix products: one rule, which plans and training both ask."""
+
+import functools
+from pathlib import Path
+from typing import Literal
+
+Precision = Literal["auto", "float32", "bfloat16"]
+"""As ``parallel.precision`` of a recipe is written."""
+
+_CPU_INFO = Path("/proc/cpuinfo")
+_FLAGS = {"avx512_bf16", "amx_bf16"}
+
+
+def choose_precision(precision: Precision, *, device: str) -> Literal["float32", "bfloat16"]:
+    """The precision on a kind of device, ``cpu`` or ``cuda``.
+
+    ``auto`` is bfloat16 on a GPU and on a CPU that multiplies bfloat16; the CPU is this machine's.
+    """
+    if precision != "auto":
+        return precision
+    return "bfloat16" if device == "cuda" or multiplies_bfloat16() else "float32"
+
+
+@functools.cache
+def multiplies_bfloat16() -> bool:
+    """Whether this machine's CPU has instructions for products of bfloat16, by the flags that Linux lists.
+
+    Elsewhere the answer is False, the slower choice.
+    """
+    lines = _CPU_INFO.read_text(encoding="utf-8").splitlines() if _CPU_INFO.is_file() else []
+    flags = next((line for line in lines if line.startswith("flags")), "")
+    return not _FLAGS.isdisjoint(flags.split())

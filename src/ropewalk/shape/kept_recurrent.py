@@ -1,0 +1,86 @@
+"""What autograd keeps of a recurrent layer without its MLP and the norms around it, by the layout of its class.
+
+Counted like the rows of shape/kept.py, with our forward of the layer over packed documents (docs/recurrence.md), and
+compared with torch in the conformance suite. Chunks of a recurrence are full here: a document's last chunk counts as
+many tokens as it has.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ropewalk.shape.kept import Counts, weigh_kept
+from ropewalk.shape.recurrences import RECURRENCES
+from ropewalk.shape.recurrent import RecurrentLayers
+
+
+@dataclass(frozen=True, slots=True)
+class KeptRecurrent:
+    """Tensors that one recurrent layer keeps of each token, by their width.
+
+    ``channels`` pass the convolution; ``key_heads`` and ``heads`` are keys of the heads that the matrices make, and of
+    all heads; ``values`` are those of all heads, ``steps`` one number of each head. ``head_scores`` are products of a
+    token with its chunk for each head, ``key_scores`` for each key head, and ``states`` one state in each chunk.
+    """
+
+    channels: Counts
+    key_heads: Counts = (0, 0)
+    heads: Counts = (0, 0)
+    values: Counts = (0, 0)
+    steps: Counts = (0, 0)
+    head_scores: Counts = (0, 0)
+    key_scores: Counts = (0, 0)
+    states: Counts = (0, 0)
+
+    def bytes_of_token(self, layers: RecurrentLayers, element_bytes: int) -> float:
+        """Bytes of one token in one layer."""
+        found = weigh_kept(self.channels, layers.channels, element_bytes)
+        if not layers.heads:
+            return found
+        chunk, heads, key_heads = RECURRENCES[layers.kind].chunk_tokens, layers.heads, layers.key_heads
+        widths = (
+            (self.key_heads, key_heads * layers.key_dim),
+            (self.heads, heads * layers.key_dim),
+            (self.values, heads * layers.value_dim),
+            (self.steps, heads),
+            (self.head_scores, heads * chunk),
+            (self.key_scores, key_heads * chunk),
+            (self.states, heads * layers.key_dim * layers.value_dim / chunk),
+        )
+        return found + sum(weigh_kept(counts, width, element_bytes) for counts, width in widths)
+
+
+_DELTA = KeptRecurrent(
+    channels=(2, 2, -1),
+    key_heads=(0, 6, 2),
+    heads=(0, 2),
+    values=(3, 6),
+    steps=(1, 7),
+    head_scores=(0, 4),
+    key_scores=(0, 2),
+    states=(0, 2),
+)
+KEPT_RECURRENT: Mapping[str, KeptRecurrent] = {
+    "qwen3_next": _DELTA,
+    "qwen3_5": _DELTA,
+    "lfm2": KeptRecurrent(channels=(6, 0)),
+    "mamba2": KeptRecurrent(
+        channels=(2, 2, -2),
+        key_heads=(0, 4),
+        values=(2, 8, 1),
+        steps=(0, 6, -1),
+        head_scores=(0, 2),
+        key_scores=(0, 1),
+        states=(0, 2),
+    ),
+    "lightning": KeptRecurrent(channels=(0, 0), values=(7, 7), steps=(0, 2), head_scores=(0, 2), states=(0, 1)),
+}
+"""By the layout of ``RecurrentKeys``."""
+
+
+def kept_summary_bytes(layers: RecurrentLayers) -> float:
+    """Bytes that a token of an inner segment keeps besides, where the delta rule finds M and U: what each chunk adds to
+    the state [U | M], and that state."""
+    if not layers.heads or not RECURRENCES[layers.kind].erases:
+        return 0.0
+    width = layers.key_dim + layers.value_dim
+    return 4.0 * layers.heads * width * (1 + layers.key_dim / RECURRENCES[layers.kind].chunk_tokens)

@@ -1,0 +1,311 @@
+"""Joined documents are exactly their parts, in order, once each, whatever the order of the input."""
+
+import random
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from corpus.conftest import write_records
+from made_texts import han, sentence
+from ropewalk.core.error import UserError
+from ropewalk.core.record import Batch
+from ropewalk.corpus.join.natural_order import order_naturally, read_numeral
+from ropewalk.corpus.join_rules import JoinRules
+from ropewalk.corpus.mix.dataset import Dataset, open_dataset
+from ropewalk.corpus.mix.packing import pack
+from ropewalk.corpus.prepare.build import build
+from ropewalk.corpus.spec import CorpusSpec, Source
+from ropewalk.corpus.tokens.corpus_folder import Corpus, open_corpus
+from ropewalk.corpus.tokens.joined_documents import JoinedDocuments
+from ropewalk.corpus.tokens.store import all_documents
+from ropewalk.corpus.tokens.tokenizer import Tokenizer
+
+BOOKS = 30
+HEADER = "{title}（{chapter}）\n"
+
+
+def chapters(books: int = BOOKS) -> list[dict[str, Any]]:
+    """Books of 1 to 12 chapters, whose numbers are written in Chinese: 第十章 follows 第九章."""
+    numerals = [*"一二三四五六七八九", "十", "十一", "十二"]
+    return [
+        {"id": f"b{book}-{at}", "book": book, "chapter": f"第{numerals[at]}章", "title": f"书{book}",
+         "text": han(100 * book + at, 90 + 7 * at) if book % 2 else sentence(100 * book + at, 25 + at)}
+        for book in range(books)
+        for at in range(1 + book % 12)
+    ]  # fmt: skip
+
+
+def make(folder: Path, files: list[list[dict[str, Any]]], tokenizer: Tokenizer, **keys: Any) -> Corpus:
+    rules = keys.pop("join", {"by": "book", "order": "chapter", "header": HEADER})
+    (folder / "text").mkdir(parents=True)
+    for number, records in enumerate(files):
+        write_records(folder / "text", f"{number:03}.jsonl", records)
+    source = {"name": "books", "path": str(folder / "text"), "role": "general", "profile": "markup", "join": rules}
+    spec = CorpusSpec.model_validate(
+        {
+            "store": str(folder / "store"),
+            "sources": [{**source, **keys}],
+            "mix": {"books": 1},
+            "near_duplicates": None,
+            "repeated_sections": None,
+            "held_out": 0.1,
+        }
+    )
+    return open_corpus(build(spec, tokenizer=tokenizer, seed=0, folder=folder / "corpus"))
+
+
+def shuffled(records: list[dict[str, Any]], seed: int, files: int) -> list[list[dict[str, Any]]]:
+    held = random.Random(seed).sample(records, len(records))
+    return [held[number::files] for number in range(files)]
+
+
+def dataset(corpus: Corpus, context_tokens: int = 512, rows: int = 12) -> Dataset:
+    return open_dataset(
+        corpus, mix={"books": 1}, context_tokens=context_tokens, rows=rows, seed=0, stage=0, max_repeats=4
+    )
+
+
+def expect(records: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """For each book its chapters as they must be read, by a sort of our own."""
+    found: dict[str, list[str]] = {}
+    for record in records:
+        found.setdefault(record["title"], []).append(f"{record['title']}（{record['chapter']}）\n{record['text']}")
+    return found
+
+
+@pytest.fixture(scope="module")
+def joined(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    return make(tmp_path_factory.mktemp("joined"), shuffled(chapters(), seed=0, files=2), tokenizer)
+
+
+def read_all(corpus: Corpus, tokenizer: Tokenizer) -> list[str]:
+    """Each document, without the BOS at its begin and the EOS at its end."""
+    train, held = corpus.train("books"), all_documents(corpus.held_out("books"))
+    found = [documents.read(at)[0].tolist() for documents in (train, held) for at in range(len(documents))]
+    assert all(ids[0] == tokenizer.bos_id and ids[-1] == tokenizer.eos_id for ids in found)
+    return [tokenizer.decode(ids[1:-1]) for ids in found]
+
+
+def test_every_book_is_one_document_of_its_chapters_in_order(joined: Corpus, tokenizer: Tokenizer) -> None:
+    texts = read_all(joined, tokenizer)
+    assert sorted(texts) == sorted("\n\n".join(parts) for parts in expect(chapters()).values())
+    held = joined.facts("books").held_out_documents
+    assert 0 < held < BOOKS / 3 and joined.facts("books").documents == BOOKS - held
+
+
+def test_tokens_in_are_tokens_out(joined: Corpus) -> None:
+    """Counted here from the store, the table and the shards; the corpus asserts its own sums."""
+    documents, stored = joined.train("books"), joined.stored("books")
+    assert isinstance(documents, JoinedDocuments)
+    used = np.zeros(stored.tokens, dtype=np.int64)
+    first = np.cumsum([0, *stored.lengths])
+    added = 0
+    for document in range(len(documents)):
+        for piece in documents.origin(document, 0, int(documents.lengths[document])):
+            if piece["document"] < 0:
+                added += piece["tokens"]
+            else:
+                used[first[piece["document"]] + piece["start"] :][: piece["tokens"]] += 1
+    train = np.load(joined.folder / "books" / "train.npy")
+    told = joined.ledger["books"]["joins"]["train"]
+    assert used.max() == 1 and used.sum() + told["border_tokens"] == stored.lengths[train].sum() == told["tokens_in"]
+    assert used.sum() + added == documents.tokens == told["tokens_out"] and added == told["added_tokens"]
+    assert told["parts"] == len(train) and told["documents"] == len(documents)
+
+
+def test_a_shuffled_input_gives_the_same_bytes(joined: Corpus, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    other = make(tmp_path, shuffled(chapters(), seed=2, files=3), tokenizer)
+    assert other.digest == joined.digest and read_all(other, tokenizer) == read_all(joined, tokenizer)
+    one, two = (dataset(corpus).batch(0, 12) for corpus in (joined, other))
+    assert all((getattr(one, name) == getattr(two, name)).all() for name in Batch.__annotations__)
+
+
+def test_a_joined_document_is_one_document_to_the_mask_unless_the_recipe_says_otherwise(
+    joined: Corpus, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    rules = {"by": "book", "order": "chapter", "header": HEADER, "attend": "parts"}
+    parts = make(tmp_path, shuffled(chapters(), seed=0, files=2), tokenizer, join=rules)
+    whole, split = dataset(joined, 4096, 2), dataset(parts, 4096, 2)
+    documents = joined.train("books")
+    assert isinstance(documents, JoinedDocuments)
+    assert {size for row in range(2) for size in whole.document_tokens(row)} <= {*documents.lengths.tolist()}
+    own = {
+        int(size)
+        for document in range(len(documents))
+        for size in np.diff(np.append(documents.part_starts(document), documents.lengths[document]))
+    }
+    assert {size for row in range(2) for size in split.document_tokens(row)} <= own
+    batch = split.batch(0, 1)
+    for at in np.flatnonzero(np.diff(batch.document[0])):
+        assert batch.weights[0, at] == 0 and batch.positions[0, at + 1] in (0, batch.positions[0, at] + 1)
+    assert whole.batch(0, 1).document.max() < batch.document.max()
+
+
+def test_no_part_of_a_held_out_book_is_trained_on(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """Also where a chapter of one book is a copy of one of another: both books are on one side."""
+    records = chapters(30)
+    for book in range(0, 28, 4):  # a chain of books that share a text
+        records.append(
+            {**records[0], "id": f"x{book}", "book": book, "chapter": "第九十章", "text": han(7000 + book, 150)}
+        )
+        records.append(
+            {
+                **records[0],
+                "id": f"y{book}",
+                "book": book + 1,
+                "chapter": "第九十章",
+                "text": han(7000 + book, 150) + "。",
+            }
+        )
+    corpus = make(tmp_path, [records], tokenizer, near_duplicates=None)
+    fates = corpus.fates("books")
+    book_of = {record["id"]: record["book"] for record in records}
+    ids = corpus.ids("books", set(range(len(fates))))
+    sides: dict[int, set[int]] = {}
+    for number, fate in enumerate(fates.tolist()):
+        sides.setdefault(book_of[ids[number]], set()).add(fate)
+    assert all(len(side & {0, 1}) == 1 for side in sides.values())
+    assert all(sides[book] == sides[book + 1] for book in range(0, 28, 4))
+    assert {side for held in sides.values() for side in held} >= {0, 1}
+
+
+@pytest.mark.parametrize("fault", [{"book": None}, {"chapter": None}, {"title": []}, {"book": True}, {"book": " "}])
+def test_a_record_without_its_key_is_an_error_or_is_counted(
+    tokenizer: Tokenizer, tmp_path: Path, fault: dict[str, Any]
+) -> None:
+    records = chapters(12)
+    records[5] = {key: value for key, value in {**records[5], **fault}.items() if value is not None}
+    with pytest.raises(UserError, match=f"no place in a join.*\n.*line 6.*\n.*'{next(iter(fault))}' must hold"):
+        make(tmp_path / "a", [records], tokenizer)
+    if fault == {"book": None}:
+        corpus = make(tmp_path / "b", [records], tokenizer, faults="skip")
+        assert corpus.ledger["books"]["dropped"]["no place in a join"]["documents"] == 1
+
+
+def test_records_need_an_order(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="records need an order"):
+        make(tmp_path, [chapters(3)], tokenizer, join={"by": "book"})
+
+
+def test_a_join_that_exceeds_the_limit_goes_on_in_another_document(
+    joined: Corpus, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    rules = {"by": "book", "order": "chapter", "header": HEADER, "most_tokens": 300}
+    corpus = make(tmp_path, [chapters()], tokenizer, join=rules)
+    documents, told = corpus.train("books"), corpus.ledger["books"]["joins"]["train"]
+    assert isinstance(documents, JoinedDocuments) and told["continued"] > 5
+    assert told["documents"] - told["continued"] == joined.facts("books").documents
+    for document, length in enumerate(documents.lengths.tolist()):
+        parts = len(documents.part_starts(document))
+        assert parts == 1 or length - told["added_tokens"] <= 300
+    assert told["tokens_in"] == joined.ledger["books"]["joins"]["train"]["tokens_in"]
+
+
+def test_a_thread_is_read_depth_first(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """1 <- 2 <- 4, 1 <- 3; 5 answers a post that is not there; 6 and 7 answer each other."""
+    answers = {"1": None, "4": "2", "3": "1", "2": "1", "5": "gone", "6": "7", "7": "6"}
+    posts = [
+        {"id": f"{id}-{thread}", "at": int(id), "thread": thread,
+         "text": f"post {id}. {sentence(int(id) + 50 * thread, 30)}",
+         "to": answered and f"{answered}-{thread}"}
+        for thread in range(12)
+        for id, answered in answers.items()
+    ]  # fmt: skip
+    corpus = make(tmp_path, [posts], tokenizer, join={"by": "thread", "order": "at", "reply_to": "to"})
+    texts = read_all(corpus, tokenizer)
+    assert len(texts) == 12 and corpus.ledger["books"]["joins"]["in_circle"] == 24
+    for text in texts:
+        assert [text[part + 5] for part in range(len(text)) if text.startswith("post ", part)] == [*"1243567"]
+
+
+def test_headers_of_answers_are_not_trained_on(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    turns = [{"q": sentence(n, 12), "a": sentence(500 + n, 9), "session": n // 3, "turn": n % 3} for n in range(45)]
+    options = {"prompt_key": "q", "answer_key": "a"}
+    rules = {"by": "session", "order": "turn", "header": "Turn {turn}:\n"}
+    corpus = make(tmp_path, [turns], tokenizer, join=rules, options=options, role="instruction")
+    documents = corpus.train("books")
+    ids, mask = documents.read(0)
+    trained, text = tokenizer.decode(ids[1:][mask[1:] > 0]), tokenizer.decode(ids[1:])
+    record = next(turn for turn in turns if text.startswith(f"Turn 0:\n{turn['q']}\n"))
+    own = [turn["a"] for turn in turns if turn["session"] == record["session"]]
+    assert all(answer in trained for answer in own) and "Turn" not in trained and record["q"] not in trained
+    assert int(documents.labels[0]) == int(mask[1:].sum())
+
+
+def test_a_long_join_is_cut_where_a_part_begins() -> None:
+    lengths, starts = np.array([1000, 90, 250]), {0: [0, 60, 130, 199, 420, 500], 1: [0], 2: [0, 30, 240]}
+    packed = pack(
+        lengths,
+        context_tokens=200,
+        random=np.random.default_rng(0),
+        part_starts=lambda document: np.array(starts[document]),
+    )
+    found = sorted(zip(packed.document.tolist(), packed.start.tolist(), packed.tokens.tolist(), strict=True))
+    assert found == [
+        (0, 0, 199), (0, 199, 200), (0, 399, 101), (0, 500, 200), (0, 700, 200), (0, 900, 100),
+        (1, 0, 90),
+        (2, 0, 30), (2, 30, 200), (2, 230, 20),
+    ]  # fmt: skip
+    assert packed.row_tokens.max() <= 200 and packed.tokens.sum() == lengths.sum()
+
+
+def test_natural_order() -> None:
+    texts = ["第二章", "第九章", "第十章", "第二十一章", "第一百章", "chapter 2", "chapter 10", "chapter １１"]
+    for first, second in pairwise(texts[:5]):
+        assert order_naturally(first) < order_naturally(second)
+    assert order_naturally("chapter 2") < order_naturally("chapter 10") < order_naturally("chapter １１")
+    assert order_naturally("2021年3月") < order_naturally("2021年12月") and order_naturally(3) < order_naturally(10.5)
+    assert order_naturally("2019-12-31") < order_naturally("2020-01-02T10:00") < order_naturally("a")
+    numerals = {
+        "十": 10,
+        "二十三": 23,
+        "一百零五": 105,
+        "二〇二一": 2021,
+        "三千二百": 3200,
+        "一万二千": 12000,
+        "两千": 2000,
+    }
+    assert {numeral: read_numeral(numeral) for numeral in numerals} == numerals
+
+
+def test_related_texts_of_a_corpus_are_joined_once_each(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    texts = [
+        {"text": f"{sentence(n, 30)} {' '.join(han(9000 + n % 9, 4 + n % 3) for _ in range(5))}"} for n in range(72)
+    ]
+    rules = {"related": {"target_tokens": 600}}
+    corpus = make(tmp_path, shuffled(texts, seed=3, files=2), tokenizer, join=rules)
+    found = "\n\n".join(read_all(corpus, tokenizer)).split("\n\n")
+    assert sorted(found) == sorted(text["text"] for text in texts)
+    told = corpus.ledger["books"]["joins"]["train"]
+    assert told["documents"] < told["parts"] / 2 and corpus.train("books").lengths.max() <= 600
+
+
+@pytest.mark.parametrize(
+    ("rules", "fault"),
+    [
+        ({}, "either by"),
+        ({"by": "book", "related": {"target_tokens": 9}}, "either by"),
+        ({"related": {"target_tokens": 9}, "header": "{x}"}, "have no header"),
+        ({"by": "book", "header": "{x!r}"}, "nothing else"),
+        ({"by": "book", "header": "{x"}, "write {{ for a brace"),
+        ({"by": "book", "order": "dependency"}, "stands alone"),
+        ({"by": "folder", "reply_to": "x"}, "is of files"),
+    ],
+)
+def test_rules_that_make_no_sense(rules: dict[str, Any], fault: str) -> None:
+    with pytest.raises(ValidationError, match=fault):
+        JoinRules.model_validate(rules)
+
+
+def test_two_sources_with_one_name_and_text_without_fields_are_refused() -> None:
+    source = {"name": "a", "path": "x", "role": "general"}
+    with pytest.raises(ValidationError, match="two sources are named a"):
+        CorpusSpec.model_validate({"sources": [source, source], "mix": {"general": 1}})
+    with pytest.raises(ValidationError, match="have no fields to join by"):
+        Source.model_validate(
+            {"name": "a", "embedded": "licences", "role": "domain", "join": {"by": "x", "order": "y"}}
+        )

@@ -1,0 +1,202 @@
+"""Every answer is right by another program, tasks take the wanted share, and none is a question of an evaluation."""
+
+import ast
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+import ropewalk
+from corpus.conftest import write_records
+from made_texts import HAN, WORDS, han
+from ropewalk.core.seed import stream
+from ropewalk.corpus.join.task_wordings import ANSWERS, GAP, QUESTIONS
+from ropewalk.corpus.join.tasks import Task, make_task, read_terms
+from ropewalk.corpus.prepare.build import build
+from ropewalk.corpus.spec import CorpusSpec, Source
+from ropewalk.corpus.task_rules import FAMILIES, Family
+from ropewalk.corpus.tokens.corpus_folder import Corpus, open_corpus
+from ropewalk.corpus.tokens.tokenizer import Tokenizer
+
+SRC = Path(ropewalk.__file__).parent
+NAMES = [f"{one}{two}" for one in WORDS[:6] for two in ("ton", "wick")]
+
+
+def prose(number: int, sentences: int = 60) -> str:
+    random = stream("prose", number)
+    made = []
+    for at in range(sentences):
+        name = NAMES[int(random.integers(len(NAMES)))] if at % 3 else WORDS[int(random.integers(30))]
+        made.append(" ".join(random.choice(WORDS, 9).tolist()).capitalize() + f" near {name} {number}-{at}.")
+    return "\n".join(made)
+
+
+def program(number: int) -> str:
+    random = stream("program", number)
+    lines = [
+        f"limit_{at % 7} = {int(random.integers(900)) + at}  # {' '.join(random.choice(WORDS, 6))}" for at in range(70)
+    ]
+    return f"def run_{number}():\n    " + "\n    ".join(lines)
+
+
+def chinese(number: int) -> str:
+    """Names of two characters among runs of others."""
+    random = stream("chinese", number)
+    names = ["张三", "李四", "王五", "赵六"]
+    own = [names[int(random.integers(4))] + han(70 * number + at, 14 + at % 5) for at in range(90)]
+    return "。\n".join(own) + f"。\n期限：{number}\n{han(number, 30)}。\n期限：{number + 5}\n"
+
+
+MAKERS = {"en": prose, "code": program, "zh": chinese}
+
+
+def check(text: str, language: str, task: Task) -> None:
+    """The answer, found again without the maker's helpers."""
+    word = task.about[0]
+    numbers = re.findall(r"\d+", task.answer)
+    if task.family == "count":
+        hits = re.findall(re.escape(word) if language == "zh" else rf"(?i)(?<!\w){re.escape(word)}(?!\w)", text)
+        absent = task.answer in ANSWERS["zh" if language == "zh" else "en"]["absent"]
+        assert (len(hits) == 0) if absent else numbers == [str(len(hits))]
+    elif task.family == "order":
+        earlier, later = sorted(task.about, key=text.index)
+        assert earlier in task.answer and later not in task.answer
+    elif task.family == "mention":
+        assert word in task.answer and text.count(task.answer) == 1
+        at, first = (
+            text.index(task.answer),
+            task.question in [q.format(a=word) for q in QUESTIONS[language]["mention_first"]],
+        )
+        if first:
+            assert word not in text[:at]
+        else:
+            assert word not in text[at + len(task.answer) :]
+    elif task.family == "cloze":
+        assert word.count(GAP[language]) == 1 and text.count(word.replace(GAP[language], task.answer)) == 1
+        assert text.index(task.answer) < text.index(word.replace(GAP[language], task.answer)) - len(text) // 8
+    elif task.family == "recall":
+        assert re.search(rf"{re.escape(word)} *{re.escape(task.answer)}$", text, re.MULTILINE) and text.count(word) == 1
+    else:
+        given = re.findall(rf"^\s*{re.escape(word)}\s*[=：]\s*(.+)$", text, re.MULTILINE)
+        assert given[-1].strip() == task.answer and len({*given}) > 1
+
+
+@pytest.mark.parametrize("language", MAKERS)
+def test_answers_are_right(language: str) -> None:
+    kind, found = ("zh" if language == "zh" else "en"), Counter[str]()
+    other = None
+    for number in range(4):
+        text = read_terms(MAKERS[language](number), kind)
+        random = stream("test of tasks", language, number)
+        for at in range(120):
+            family: Family = FAMILIES[at % len(FAMILIES)]
+            if (task := make_task(text, family, random, other=other)) is not None:
+                check(text.text, kind, task)
+                assert task.about[0] in task.question
+                found[family] += 1
+        other = read_terms(MAKERS["zh" if language == "zh" else "en"](900 + number), kind)
+    wanted = {*FAMILIES} - ({"overwrite"} if language == "en" else set())
+    assert {*found} >= wanted - ({"cloze", "mention"} if language == "code" else set()), found
+
+
+def make(folder: Path, tokenizer: Tokenizer, **rules: Any) -> Corpus:
+    folder.mkdir(exist_ok=True)
+    path = write_records(folder, "x.jsonl", [{"text": prose(n, 30)} for n in range(40)])
+    source = {"name": "x", "path": str(path), "role": "general", "language": "en", "near_duplicates": None}
+    made = {"store": str(folder / "store"), "mix": {"x": 1}, "repeated_sections": None, "held_out": 0.1}
+    sources = [{**source, "profile": "markup", "tasks": rules}]
+    spec = CorpusSpec.model_validate({**made, "sources": sources})
+    return open_corpus(build(spec, tokenizer=tokenizer, seed=0, folder=folder / "corpus"))
+
+
+def test_tasks_take_their_share_and_stand_behind_the_text(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    rules = {"share": 0.05, "documents": 0.5, "from_tokens": 200, "loss": "answers", "families": [*FAMILIES]}
+    corpus = make(tmp_path, tokenizer, **rules)
+    told = corpus.ledger["x"]["joins"]["train"]
+    assert abs(told["task_tokens"] / told["tokens_out"] - 0.05) < 0.005
+    records = [json.loads(line) for line in (corpus.folder / "x" / "tasks.jsonl").read_text().splitlines()]
+    assert len(records) == told["tasks"] > 20
+    by_document: dict[int, list[dict[str, Any]]] = {}
+    for record in records:
+        by_document.setdefault(record["document"], []).append(record)
+    documents, texts = corpus.train("x"), {prose(n, 30) for n in range(40)}
+    assert 0.2 < len(by_document) / len(documents) < 0.8
+    for document in range(len(documents)):
+        ids, mask = documents.read(document)
+        assert ids[-1] == tokenizer.eos_id and (ids == tokenizer.eos_id).sum() == 1
+        own = by_document.get(document, [])
+        behind = "".join(f"\n\n{task['question']}\n{task['answer']}" for task in own)
+        whole = tokenizer.decode(ids[1:-1])
+        assert whole.removesuffix(behind) in texts  # without the tasks it is the text itself
+        asked = "".join(f"\n\n{task['question']}\n" for task in own)
+        untrained, _ = (tokenizer.decode(ids[1:-1][mask[1:-1] == value]) for value in (0, 1))
+        assert untrained == asked
+
+
+def read_literals(path: Path) -> list[str]:
+    """All texts of a file but its docstrings."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    bare = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    return [
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in bare
+    ]
+
+
+def grams(texts: list[str]) -> set[tuple[str, ...]]:
+    """Five words in a row, or six Chinese characters."""
+    found: set[tuple[str, ...]] = set()
+    for text in texts:
+        words = re.findall(r"[a-z]+", text.lower())
+        signs = re.findall("[\u4e00-\u9fff]", text)
+        found |= {tuple(words[at : at + 5]) for at in range(len(words) - 4)}
+        found |= {tuple(signs[at : at + 6]) for at in range(len(signs) - 5)}
+    return found
+
+
+def test_tasks_share_no_wording_and_no_code_with_an_evaluation() -> None:
+    """Trained tasks that are those of the test would be learned as such: RULER rises and nothing else does."""
+    ours = [
+        form for table in (QUESTIONS, ANSWERS) for forms in table.values() for own in forms.values() for form in own
+    ]
+    evaluations = [*(SRC / "probe").glob("*.py"), *(SRC / "evaluate").glob("*.py")]
+    theirs = [literal for path in evaluations for literal in read_literals(path)]
+    assert len(grams(ours)) > 100 and len(grams(theirs)) > 500
+    assert not grams(ours) & grams(theirs)
+    for name in ("tasks", "task_wordings", "insert_tasks"):
+        tree = ast.parse((SRC / "corpus" / "join" / f"{name}.py").read_text(encoding="utf-8"))
+        modules = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+        assert not any(module.startswith(("ropewalk.probe", "ropewalk.evaluate")) for module in modules)
+    for path in evaluations:
+        assert "corpus.join" not in path.read_text(encoding="utf-8")
+
+
+def test_the_measure_of_shared_wording_by_example() -> None:
+    assert grams(["What is the pass key?"]) & grams(["And what is the pass key now"])
+    assert grams(["暗号是多少？的暗号是"]) & grams(["问：暗号是多少？的暗号"]) and not grams([HAN[:5]])
+
+
+@pytest.mark.parametrize(
+    ("keys", "fault"),
+    [
+        ({"role": "instruction"}, "not for instructions"),
+        ({"fill_in_middle": {}}, "exclude fill_in_middle"),
+        ({"join": {"by": "x", "order": "y", "attend": "parts"}}, "attend: parts"),
+        ({"tasks": {"share": 0.5}}, "less than or equal to 0.2"),
+    ],
+)
+def test_what_tasks_cannot_stand_with(keys: dict[str, Any], fault: str) -> None:
+    with pytest.raises(ValidationError, match=fault):
+        Source.model_validate({"name": "a", "path": "x", "role": "general", "tasks": {}, **keys})
+
+
+def test_half_of_the_families_are_not_trained_by_default() -> None:
+    families = Source.model_validate({"name": "a", "path": "x", "role": "general", "tasks": {}}).tasks
+    assert families is not None and 2 * len(families.families) == len(FAMILIES)
+    assert np.isclose(families.share, 0.02)
