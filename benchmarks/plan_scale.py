@@ -39,7 +39,9 @@ RESULTS = Path("benchmarks/results/2026-11-29-plan-scale.json")
 LLAMA = ModelShape("LlamaForCausalLM", 4096, 32, 8, 128, 14_336, 128_256, False, 8192, plain_layers(32, 5e5))
 KI = 1 << 10
 LENGTHS = (16 * KI, 32 * KI, 128 * KI, 1024 * KI)
-GAINS = {16 * KI: "6.09 to 3.09 nats in the last quarter, by yarn without training (docs/real-model.md, a model of 135M)"}
+GAINS = {
+    16 * KI: "6.09 to 3.09 nats in the last quarter, by yarn without training (docs/real-model.md, a model of 135M)"
+}
 """What a study here has measured at a length, by loss far from the document's beginning."""
 LLAMA_70B = ModelShape("LlamaForCausalLM", 8192, 64, 8, 128, 28_672, 128_256, False, 8192, plain_layers(80, 5e5))
 MODELS = {20_000_000_000: ("Llama 3 8B", LLAMA), 1_000_000_000_000: ("Llama 3 70B", LLAMA_70B)}
