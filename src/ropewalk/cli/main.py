@@ -73,7 +73,7 @@ def start(
     """Take the options of all verbs."""
     set_quiet(quiet)
     open_events(events)
-    emit("started", arguments=sys.argv[1:], version=version("ropewalk"))
+    emit("started", arguments=sys.argv[1:], version=find_version("ropewalk"))
 
 
 app.add_typer(corpus_app, name="corpus")

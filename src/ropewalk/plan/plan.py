@@ -89,7 +89,7 @@ class Plan:
     def rows(self) -> list[tuple[str, str]]:
         """Name and figure of each line of the text."""
         return [
-            ("row", f"{format_length(self.context_tokens)} tokens"),
+            ("sequence", f"{format_length(self.context_tokens)} tokens"),
             ("steps", f"{self.steps:,} of {format_amount(self.step_tokens)} tokens"),
             (
                 "arithmetic",
@@ -106,7 +106,7 @@ class Plan:
             *([("host", f"{format_bytes(self.memory.host)} per rank")] if self.memory.host else []),
             ("fits", describe_room(self.memory, self.machine)),
             ("sent", f"{format_bytes(self.context_bytes)} for attention, {format_bytes(self.state_bytes)} for states"),
-            *([("cut", self.cut)] if self.cut else []),
+            *([("layout", self.cut)] if self.cut else []),
             *([("pinned", self.pinned)] if self.pinned else []),
             *([("rates", self.machine.source)] if self.machine.generic else []),
         ]

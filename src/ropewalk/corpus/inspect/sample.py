@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ropewalk.core.record import Document
+from ropewalk.corpus.join_rules import FOLDERS
 from ropewalk.corpus.read.archive import content_bytes, read_chunks
 from ropewalk.corpus.read.code_tree import group_files
 from ropewalk.corpus.read.files import File
 from ropewalk.corpus.read.remote import is_remote
 from ropewalk.corpus.read.source import read_items, source_files
-from ropewalk.corpus.spec import FileOptions, Source
+from ropewalk.corpus.spec import Source
 
 _READ_FILES, _READ_BYTES = 8, 1 << 22
 """Most files with records that are read of a source, and most bytes of text of all of them together."""
@@ -69,16 +70,18 @@ def sample_source(source: Source, *, seed: int) -> SourceSample | None:
     records = [file for file in found.files if file.is_record or (source.reads_lines and file.kind == "text")]
     lengths, whole, excerpt = _read_records(source, records, seed)
     texts = [file for file in found.files if file not in records]
-    options = source.record_options
-    if texts and isinstance(options, FileOptions):
-        lengths += _measure_texts(texts, options, found.root)
+    if texts:
+        lengths += _measure_texts(texts, source, found.root)
         excerpt = excerpt or next(read_chunks(texts[0].path), b"")[:_EXCERPT_CHARACTERS].decode(errors="ignore")
     total = min([sum(sizes), *([] if source.size_bytes is None else [source.size_bytes])])
     return SourceSample(source.name, len(found.files), total, tuple(lengths), whole, excerpt)
 
 
-def _measure_texts(texts: list[File], options: FileOptions, root: Path) -> list[int]:
-    documents = (members for _, members in group_files(texts, options, root))
+def _measure_texts(texts: list[File], source: Source, root: Path) -> list[int]:
+    by = source.join.by if source.join is not None else ()
+    if not {*by} & {*FOLDERS}:
+        return [content_bytes(file.path) for file in texts]
+    documents = (members for _, members in group_files(texts, by[0], root))
     return [sum(content_bytes(member.file.path) for member in members) for members in documents]
 
 
