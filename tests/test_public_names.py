@@ -46,6 +46,7 @@ PUBLIC = [
     "local_shard",
     "open_corpus",
     "parallelize",
+    "unparallelize",
     "partition_tokens",
     "read_shape",
     "run_recipe",

@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from ropewalk.model.parallelize import ContextParallel as ContextParallel
     from ropewalk.model.parallelize import parallelize as parallelize
     from ropewalk.model.trainer import ContextParallelTrainer as ContextParallelTrainer
+    from ropewalk.model.unparallelize import unparallelize as unparallelize
     from ropewalk.partition.local_shard import local_shard as local_shard
     from ropewalk.partition.partition import Partition as Partition
     from ropewalk.partition.partition import partition_tokens as partition_tokens
@@ -105,6 +106,7 @@ else:
             "model.load": ("load_model",),
             "model.loss": ("chunked_cross_entropy",),
             "model.parallelize": ("ContextParallel", "parallelize"),
+            "model.unparallelize": ("unparallelize",),
             "model.export_parity": ("verify_export",),
             "model.trainer": ("ContextParallelTrainer",),
             "partition.local_shard": ("local_shard",),

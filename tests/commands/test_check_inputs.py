@@ -98,7 +98,7 @@ def test_a_long_source_is_sampled_and_scaled(tmp_path: Path) -> None:
     for name in ("a.py", "b.py"):
         (repository / name).write_text("x = 1\n" * 100)
     joined = {"name": "c", "path": str(tmp_path / "code"), "role": "domain", "profile": "code"}
-    options = {"options": {"join": "repository"}}
+    options = {"join": {"by": "repository"}}
     apart, together = (sample_source(Source.model_validate(each), seed=0) for each in (joined, joined | options))
     assert apart is not None and apart.lengths == (600, 600)
     assert together is not None and together.lengths == (1200,)

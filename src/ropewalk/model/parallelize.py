@@ -29,6 +29,7 @@ from ropewalk.model.pass_arguments import hand_on_arguments
 from ropewalk.model.recurrent_layers import mix_documents
 from ropewalk.model.rope_hooks import direct_positions, is_directed
 from ropewalk.model.supported import refuse_unsupported, try_unknown, watch_arguments
+from ropewalk.model.unparallelize import forget_before, note_before
 from ropewalk.parallel.agree import require_same_batch
 from ropewalk.partition import local_shard
 from ropewalk.partition.choose import Sharing, choose_partition, make_sharing
@@ -166,6 +167,7 @@ def parallelize(
     if ulysses_degree is not None:
         _check_teams(ulysses_degree, ranks=1 if group is None else dist.get_world_size(group))
     sharing = _share(model, layout=layout, exchange=exchange, ulysses_degree=ulysses_degree)
+    note_before(model)
     _direct_by_length(model)
     hand_on_arguments(model)
     exchange_latents(model, NAME)
@@ -176,6 +178,7 @@ def parallelize(
         try_unknown(model)
     except UserError:
         model.set_attn_implementation(before)
+        forget_before(model)
         raise
     watch_arguments(model, ranks=1 if group is None else dist.get_world_size(group))
     return ContextParallel(group, sharing, next(model.parameters()).device)

@@ -210,6 +210,11 @@ def is_directed(model: nn.Module) -> bool:
     return model in _directed
 
 
+def forget_direction(model: nn.Module) -> None:
+    """Forget that ``direct_positions`` has been called for ``model``; the caller has removed its hooks."""
+    _directed.pop(model, None)
+
+
 def anneal_positions(model: nn.Module, share: float) -> None:
     """Put ``model``, or the one inside it, at ``share`` of the way from its former positions (0) to its own (1)."""
     assert 0 <= share <= 1

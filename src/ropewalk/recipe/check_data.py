@@ -34,7 +34,7 @@ def check_data(
         if stage.pose is None and not any(found.values()):
             length, seen = format_length(stage.context_length), sum(len(samples[name].lengths) for name in texts)
             message = f"none of the {seen:,} documents that were read has {length} tokens"
-            fix = "add longer text: books, code with options.join: repository, or a source of whole chapters"
+            fix = "add longer text: books, code joined by repository, or a source of whole chapters"
             yield Finding("warning", f"stages.{index}.context_length", message, _SOURCE, fix)
     if base_tokens is not None:
         yield from _check_held_out(recipe, samples, texts, token_bytes, base_tokens)

@@ -15,6 +15,7 @@ from ropewalk.recipe.finding import Finding
 from ropewalk.recipe.spec import ModelSource, Recipe
 
 _HERE = "this machine"
+_FIX = "correct the path, or start where it is; a plan does not need the text"
 
 
 def find_missing_paths(recipe: Recipe, *, prepared: bool) -> list[Finding]:
@@ -24,7 +25,7 @@ def find_missing_paths(recipe: Recipe, *, prepared: bool) -> list[Finding]:
     """
     named = [*_list_evaluated(recipe), *(() if prepared else _list_text(recipe))]
     told = [
-        Finding("warning", key, f"{path}: no such file or folder, seen from {Path.cwd()}", _HERE)
+        Finding("warning", key, f"{path}: no such file or folder, seen from {Path.cwd()}", _HERE, _FIX)
         for key, path in named
         if not _is_there(path)
     ]
@@ -86,5 +87,5 @@ def _find_missing_template(recipe: Recipe) -> Iterator[Finding]:
         return
     for index, source in enumerate(recipe.corpus.sources):
         if source.embedded is None and source.record_options.template == "chat":
-            message = f"{folder}: the model has no chat template; copy that of its chat version there, or use plain"
-            yield Finding("warning", f"corpus.sources.{index}.options.template", message, _HERE)
+            key, message = f"corpus.sources.{index}.options.template", f"{folder}: the model has no chat template"
+            yield Finding("warning", key, message, _HERE, "copy that of its chat version there, or use plain")
