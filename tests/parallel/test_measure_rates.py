@@ -73,7 +73,7 @@ def test_attention_is_measured_near_the_length_of_the_sequences(monkeypatch: pyt
 
 
 def test_attention_is_measured_with_a_key_head_for_each_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel's backward gives whole heads to threads: one head on two threads had half of their rate."""
+    """The backward gives whole heads to threads: one head on two threads was read as 0.7 of the rate of two heads."""
     measured: list[tuple[int, int]] = []
     real = measure_rates.attend
 
