@@ -126,6 +126,7 @@ SIDES: Mapping[str, Side] = {
     "evaluate.pairs": "evaluate",
     "evaluate.probes": "evaluate",
     "evaluate.ruler": "evaluate",
+    "evaluate.benchmarks": "evaluate",
     "evaluate.seed": "evaluate",
     "evaluate.precision": "evaluate",
     "export.dtype": "export",
