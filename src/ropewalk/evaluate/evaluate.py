@@ -20,6 +20,7 @@ from ropewalk.evaluate.benchmark_suite import BenchmarkPrompts, measure_benchmar
 from ropewalk.evaluate.foreign_loss import plan_foreign_loss
 from ropewalk.evaluate.gain_by_distance import GainByDistance, plan_gain_by_distance
 from ropewalk.evaluate.items import ROW_TOKENS, Sums, measure
+from ropewalk.evaluate.loss_by_context import LossByContext, plan_loss_by_context
 from ropewalk.evaluate.loss_by_position import PositionLoss, plan_position_loss
 from ropewalk.evaluate.loss_by_source import LossBySource
 from ropewalk.evaluate.retrieval import Retrieval, plan_retrieval
@@ -35,7 +36,7 @@ from ropewalk.plan.memory import WHOLE_BYTES
 from ropewalk.probe.key_value import KeyValue
 from ropewalk.recipe.spec import EvaluateSpec
 
-Measurement = PositionLoss | GainByDistance | Retrieval | LossBySource
+Measurement = PositionLoss | GainByDistance | LossByContext | Retrieval | LossBySource
 """Each has items, their groups, and ``score``, which turns the groups' sums into scores."""
 
 
@@ -147,7 +148,11 @@ def plan_measurements(
         gain = plan_gain_by_distance(
             corpus, base_tokens=base_tokens, multiple=spec.position_lengths, documents=spec.documents, seed=spec.seed
         )
-        planned = [positions, gain, *planned, short]
+        far_tokens = spec.position_lengths * base_tokens
+        law = plan_loss_by_context(
+            corpus, context_tokens=far_tokens, documents=spec.documents, seed=spec.seed, asked=spec.context_law
+        )
+        planned = [positions, gain, law, *planned, short]
     planned.append(
         plan_foreign_loss(spec.foreign, tokenizer, corpus=corpus, context_tokens=base_tokens, tokens=spec.short_tokens)
     )

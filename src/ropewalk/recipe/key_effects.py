@@ -120,6 +120,7 @@ SIDES: Mapping[str, Side] = {
     "evaluate.depths": "evaluate",
     "evaluate.position_lengths": "evaluate",
     "evaluate.documents": "evaluate",
+    "evaluate.context_law": "evaluate",
     "evaluate.short_tokens": "evaluate",
     "evaluate.foreign": "evaluate",
     "evaluate.abilities": "evaluate",

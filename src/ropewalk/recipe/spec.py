@@ -83,6 +83,8 @@ class EvaluateSpec(Spec):
     """Loss by position reaches this multiple of the base's context."""
     documents: PositiveCount = 64
     """Held-out documents for loss by position, each at least that long."""
+    context_law: bool = False
+    """Whether the last quarter of these documents is read at seven contexts, and L(c) fitted (docs/sweep.md)."""
     short_tokens: PositiveCount = 65536
     """Tokens per source for the short-context loss, and for each text of ``foreign``."""
     foreign: tuple[ForeignText, ...] = ()

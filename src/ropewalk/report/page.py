@@ -14,6 +14,7 @@ from ropewalk.core.error import MISSED_CODE, UNDECIDED_CODE
 from ropewalk.core.quantity import format_amount, format_length
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.report.contents import Contents, read_run
+from ropewalk.report.context_losses import make_context_losses
 from ropewalk.report.html import HeadFigure, Page, render
 from ropewalk.report.inputs import make_done, make_ledger, make_mixture, make_positions, make_versions
 from ropewalk.report.outcomes import (
@@ -29,6 +30,7 @@ from ropewalk.report.source_losses import make_forgetting, make_short
 from ropewalk.report.table import Mark
 from ropewalk.report.target import Verdict, find_outcomes, format_bound, format_value, mark_of, verdict_table
 from ropewalk.report.verdict import judge_measures
+from ropewalk.report.written import make_written
 
 _SECTIONS = (
     make_done,
@@ -37,7 +39,9 @@ _SECTIONS = (
     make_mixture,
     make_training,
     make_loss_by_position,
+    make_context_losses,
     make_retrieval,
+    make_written,
     make_short,
     make_forgetting,
     make_speed,
