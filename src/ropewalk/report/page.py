@@ -60,7 +60,7 @@ def write_report(run: Path) -> Path:
     verdicts = judge_measures(contents)
     page = Page(
         title=f"{contents.name} (trial)" if contents.is_trial else contents.name,
-        what=_tell_what(contents),
+        what=tell_run(contents),
         verdict=_tell_verdict(verdicts),
         verdict_mark=_mark_all(verdicts),
         tiles=_make_tiles(verdicts),
@@ -79,7 +79,7 @@ def summarise(run: Path) -> dict[str, Any]:
     contents = read_run(run)
     verdicts = judge_measures(contents)
     found = find_outcomes(verdicts)
-    lines = [_tell_what(contents), ""]
+    lines = [tell_run(contents), ""]
     if verdicts:
         lines += [verdict_table(verdicts, intervals=False).to_text(), ""]
         lines += [f"{told}\n"] if (told := _tell_columns(contents)) else []
@@ -102,7 +102,7 @@ def strict_code(summary: Mapping[str, Any]) -> int:
     return UNDECIDED_CODE if summary["targets_undecided"] or not summary["targets_set"] else 0
 
 
-def _tell_what(contents: Contents) -> str:
+def tell_run(contents: Contents) -> str:
     """A line such as ``tiny-base, 512 to 2Ki tokens (4x), 1.5M tokens in 183 steps``."""
     parts = [contents.model]
     before, after = contents.base_context_tokens, contents.context_tokens
