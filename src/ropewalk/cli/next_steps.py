@@ -50,6 +50,8 @@ def say_next(typed: Sequence[str]) -> str | None:
     recipes = [word for word in words[1:] if word.endswith(YAML)]
     target = next(iter([*recipes, *words[1:]]), "")
     kind = "RECIPE" if target.endswith(YAML) else "MODEL"
+    if verb == "report" and "--compare" in typed:
+        return "open the page; ropewalk sweep compares arms over seeds, in pairs"
     line = NEXT.get(f"{verb} {kind}", NEXT.get(verb))
     if line is None:
         return None

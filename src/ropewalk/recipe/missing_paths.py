@@ -68,6 +68,10 @@ def _list_evaluated(recipe: Recipe) -> Iterator[tuple[str, str]]:
         path = None if ruler is None else getattr(ruler, key)
         if path is not None:
             yield f"evaluate.ruler.{key}", path
+    for index, benchmark in enumerate(recipe.evaluate.benchmarks):
+        for key, path in (("path", benchmark.path), ("demos", benchmark.demos)):
+            if path is not None:
+                yield f"evaluate.benchmarks.{index}.{key}", path
 
 
 def _is_there(path: str) -> bool:
