@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ropewalk.core import progress
-from ropewalk.core.events import open_events
+from ropewalk.core.events import emit, open_events
 from ropewalk.core.progress import say, set_quiet, warn, watch
 
 SHOWN = """
@@ -111,3 +111,22 @@ def test_quiet_shows_warnings_alone_and_events_tell_all(
     assert [each["event"] for each in told] == ["said", "begun", "progress", "finished", "said"]
     assert told[2]["done"] == 1 and told[2]["left_seconds"] == 4 and told[2]["note"] == "loss 3.21"
     assert told[3]["done"] == 2 and all(each["process"] == os.getpid() for each in told)
+
+
+def test_events_are_strict_json_and_go_on_after_half_a_line(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    request.addfinalizer(lambda: open_events(None))
+    path = tmp_path / "events.jsonl"
+    path.write_text('{"event": "said"}\n{"event": "be')
+    open_events(path)
+    emit("result", loss=float("nan"), interval=(1.0, float("inf")), by={3: float("-inf")}, where=tmp_path)
+    open_events(path)
+    emit("ended", code=0)
+    *_, half, result, ended = path.read_text().splitlines()
+    assert half == '{"event": "be' and json.loads(ended)["code"] == 0
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    told = json.loads(result, parse_constant=refuse)
+    assert (told["loss"], told["interval"], told["by"]) == (None, [1.0, None], {"3": None})
+    assert told["where"] == str(tmp_path)

@@ -29,9 +29,10 @@ NEXT = {
     "schema": "name the file in a recipe's first line: # yaml-language-server: $schema=FILE",
     "corpus inspect": "change profile or filters of a source, then ropewalk prepare {target}",
     "corpus report": "open corpus.html; ropewalk train {target}",
+    "corpus card": "read corpus-card.md, and publish it with the model; ropewalk train {target}",
     "corpus tokenise": "the other shares, then ropewalk prepare {target}",
     "corpus export": "give the folder to the other trainer; its manifest names tokenizer and counts",
-    "recommend-mix": "write the weights into {target}, then ropewalk check {target}",
+    "recommend-mix": "write the mix into your recipe, with mix_study: the study's folder, then ropewalk check it",
     "corpus mix": "write the weights into {target}: nothing is tokenised again",
     "corpus score": "select: on the source, with this file as its scores",
 }

@@ -35,9 +35,9 @@ def push_folder(
 ) -> dict[str, Any]:
     """Upload the model ``folder`` to the repository ``name``; with ``dry_run`` say what would be sent, without a hub.
 
-    ``run`` is the run that made the folder, where that is known. ``endpoint`` and ``token`` are those of huggingface_hub
-    where they are None. Raises UserError for a name that is
-    none, a folder without a model, and where the hub refuses.
+    ``run`` is the run that made the folder, where that is known. ``endpoint`` and ``token`` are those of
+    huggingface_hub where they are None. Raises UserError for a name that is none, a folder without a model, and where
+    the hub refuses.
     """
     if _NAME.fullmatch(name) is None:
         raise UserError(
