@@ -64,6 +64,14 @@ def write_script(kind: str, recipe: Recipe, *, argument: Path, overrides: list[s
             fix="ropewalk launch slurm RECIPE, or start torchrun on every machine yourself (docs/launch.md)",
         )
     _require_place(recipe, asked)
+    for given in (str(argument), recipe.run, asked.image, *overrides):
+        if "\n" in given or "\r" in given:
+            raise UserError(
+                "a line break cannot be passed on to a job",
+                where=repr(given),
+                why="each command of the job is one line",
+                fix="write it into the recipe's file, or name the file without it",
+            )
     local = recipe.parallel.ranks // asked.nodes
     gpus = recipe.parallel.device != "cpu"
     here = kind == "slurm" and find_named(argument) == argument
