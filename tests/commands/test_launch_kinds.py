@@ -253,6 +253,20 @@ def list_containers(data: Any) -> Iterator[Any]:
         yield from list_containers(each)
 
 
+@pytest.mark.parametrize(
+    ("kind", "asked", "option"),
+    [
+        ("slurm", {"image": "me/rope:1"}, "--image"),
+        ("k8s", {"time": "1:00:00"}, "--time"),
+        ("sky", {"exclusive": False}, "--shared"),
+        ("ray", {"prepare_jobs": 4}, "--prepare-jobs"),
+    ],
+)
+def test_what_a_kind_cannot_use_is_refused(kind: str, asked: dict[str, Any], option: str, recipe: Recipe) -> None:
+    with pytest.raises(UserError, match=f"{option} has no meaning for {kind}"):
+        write(kind, on_gpus(recipe), **asked)
+
+
 def test_a_line_break_is_refused(recipe: Recipe) -> None:
     with pytest.raises(UserError, match="a line break"):
         write("k8s", on_gpus(recipe), overrides=("model=a\nJOB",))
