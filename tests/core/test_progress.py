@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from ropewalk.core import progress
 from ropewalk.core.events import emit, open_events
 from ropewalk.core.progress import say, set_quiet, warn, watch
 
+SRC = Path(progress.__file__).parents[1]
 SHOWN = """
 from ropewalk.core.progress import watch
 with watch("stage 0", 4, unit="steps") as advance:
@@ -111,6 +113,16 @@ def test_quiet_shows_warnings_alone_and_events_tell_all(
     assert [each["event"] for each in told] == ["said", "begun", "progress", "finished", "said"]
     assert told[2]["done"] == 1 and told[2]["left_seconds"] == 4 and told[2]["note"] == "loss 3.21"
     assert told[3]["done"] == 2 and all(each["process"] == os.getpid() for each in told)
+
+
+def test_every_line_that_begins_with_warning_is_one_that_quiet_does_not_keep_back() -> None:
+    kept_back = [
+        f"{path.name}:{text[: found.start()].count(chr(10)) + 1}"
+        for path in SRC.rglob("*.py")
+        for text in [path.read_text()]
+        for found in re.finditer(r"""\bsay\(\s*f?["']WARNING""", text)
+    ]
+    assert kept_back == []
 
 
 def test_events_are_strict_json_and_go_on_after_half_a_line(tmp_path: Path, request: pytest.FixtureRequest) -> None:
