@@ -32,7 +32,7 @@ NEXT = {
     "corpus report": "open corpus.html; ropewalk train {target}",
     "corpus tokenise": "the other shares, then ropewalk prepare {target}",
     "corpus export": "give the folder to the other trainer; its manifest names tokenizer and counts",
-    "recommend-mix": "write the weights into corpus.mix of your recipe, then ropewalk check it",
+    "recommend-mix": "write the mix into your recipe, with mix_study: the study's folder, then ropewalk check it",
     "corpus mix": "write the weights into {target}: nothing is tokenised again",
     "corpus score": "select: on the source, with this file as its scores",
 }
