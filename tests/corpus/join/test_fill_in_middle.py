@@ -32,13 +32,19 @@ def with_tokens(tokenizer: Tokenizer, names: tuple[str, ...]) -> Tokenizer:
     return Tokenizer.from_json({**entry, "tokenizer": bpe.to_str()})
 
 
-def make(folder: Path, tokenizer: Tokenizer, texts: list[str] = TEXTS, **keys: Any) -> Corpus:
+def make(folder: Path, tokenizer: Tokenizer, texts: list[str] = TEXTS, name: str = "corpus", **keys: Any) -> Corpus:
     folder.mkdir(exist_ok=True)
     path = write_records(folder, "code.jsonl", [{"text": text, "repo": n // 4, "n": n} for n, text in enumerate(texts)])
     source = {"name": "code", "path": str(path), "role": "domain", "profile": "markup", "near_duplicates": None, **keys}
-    made = {"store": str(folder / "store"), "sources": [source], "mix": {"code": 1}, "repeated_sections": None}
+    made = {
+        "store": str(folder / "store"),
+        "sources": [source],
+        "mix": {"code": 1},
+        "repeated_sections": None,
+        "worker_count": 1,
+    }
     spec = CorpusSpec.model_validate({**made, "held_out": 0.05})
-    return open_corpus(build(spec, tokenizer=tokenizer, seed=0, folder=folder / "corpus"))
+    return open_corpus(build(spec, tokenizer=tokenizer, seed=0, folder=folder / name))
 
 
 def undo(text: str) -> str:
@@ -104,8 +110,8 @@ def test_files_of_a_join_are_filled_one_by_one(llama: Tokenizer, tmp_path: Path)
         assert document.count(MID) == 4
 
 
-def test_long_and_short_texts_stay_as_they_are(llama: Tokenizer, tmp_path: Path) -> None:
-    corpus = make(tmp_path, llama, fill_in_middle={"rate": 1, "most_tokens": 20})
+def test_long_and_short_texts_stay_as_they_are(filled: Corpus, llama: Tokenizer) -> None:
+    corpus = make(filled.folder.parent, llama, name="short", fill_in_middle={"rate": 1, "most_tokens": 20})
     assert Counter(read(corpus, llama)) <= Counter(TEXTS) and corpus.ledger["code"]["joins"]["train"]["filled"] == 0
 
 

@@ -108,7 +108,13 @@ def make(folder: Path, tokenizer: Tokenizer, **rules: Any) -> Corpus:
     folder.mkdir(exist_ok=True)
     path = write_records(folder, "x.jsonl", [{"text": prose(n, 30)} for n in range(40)])
     source = {"name": "x", "path": str(path), "role": "general", "language": "en", "near_duplicates": None}
-    made = {"store": str(folder / "store"), "mix": {"x": 1}, "repeated_sections": None, "held_out": 0.1}
+    made = {
+        "store": str(folder / "store"),
+        "mix": {"x": 1},
+        "repeated_sections": None,
+        "worker_count": 1,
+        "held_out": 0.1,
+    }
     sources = [{**source, "profile": "markup", "tasks": rules}]
     spec = CorpusSpec.model_validate({**made, "sources": sources})
     return open_corpus(build(spec, tokenizer=tokenizer, seed=0, folder=folder / "corpus"))
