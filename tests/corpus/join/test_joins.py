@@ -40,7 +40,7 @@ def chapters(books: int = BOOKS) -> list[dict[str, Any]]:
 
 
 def make(folder: Path, files: list[list[dict[str, Any]]], tokenizer: Tokenizer, **keys: Any) -> Corpus:
-    (folder / "text").mkdir(parents=True)
+    (folder / "text").mkdir(parents=True, exist_ok=True)
     for number, records in enumerate(files):
         write_records(folder / "text", f"{number:03}.jsonl", records)
     return join(folder, "corpus", tokenizer, **keys)
@@ -188,8 +188,13 @@ def test_a_record_without_its_key_is_an_error_or_is_counted(
     with pytest.raises(UserError, match=f"no place in a join.*\n.*line 6.*\n.*'{next(iter(fault))}' must hold"):
         make(tmp_path / "a", [records], tokenizer)
     if fault == {"book": None}:
+        plain = "没有字段的文本。"
+        (tmp_path / "b" / "text").mkdir(parents=True)
+        (tmp_path / "b" / "text" / "plain.txt").write_text(plain, encoding="utf-8")
         corpus = make(tmp_path / "b", [records], tokenizer, faults="skip")
-        assert corpus.ledger["books"]["dropped"]["no place in a join"]["documents"] == 1
+        texts = [plain, *(value for value in records[5].values() if isinstance(value, str))]
+        dropped = corpus.ledger["books"]["dropped"]["no place in a join"]
+        assert dropped["documents"] == 2 and dropped["bytes"] == sum(len(text.encode()) for text in texts)
 
 
 def test_records_need_an_order(tokenizer: Tokenizer, tmp_path: Path) -> None:

@@ -104,6 +104,31 @@ def test_answers_are_right(language: str) -> None:
     assert {*found} >= wanted - ({"cloze", "mention"} if language == "code" else set()), found
 
 
+def ask(text: str, family: Family, other: str | None = None) -> list[Task]:
+    read, strange = read_terms(text, "en"), None if other is None else read_terms(other, "en")
+    random = stream("ask", family)
+    return [task for _ in range(60) if (task := make_task(read, family, random, other=strange)) is not None]
+
+
+def test_words_sentences_and_settings_are_whole() -> None:
+    rest = "Nobody knew it.\n" * 3
+    accents = ask(
+        "The naïveté of Überraschung, naïveté, naïveté: Überraschung. Überraschung! Harbour harbour.\n" + rest, "count"
+    )
+    assert all(task.about[0] == "Nobody" for task in accents) and accents
+    strange = ask("the harbour lies still. " * 9, "count", other="Harbour winds blow. Lanterns swing. " * 9)
+    assert {task.about[0] for task in strange if task.answer in ANSWERS["en"]["absent"]} == {
+        "Lanterns",
+        "winds",
+        "swing",
+    }
+    figures = 'He wrote "3.5 metres of lantern." Then 2.25 more.\nThe lantern cost 4.75 crowns, e.g. in May.\n'
+    found = {task.answer for task in ask(figures + "A lantern\n" + rest * 30, "mention")}
+    assert found == {'He wrote "3.5 metres of lantern."'}
+    settings = "depth = 1\nwidth = 3\nwidth = 4\ndepth = 5\ndepth += 2\nstep+=1\nstep+=2\n"
+    assert {(task.about[0], task.answer) for task in ask(settings, "overwrite")} == {("width", "4")}
+
+
 def make(folder: Path, tokenizer: Tokenizer, **rules: Any) -> Corpus:
     folder.mkdir(exist_ok=True)
     path = write_records(folder, "x.jsonl", [{"text": prose(n, 30)} for n in range(40)])
@@ -140,6 +165,11 @@ def test_tasks_take_their_share_and_stand_behind_the_text(tokenizer: Tokenizer, 
         whole = tokenizer.decode(ids[1:-1])
         assert whole.removesuffix(behind) in texts  # without the tasks it is the text itself
         asked = "".join(f"\n\n{task['question']}\n" for task in own)
+        above = whole.removesuffix(behind)
+        for task in own:  # earlier tasks are above too
+            if task["family"] == "count":
+                check(above, "en", Task(task["family"], tuple(task["about"]), task["question"], task["answer"]))
+            above += f"\n\n{task['question']}\n{task['answer']}"
         untrained, _ = (tokenizer.decode(ids[1:-1][mask[1:-1] == value]) for value in (0, 1))
         assert untrained == asked
 
