@@ -1,6 +1,7 @@
 """Joined documents are exactly their parts, in order, once each, whatever the order of the input."""
 
 import random
+from datetime import date, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from ropewalk.corpus.join_rules import JoinRules
 from ropewalk.corpus.mix.dataset import Dataset, open_dataset
 from ropewalk.corpus.mix.packing import pack
 from ropewalk.corpus.prepare.build import build
+from ropewalk.corpus.read.bad_input import Place
+from ropewalk.corpus.read.join_parts import describe_part
 from ropewalk.corpus.spec import CorpusSpec, Source
 from ropewalk.corpus.tokens.corpus_folder import Corpus, open_corpus
 from ropewalk.corpus.tokens.joined_documents import JoinedDocuments
@@ -195,6 +198,14 @@ def test_a_record_without_its_key_is_an_error_or_is_counted(
         texts = [plain, *(value for value in records[5].values() if isinstance(value, str))]
         dropped = corpus.ledger["books"]["dropped"]["no place in a join"]
         assert dropped["documents"] == 2 and dropped["bytes"] == sum(len(text.encode()) for text in texts)
+
+
+def test_dates_of_parquet_are_an_order() -> None:
+    rules = {"by": "day", "order": "at", "header": "{at}: "}
+    source = Source.model_validate({"name": "a", "path": "a.parquet", "role": "general", "join": rules})
+    record = {"day": date(2026, 1, 31), "at": datetime(2026, 1, 31, 23, 59)}
+    part = describe_part(record, source, Place("a.parquet", "a.parquet"))
+    assert part == {"key": ["2026-01-31"], "order": ["2026-01-31T23:59:00"], "header": "2026-01-31T23:59:00: "}
 
 
 def test_records_need_an_order(tokenizer: Tokenizer, tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def test_words_sentences_and_settings_are_whole() -> None:
     assert {(task.about[0], task.answer) for task in ask(settings, "overwrite")} == {("width", "4")}
 
 
-def make(folder: Path, tokenizer: Tokenizer, **rules: Any) -> Corpus:
+def make(folder: Path, tokenizer: Tokenizer, name: str = "corpus", **rules: Any) -> Corpus:
     folder.mkdir(exist_ok=True)
     path = write_records(folder, "x.jsonl", [{"text": prose(n, 30)} for n in range(40)])
     source = {"name": "x", "path": str(path), "role": "general", "language": "en", "near_duplicates": None}
@@ -142,7 +142,7 @@ def make(folder: Path, tokenizer: Tokenizer, **rules: Any) -> Corpus:
     }
     sources = [{**source, "profile": "markup", "tasks": rules}]
     spec = CorpusSpec.model_validate({**made, "sources": sources})
-    return open_corpus(build(spec, tokenizer=tokenizer, seed=0, folder=folder / "corpus"))
+    return open_corpus(build(spec, tokenizer=tokenizer, seed=0, folder=folder / name))
 
 
 def test_tasks_take_their_share_and_stand_behind_the_text(tokenizer: Tokenizer, tmp_path: Path) -> None:
@@ -165,13 +165,18 @@ def test_tasks_take_their_share_and_stand_behind_the_text(tokenizer: Tokenizer, 
         whole = tokenizer.decode(ids[1:-1])
         assert whole.removesuffix(behind) in texts  # without the tasks it is the text itself
         asked = "".join(f"\n\n{task['question']}\n" for task in own)
-        above = whole.removesuffix(behind)
-        for task in own:  # earlier tasks are above too
-            if task["family"] == "count":
-                check(above, "en", Task(task["family"], tuple(task["about"]), task["question"], task["answer"]))
-            above += f"\n\n{task['question']}\n{task['answer']}"
         untrained, _ = (tokenizer.decode(ids[1:-1][mask[1:-1] == value]) for value in (0, 1))
         assert untrained == asked
+    more = make(tmp_path, tokenizer, "more", **{**rules, "share": 0.2, "documents": 0.2})
+    documents, checked = more.train("x"), 0
+    records = [json.loads(line) for line in (more.folder / "x" / "tasks.jsonl").read_text().splitlines()]
+    for record in records:
+        task = Task(record["family"], tuple(record["about"]), record["question"], record["answer"])
+        if task.family == "count":  # earlier tasks are above it too
+            whole = tokenizer.decode(documents.read(record["document"])[0][1:-1])
+            check(whole[: whole.index(f"\n\n{task.question}\n")], "en", task)
+            checked += 1
+    assert checked > 5
 
 
 def read_literals(path: Path) -> list[str]:
