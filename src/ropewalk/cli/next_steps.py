@@ -28,10 +28,11 @@ NEXT = {
     "sweep": "read the table above; the same command adds arms and seeds that you add to {target}",
     "schema": "name the file in a recipe's first line: # yaml-language-server: $schema=FILE",
     "corpus inspect": "change profile or filters of a source, then ropewalk prepare {target}",
+    "corpus card": "put corpus-card.md beside what you publish; ropewalk train {target}",
     "corpus report": "open corpus.html; ropewalk train {target}",
     "corpus tokenise": "the other shares, then ropewalk prepare {target}",
     "corpus export": "give the folder to the other trainer; its manifest names tokenizer and counts",
-    "recommend-mix": "write the weights into {target}, then ropewalk check {target}",
+    "recommend-mix": "write the weights into corpus.mix of your recipe, then ropewalk check it",
     "corpus mix": "write the weights into {target}: nothing is tokenised again",
     "corpus score": "select: on the source, with this file as its scores",
 }
