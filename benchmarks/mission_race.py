@@ -13,7 +13,6 @@ observe.py: kernels, pairs of all over those of the mask, balance and bytes. The
 import json
 import os
 from collections.abc import Callable, Mapping
-from importlib.metadata import version as find_package_version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +26,7 @@ from observe import Observed, observe
 from packs import draw_pack
 from race import clock_both, tell
 from ringmaster_peer import find_obstacle, find_ringmaster
+from ropewalk.core.versions import find_version as find_package_version
 from ropewalk.partition import partition_tokens
 from ropewalk.plan.receipt import AttentionSoftware
 from side_receipt import count_gradient_bytes, find_rig, write_side_receipt

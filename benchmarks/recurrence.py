@@ -15,10 +15,7 @@ is its load before and after.
 import argparse
 import os
 import statistics
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from importlib.metadata import distributions
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,10 +23,12 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from observe import observe
 from packs import draw_pack
-from race import clock, tell
+from race import clock_both, tell
 from recurrence_counts import MEDIAN_TOKENS, measure_counts
 from recurrence_sides import Side, Sizes, cut, exchange_heads, ours, ringmaster
+from ringmaster_peer import find_ringmaster
 from ropewalk.parallel.launch import run_ranks
 
 Cases = tuple[int, ...]
@@ -80,7 +79,7 @@ def measure_ringmaster(tokens: int, turns: int, folder: Path | None, chosen: Cas
         ("one document", None, MAMBA, "Mamba-2", "wire_mamba2", 1.0),
         ("packed documents around 4Ki", MEDIAN_TOKENS, MAMBA, "Mamba-2", "wire_mamba2", 1.5),
     ]
-    version = find_version(folder)
+    version = find_ringmaster(folder)
     for word, median, sizes, name, path, must in (cases[each] for each in chosen):
         document, case = draw_pack(tokens, median), f"{word}, {tokens} tokens, {name} and MLP, 2 ranks"
         if version is None or folder is None:
@@ -109,7 +108,7 @@ def compare(
 
 class Same(NamedTuple):
     """The largest norm-relative differences of gradients of the constants of decays, and of all else; and the bytes
-    that this rank sent on each side, forward and backward.
+    that the busiest rank sent on each side, forward and backward.
 
     Gradients of decays are sums that cancel: in float32 both sides are 1e-4 from float64's at 1Ki tokens.
     """
@@ -125,11 +124,8 @@ class Same(NamedTuple):
 
 def check_same(one: Side, other: Side, document: np.ndarray) -> Same:
     """Output, gradient of the input, and gradients of all weights."""
-    largest, sent = {True: 0.0, False: 0.0}, []
-    with counting(sent):
-        first = one.run()
-    with counting(sent):
-        second = other.run()
+    largest = {True: 0.0, False: 0.0}
+    (first, mine_seen), (second, its_seen) = (observe(side.run, heads=1) for side in (one, other))
     for name, mine, its in zip(one.names, first, second, strict=True):
         wholes = []
         for side, share in ((one, mine), (other, its)):
@@ -142,42 +138,10 @@ def check_same(one: Side, other: Side, document: np.ndarray) -> Same:
             wholes.append(whole)
         decays = name in ("mixer.A_log", "mixer.dt_bias", "mixer.in_proj_a.weight")
         largest[decays] = max(largest[decays], float((wholes[0] - wholes[1]).norm() / wholes[1].norm()))
-    same = Same(largest[True], largest[False], dict(zip(("ours", "theirs"), sent, strict=True)))
+    sent = {"ours": int(mine_seen.sent_bytes), "theirs": int(its_seen.sent_bytes)}
+    same = Same(largest[True], largest[False], sent)
     assert same.others <= SAME and same.decays <= SAME_DECAYS, f"the sides compute different things: {same}"
     return same
-
-
-@contextmanager
-def counting(totals: list[int]) -> Iterator[None]:
-    """Add to ``totals`` the bytes that this rank sends meanwhile; of an all-reduce as round a ring."""
-    sent, ranks = [0], dist.get_world_size()
-
-    def count(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(out: Any, *args: Any, **kwargs: Any) -> Any:
-            tensor = out if name == "all_reduce" else args[0]
-            splits = args[2] if len(args) > 2 else None
-            if name == "all_reduce":
-                sent[0] += 2 * (ranks - 1) * tensor.nbytes // ranks
-            elif name == "all_gather":
-                sent[0] += (ranks - 1) * tensor.nbytes
-            elif splits is not None:
-                away = sum(each for rank, each in enumerate(splits) if rank != dist.get_rank())
-                sent[0] += away * tensor[:1].nbytes
-            else:
-                sent[0] += tensor.nbytes * (ranks - 1) // ranks
-            return original(out, *args, **kwargs)
-
-        return counted
-
-    originals = {name: getattr(dist, name) for name in ("all_to_all_single", "all_gather", "all_reduce")}
-    for name, original in originals.items():
-        setattr(dist, name, count(name, original))
-    try:
-        yield
-    finally:
-        for name, original in originals.items():
-            setattr(dist, name, original)
-    totals.append(sent[0])
 
 
 class Race(NamedTuple):
@@ -196,19 +160,11 @@ def race_twice(runs: Mapping[str, Callable[[], Any]], turns: int) -> Race:
     processor: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(turns):
         for name, run in runs.items():
-            begun = time.process_time()
-            seconds[name].append(clock(run))
-            slowest = torch.tensor(time.process_time() - begun)
-            dist.all_reduce(slowest, op=dist.ReduceOp.MAX)
-            processor[name].append(float(slowest))
+            elapsed, used = clock_both(run)
+            seconds[name].append(elapsed)
+            processor[name].append(used)
     load.append(round(os.getloadavg()[0], 1))
     return Race(*({name: statistics.median(each) for name, each in of.items()} for of in (seconds, processor)), load)
-
-
-def find_version(folder: Path | None) -> str | None:
-    """The version of the peer in a folder; None without one."""
-    found = distributions(path=[str(folder)]) if folder else ()
-    return next((each.version for each in found if each.name == "axolotl-ringmaster"), None)
 
 
 def main() -> None:

@@ -4,7 +4,6 @@ All sides run in the same processes, so their peak of memory is one figure, of t
 """
 
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch.distributed as dist
 
 from ropewalk.commands.receipt import count_lengths
 from ropewalk.core.digest import digest_arrays, digest_value
+from ropewalk.core.versions import find_versions
 from ropewalk.parallel.collective import max_over_ranks
 from ropewalk.parallel.device import rank_device
 from ropewalk.parallel.measure_rates import measure_rig
@@ -85,7 +85,7 @@ def write_side_receipt(
         joules=None,
         planned={},
     )  # fmt: skip
-    versions = {name: version(name) for name in ("ropewalk", "torch", "transformers")}
+    versions = find_versions(("ropewalk", "torch", "transformers"))
     model = f"Llama of {SHAPE['num_hidden_layers']} layers, width {SHAPE['hidden_size']}, random weights of seed 0"
     receipt = Receipt(f"{side}, {tokens} tokens, {dtype}", *software, model, digest_value(SHAPE), versions, {}, [stage])
     folder.mkdir(parents=True, exist_ok=True)

@@ -90,7 +90,7 @@ def test_a_reading_by_products_is_the_reading_by_the_kernel(monkeypatch: pytest.
         each.causal.set_attn_implementation(NAME)
     truth, found = measure(wide, [item], 4, name="float32"), {}
     for fast in (False, True):
-        monkeypatch.setattr(cpu_kernel, "multiplies_bfloat16", lambda fast=fast: fast)
+        monkeypatch.setattr(cpu_kernel, "products_pay", lambda fast=fast: fast)
         found[fast] = measure(narrow, [item], 4, name="bfloat16")
         assert found[fast].count.sum() == 1199
     off = {fast: np.abs(sums.nll - truth.nll) / truth.count for fast, sums in found.items()}

@@ -117,7 +117,7 @@ def test_only_long_bfloat16_tiles_without_gradients_take_products(monkeypatch: p
         return real(*tensors, causal=causal, scale=scale)
 
     monkeypatch.setattr(cpu_kernel, "attend_products", watched)
-    monkeypatch.setattr(cpu_kernel, "multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr(cpu_kernel, "products_pay", lambda: True)
     monkeypatch.setattr(cpu_kernel, "_LONG_TOKENS", 16)
     for queries, dtype in ((16, torch.bfloat16), (15, torch.bfloat16), (16, torch.float32)):
         tensors = draw_tensors(queries=queries, keys=20, dtype=dtype)

@@ -39,6 +39,8 @@ def test_every_verb_says_what_to_do_next() -> None:
     assert (
         say_next(["corpus", "tokenise", "r.yaml", "--share", "0/2"]) == "the other shares, then ropewalk prepare r.yaml"
     )
+    told = say_next(["recommend-mix", "study.yaml", "general_loss<=+1%"])
+    assert told is not None and "study.yaml" not in told, "a study takes no mix; the recipe does"
     assert say_next(["run", "--help"]) is None and say_next([]) is None
 
 

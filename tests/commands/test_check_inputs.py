@@ -11,7 +11,9 @@ import pytest
 from ropewalk.commands.check import check_recipe
 from ropewalk.commands.check_inputs import take_offline
 from ropewalk.core.error import UserError
+from ropewalk.corpus.inspect import sample
 from ropewalk.corpus.inspect.sample import sample_source
+from ropewalk.corpus.read.source import read_items
 from ropewalk.corpus.spec import Source
 from ropewalk.recipe.load import parse_recipe
 from ropewalk.recipe.spec import Recipe
@@ -90,9 +92,9 @@ def test_a_long_source_is_sampled_and_scaled(tmp_path: Path) -> None:
     record = json.dumps({"text": LINE * 50}) + "\n"
     for part in range(20):
         (tmp_path / f"{part:02}.jsonl").write_text(record * 250)
-    sample = sample_source(Source(name="s", path=str(tmp_path), role="general", language="en"), seed=0)
-    assert sample is not None and not sample.whole and len(sample.lengths) < 2000
-    assert sample.documents == pytest.approx(20 * 250, rel=0.02)
+    found = sample_source(Source(name="s", path=str(tmp_path), role="general", language="en"), seed=0)
+    assert found is not None and not found.whole and len(found.lengths) < 2000
+    assert found.documents == pytest.approx(20 * 250, rel=0.02)
     repository = tmp_path / "code" / "one"
     repository.mkdir(parents=True)
     for name in ("a.py", "b.py"):
@@ -102,6 +104,22 @@ def test_a_long_source_is_sampled_and_scaled(tmp_path: Path) -> None:
     apart, together = (sample_source(Source.model_validate(each), seed=0) for each in (joined, joined | options))
     assert apart is not None and apart.lengths == (600, 600)
     assert together is not None and together.lengths == (1200,)
+
+
+def test_records_that_are_all_skipped_are_not_read_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.jsonl").write_text('{"other": "key"}\n' * 300)
+    taken: list[Any] = []
+
+    def count(*given: Any) -> Any:
+        for item in read_items(*given):
+            taken.append(item)
+            yield item
+
+    monkeypatch.setattr(sample, "read_items", count)
+    monkeypatch.setattr(sample, "_READ_BYTES", 100 * 256)
+    source = Source(name="s", path=str(tmp_path), role="general", language="en", faults="skip")
+    found = sample_source(source, seed=0)
+    assert found is not None and not found.whole and found.lengths == () and len(taken) == 100
 
 
 def test_a_full_disk_is_a_warning_where_the_run_could_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

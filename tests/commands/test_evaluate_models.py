@@ -62,7 +62,7 @@ def test_the_verb_takes_a_folder_and_refuses_a_suite_for_a_recipe(monkeypatch: p
     assert isinstance(refused.exception, UserError) and "own base" in refused.exception.what
 
 
-@pytest.mark.parametrize("override", ["documents=4", "position_lengths=4"])
+@pytest.mark.parametrize("override", ["documents=4", "position_lengths=4", "context_law=true"])
 def test_a_key_that_needs_a_corpus_is_refused(override: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no effect here"):
         evaluate_folder(TINY_BASE, [override], base=None, suite="quick", store=tmp_path)

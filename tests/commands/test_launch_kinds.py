@@ -4,8 +4,12 @@ The schemas are the parts of batch/v1, core/v1, trainer.kubeflow.org/v1alpha1 an
 uses, written down by hand: the names and kinds of fields, and the rules that a server checks beside them.
 """
 
+import ast
+import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,6 +19,7 @@ import pytest
 import yaml
 
 from ropewalk.commands.launch import Asked, write_script
+from ropewalk.core.error import UserError
 from ropewalk.recipe.spec import Recipe
 
 QUANTITY = {"type": "string", "pattern": r"^[0-9]+(Gi|Mi)?$"}
@@ -126,9 +131,9 @@ def on_gpus(recipe: Recipe, **changes: Any) -> Recipe:
     return recipe.model_copy(update={"parallel": parallel, "hardware": "h100-sxm x 8", **changes})
 
 
-def write(kind: str, recipe: Recipe, **asked: Any) -> str:
+def write(kind: str, recipe: Recipe, *, overrides: tuple[str, ...] = ("seed=2",), **asked: Any) -> str:
     arguments = Path("my recipe.yaml")
-    made = write_script(kind, recipe, argument=arguments, overrides=["seed=2"], asked=Asked(nodes=2, **asked))
+    made = write_script(kind, recipe, argument=arguments, overrides=[*overrides], asked=Asked(nodes=2, **asked))
     return str(made["script"])
 
 
@@ -202,6 +207,71 @@ def test_a_task_of_skypilot_names_the_devices(recipe: Recipe) -> None:
     assert "accelerators" not in yaml.safe_load(write("sky", on_cpus))["resources"]
 
 
+ODD = 'stages.0.note=it\'s $HOME $(JOB_COMPLETION_INDEX) $$ "x" `id` \\ a;b #c {name} 新'
+
+
+def expand_arguments(text: str) -> str:
+    """What Kubernetes makes of a container's argument: ``$$`` is a dollar, and ``$(NAME)`` a variable that it knows."""
+    known = {"JOB_COMPLETION_INDEX": "0", "PET_NODE_RANK": "0"}
+    return re.sub(r"\$\$|\$\((\w+)\)", lambda found: "$" if found[1] is None else known.get(found[1], found[0]), text)
+
+
+@pytest.mark.parametrize("kind", ["slurm", "k8s", "kubeflow", "sky", "ray"])
+def test_odd_characters_reach_the_ranks_as_they_were_given(kind: str, recipe: Recipe) -> None:
+    """Each command of the printed file is read as its scheduler and then a shell reads it."""
+    text = write(kind, on_gpus(recipe, run="runs/$(JOB_COMPLETION_INDEX) 'a'"), overrides=(ODD,))
+    scripts = [text]
+    if kind in ("k8s", "kubeflow"):
+        found = [container for each in yaml.safe_load_all(text) for container in list_containers(each)]
+        scripts = [expand_arguments(each["args"][0]) for each in found if len(each["args"]) == 1]
+        waits = [expand_arguments(each["args"][1]) for each in found if len(each["args"]) == 2]
+        assert waits == ["runs/$(JOB_COMPLETION_INDEX) 'a'/corpus/manifest.json"] * (kind == "k8s")
+    elif kind == "sky":
+        scripts = [yaml.safe_load(text)["run"]]
+    elif kind == "ray":
+        scripts = [
+            str(ast.literal_eval(each.partition(" = ")[2]))
+            for each in text.splitlines()
+            if each.startswith(("PREPARE", "TRAIN"))
+        ]
+    lines = [
+        line for script in scripts for line in script.splitlines() if "ropewalk prepare" in line or " run " in line
+    ]
+    lines = [line for line in lines if ODD[:12] in line]
+    assert len(lines) == 2
+    for line in lines:
+        words = shlex.split(line.partition("; then ")[2] or line)
+        at = next(number for number, word in enumerate(words) if word in ("prepare", "run"))
+        assert Path(words[at + 1]).name == "my recipe.yaml" and words[at + 2].removesuffix(";") == ODD
+
+
+def list_containers(data: Any) -> Iterator[Any]:
+    """The containers of a document of Kubernetes, at any depth."""
+    if isinstance(data, dict):
+        yield from (each for key in ("initContainers", "containers") for each in data.get(key, ()))
+    for each in data.values() if isinstance(data, dict) else data if isinstance(data, list) else ():
+        yield from list_containers(each)
+
+
+@pytest.mark.parametrize(
+    ("kind", "asked", "option"),
+    [
+        ("slurm", {"image": "me/rope:1"}, "--image"),
+        ("k8s", {"time": "1:00:00"}, "--time"),
+        ("sky", {"exclusive": False}, "--shared"),
+        ("ray", {"prepare_jobs": 4}, "--prepare-jobs"),
+    ],
+)
+def test_what_a_kind_cannot_use_is_refused(kind: str, asked: dict[str, Any], option: str, recipe: Recipe) -> None:
+    with pytest.raises(UserError, match=f"{option} has no meaning for {kind}"):
+        write(kind, on_gpus(recipe), **asked)
+
+
+def test_a_line_break_is_refused(recipe: Recipe) -> None:
+    with pytest.raises(UserError, match="a line break"):
+        write("k8s", on_gpus(recipe), overrides=("model=a\nJOB",))
+
+
 class Remote:
     """A function of the stub of Ray: it runs at once, and keeps what it was asked with."""
 
@@ -250,7 +320,8 @@ def test_a_driver_of_ray_starts_torchrun_on_each_machine_and_goes_on_after_a_sto
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked, groups = install_ray(monkeypatch)
-    codes = iter([0, 75, 75, 0, 0])  # prepared; both machines stopped and saved; both ended well
+    # prepared; both machines stopped and saved; both ended well. Then two other runs.
+    codes = iter([0, 75, 75, 0, 0, -1, 0, -9, 0, 0, 75, 2])
     commands = list[str]()
 
     def run(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
@@ -261,7 +332,11 @@ def test_a_driver_of_ray_starts_torchrun_on_each_machine_and_goes_on_after_a_sto
     exec(compile(write("ray", on_gpus(recipe)), "driver.py", "exec"), driver)
     monkeypatch.setattr(driver["subprocess"], "run", run)
     assert driver["main"]() == 0
-    assert groups == [([{"CPU": 8, "GPU": 1}] * 2, "STRICT_SPREAD")]
+    assert next(codes) == -1
+    assert driver["main"]() == 1, "a machine whose shell a signal ended is no success"
+    assert driver["main"]() == 2
+    del commands[5:]
+    assert groups[:1] == [([{"CPU": 8, "GPU": 1}] * 2, "STRICT_SPREAD")]
     assert commands[0].startswith("exec ropewalk prepare") and "num_gpus" not in asked[0]
     assert len(commands) == 5 and all(f"NODE={index % 2}" in each for index, each in enumerate(commands[1:]))
     assert all("HEAD=10.0.0.1" in each and "--rdzv-endpoint=$HEAD:29500" in each for each in commands[1:])

@@ -14,12 +14,12 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import GatedRepoError
 from typer.testing import CliRunner
 
+from invented_run import write_run
 from ropewalk.cli.main import app
 from ropewalk.commands.push import push_folder
 from ropewalk.core.error import UserError
 from ropewalk.corpus.read.source import read_source
 from ropewalk.corpus.spec import Source
-from ropewalk.recipe.load import load_recipe
 from ropewalk.shape.find import TINY_BASE, find_model
 from ropewalk.shape.hub import explain_refusal
 
@@ -86,21 +86,26 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 
 def push(hub: Hub, folder: Path = TINY_BASE, **changes: Any) -> dict[str, Any]:
-    asked = {"recipe": None, "private": True, "dry_run": False, "endpoint": hub.url, "token": "hf_stub", **changes}
+    asked = {"run": None, "private": True, "dry_run": False, "endpoint": hub.url, "token": "hf_stub", **changes}
     return push_folder(folder, "me/model", **asked)
 
 
 def test_every_file_and_a_card_are_sent_to_a_private_repository(hub: Hub, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(TINY_BASE, folder, ignore=shutil.ignore_patterns("README.md"))
-    (folder / ".lock").touch()
-    sent = push(hub, folder, recipe=load_recipe(Path("quickstart")))
+    for internal in (".lock", ".cache/state.bin", "sub/.cache/state.bin", "manifest.json"):
+        (folder / internal).parent.mkdir(parents=True, exist_ok=True)
+        (folder / internal).write_text("/home/me")
+    sent = push(hub, folder, run=write_run(tmp_path / "quickstart"))
     assert hub.made[0]["name"] == "model" and hub.made[0]["organization"] == "me"
     assert hub.made[0].get("visibility", "private" if hub.made[0].get("private") else "") == "private"
-    there = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
-    assert {name: hub.files[name] for name in there} == there and ".lock" not in hub.files
+    there = {path.name: path.read_bytes() for path in TINY_BASE.iterdir() if path.name in sent["files"]}
+    assert {name: content for name, content in hub.files.items() if name != "README.md"} == there
+    assert {"config.json", "model.safetensors"} <= there.keys() == sent["files"].keys()
     card = hub.files["README.md"].decode()
-    assert card.startswith("---\n") and "It reads 512 tokens" in card and "at 2Ki, all weights" in card
+    assert card.startswith("---\n") and "## Positions and stages" in card, "it is made from the run's records"
+    plain = push(hub, folder, dry_run=True)["card"]
+    assert "It reads 512 tokens" in plain and "How it was trained is not known here" in plain and "vllm serve" in plain
     assert sent["url"].endswith("me/model") and "model card" in sent["text"]
 
 
@@ -113,7 +118,7 @@ def test_a_dry_run_needs_no_hub(tmp_path: Path) -> None:
         assert isinstance(done.exception, UserError), arguments
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match="no safetensors weights"):
-        push_folder(tmp_path, "me/model", recipe=None, private=True, dry_run=True)
+        push_folder(tmp_path, "me/model", run=None, private=True, dry_run=True)
 
 
 @pytest.mark.parametrize(

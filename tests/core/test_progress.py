@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from ropewalk.core import progress
-from ropewalk.core.events import open_events
+from ropewalk.core.events import emit, open_events
 from ropewalk.core.progress import say, set_quiet, warn, watch
 
+SRC = Path(progress.__file__).parents[1]
 SHOWN = """
 from ropewalk.core.progress import watch
 with watch("stage 0", 4, unit="steps") as advance:
@@ -111,3 +113,32 @@ def test_quiet_shows_warnings_alone_and_events_tell_all(
     assert [each["event"] for each in told] == ["said", "begun", "progress", "finished", "said"]
     assert told[2]["done"] == 1 and told[2]["left_seconds"] == 4 and told[2]["note"] == "loss 3.21"
     assert told[3]["done"] == 2 and all(each["process"] == os.getpid() for each in told)
+
+
+def test_every_line_that_begins_with_warning_is_one_that_quiet_does_not_keep_back() -> None:
+    kept_back = [
+        f"{path.name}:{text[: found.start()].count(chr(10)) + 1}"
+        for path in SRC.rglob("*.py")
+        for text in [path.read_text()]
+        for found in re.finditer(r"""\bsay\(\s*f?["']WARNING""", text)
+    ]
+    assert kept_back == []
+
+
+def test_events_are_strict_json_and_go_on_after_half_a_line(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    request.addfinalizer(lambda: open_events(None))
+    path = tmp_path / "events.jsonl"
+    path.write_text('{"event": "said"}\n{"event": "be')
+    open_events(path)
+    emit("result", loss=float("nan"), interval=(1.0, float("inf")), by={3: float("-inf")}, where=tmp_path)
+    open_events(path)
+    emit("ended", code=0)
+    *_, half, result, ended = path.read_text().splitlines()
+    assert half == '{"event": "be' and json.loads(ended)["code"] == 0
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    told = json.loads(result, parse_constant=refuse)
+    assert (told["loss"], told["interval"], told["by"]) == (None, [1.0, None], {"3": None})
+    assert told["where"] == str(tmp_path)

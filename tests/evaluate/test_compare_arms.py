@@ -79,3 +79,16 @@ def test_an_arm_is_hopeless_if_another_was_better_in_each_first_seed() -> None:
     rule = {"far_nats": 0.02, "short": 0.002}
     assert find_hopeless(make_cells(arms), seeds=(1, 2), **rule) == {("bad", ("4x",)): "good"}
     assert set(find_hopeless(make_cells(arms), seeds=(1,), **rule)) == {("bad", ("4x",)), ("once", ("4x",))}
+
+
+def test_what_an_arm_lacks_neither_saves_it_a_place_on_the_front_nor_condemns_it() -> None:
+    """Losses at different positions differ without any arm being worse."""
+    cells = make_cells({"good": ([2.0] * 3, 2.0, 1.0), "short": ([2.5] * 3, 2.0, 1.0), "blind": ([9.0] * 3, 2.0, 1.0)})
+    for each in cells:
+        if each["arm"] == "short":  # the last positions were not measured, so 3.0 at 512 would stand for the far loss
+            each["scores"] = [row for row in each["scores"] if row[0] != "nll/position/1536-2048"]
+        elif each["arm"] == "blind":
+            each["scores"] = [row for row in each["scores"] if not row[0].startswith("nll")]
+    assert find_hopeless(cells, seeds=(1, 2), far_nats=0.02, short=0.002) == {}
+    assert {each.arm for each in rank_arms(cells) if each.best} == {"good", "blind"}
+    assert math.isnan(rank_arms(cells)[2].far[0]), "an unmeasured loss is no loss of 0, which would beat all"

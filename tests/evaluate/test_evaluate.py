@@ -27,6 +27,7 @@ SPEC = EvaluateSpec.model_validate(
         "answers": 40,
         "documents": 6,
         "short_tokens": 600,
+        "context_law": True,
         "pairs": [2, 4],
         "probes": [{"kind": "needle", "language": "zh"}],
     }
@@ -52,6 +53,7 @@ def test_both_models_have_every_score(
     assert sorted(task for task, *_ in changes) == wanted
     tasks = {task for task, *_ in named["base"]}
     assert {"nll/position/48-64", "nll/position/192-256", "nll/gap", "short/han", "retrieval/needle_zh"} <= tasks
+    assert [at for task, at, _ in named["base"] if task == "context_law/loss"] == [256, 128, 64, 32, 16, 8]
     grid = [depth for task, tokens, depth in named["base"] if task == "retrieval/key_value" and tokens == 256]
     assert grid[0] is None and grid[1:] == pytest.approx([0.1, 0.3, 0.5, 0.7, 0.9])
     assert all(score.low <= score.value <= score.high for score in scores)

@@ -8,8 +8,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from corpus.conftest import write_records
+from made_texts import sentence
 from ropewalk.core.error import UserError
-from ropewalk.corpus.tokens.corpus_folder import Corpus
+from ropewalk.corpus.prepare.build import build
+from ropewalk.corpus.spec import CorpusSpec
+from ropewalk.corpus.tokens.corpus_folder import Corpus, open_corpus
+from ropewalk.corpus.tokens.tokenizer import Tokenizer
 from ropewalk.evaluate.length_gain import long_texts, make_items, score_lengths
 
 NEAR, CONTEXT = 32, 96
@@ -62,6 +67,21 @@ def test_both_readings_count_the_same_tokens(corpus: Corpus) -> None:
         np.add.at(counts, item.group[item.group >= 0], 1)
         assert item.group[0] == -1
     assert counts.reshape(-1, 2).T.tolist() == [[len(text.tokens) - NEAR for text in texts]] * 2
+
+
+def test_joined_documents_get_no_score_and_this_is_told(
+    tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The score would be that of the first part, by its id."""
+    records = [{"id": f"b{n}", "book": n // 2, "at": n, "text": sentence(n, 90)} for n in range(9)]
+    path = write_records(tmp_path, "books.jsonl", records)
+    source = {"name": "books", "path": str(path), "role": "general", "profile": "markup"}
+    rules = {"join": {"by": "book", "order": "at"}}
+    spec = {"store": str(tmp_path / "store"), "sources": [{**source, **rules}], "mix": {"books": 1}, "held_out": 0}
+    folder = build(CorpusSpec.model_validate(spec), tokenizer=tokenizer, seed=0, folder=tmp_path / "corpus")
+    texts = list(long_texts(open_corpus(folder), truncated_tokens=NEAR, context_tokens=CONTEXT))
+    assert [text.id for text in texts] == ["b8"]
+    assert "4 joined documents of source books get no score" in capsys.readouterr().err
 
 
 def test_nothing_to_score_is_an_error(models: dict[str, Path], corpus: Corpus, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from ropewalk.core.error import UserError
 from ropewalk.evaluate.context_law import fit_context_law
-from ropewalk.evaluate.mix_law import MixLaw, fit_mix_law, hold_out, read_law
+from ropewalk.evaluate.mix_law import MixLaw, fit_mix_law, hold_out_cells, read_law
 from ropewalk.evaluate.study_fit import KINDS, find_critical, fit_study, is_accepted, is_ratio_study
 
 CONTEXTS = [64, 128, 256, 512, 1024, 2048, 4096]
@@ -67,7 +67,7 @@ def test_forgetting_that_grows_with_the_tokens_is_within_the_law() -> None:
 
 def test_the_largest_budget_and_the_middle_share_are_held_out() -> None:
     shares, tokens = (np.array(values) for values in zip(*[(s, t) for s in SHARES for t in BUDGETS], strict=True))
-    held = hold_out(shares, tokens)
+    held = hold_out_cells(shares, tokens)
     assert set(zip(shares[held], tokens[held], strict=True)) == {
         *((share, 8e6) for share in SHARES),
         *((0.5, budget) for budget in BUDGETS),

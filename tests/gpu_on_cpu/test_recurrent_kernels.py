@@ -5,12 +5,14 @@ The made-up scan goes token after token from a state before each segment, as FLA
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from packs import pack
 from recurrence_cases import KINDS, Case, Share, find_scan_errors, run_shares
@@ -18,16 +20,20 @@ from ropewalk.core.error import UserError
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.recurrence import installed_kernels
 from ropewalk.recurrence.installed_kernels import (
+    SCAN_KERNELS,
     choose_convolution,
     choose_scan_kernel,
     describe_recurrent_kernels,
     use_recurrent_kernels,
 )
+from ropewalk.recurrence.try_kernel import find_fault
 from ropewalk.shape.recurrences import find_recurrence
 from ropewalk.shape.recurrent import RecurrentLayers
 
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 CALLS: list[str] = []
+FAULTS: dict[str, str] = {}
+"""What a trial on a GPU would find, by module."""
 
 
 def walk(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor | None, before: Tensor, starts: Tensor) -> Any:
@@ -89,7 +95,9 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         vars(module).update(functions)
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(installed_kernels, "is_installed", lambda module: True)
+    monkeypatch.setattr(installed_kernels, "find_fault", lambda *args: FAULTS.get(args[0].module, ""))
     CALLS.clear()
+    FAULTS.clear()
     yield
 
 
@@ -125,6 +133,61 @@ def test_they_run_on_a_gpu_where_they_fit(installed: None) -> None:
     assert choose_convolution(dtype=torch.bfloat16, channels=64, taps=4, device=CUDA) is causal_conv1d_fn
     assert choose_convolution(dtype=torch.bfloat16, channels=60, taps=4, device=CUDA) is None
     assert choose_convolution(dtype=torch.bfloat16, channels=64, taps=5, device=CUDA) is None
+
+
+def test_one_that_computes_something_else_is_told_and_not_chosen(installed: None) -> None:
+    delta = find_recurrence("gated_delta")
+    FAULTS["fla.ops.gated_delta_rule"] = "FLA differs"
+    with pytest.warns(UserWarning, match="gated_delta: FLA differs. Recurrent layers run torch code"):
+        assert choose_scan_kernel(delta, dtype=torch.bfloat16, key_dim=128, device=CUDA) is None
+    layers = RecurrentLayers("gated_delta", "qwen3_next", (0,), (), 0, 64, 4, 2, 8, 8)
+    assert "torch code in chunks (FLA differs)" in (describe_recurrent_kernels(layers, torch.bfloat16, CUDA) or "")
+
+
+def of_wrong_heads(q: Tensor, k: Tensor, v: Tensor, **settings: Any) -> Any:
+    """Without key heads of its own: head h reads the vectors of key head h modulo their number, and raises nothing."""
+    repeat = v.shape[2] // k.shape[2]
+    return chunk_gated_delta_rule(q.repeat(1, 1, repeat, 1), k.repeat(1, 1, repeat, 1), v, **settings)
+
+
+def of_wrong_gradient(q: Tensor, k: Tensor, v: Tensor, **settings: Any) -> Any:
+    """What a kernel without a gradient for the states before its segments returns."""
+    before = settings.pop("initial_state")
+    return chunk_gated_delta_rule(q, k, v, initial_state=before.detach() + 0.0 * before, **settings)
+
+
+def of_an_older_version(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, scale: float) -> Any:
+    raise AssertionError("not called")
+
+
+def test_a_trial_finds_a_kernel_that_computes_something_else(installed: None) -> None:
+    """On the CPU in bfloat16, where the made-up kernels are right but for rounding."""
+    for name, kernel in SCAN_KERNELS.items():
+        assert find_fault(kernel, find_recurrence(name), torch.bfloat16, 16, CPU) == ""
+    for function, fault in (
+        (of_wrong_heads, "differs from the recurrence"),
+        (of_wrong_gradient, "differs from the recurrence by 1 "),
+        (of_an_older_version, "takes other arguments"),
+    ):
+        vars(sys.modules["fla.ops.gated_delta_rule"])[function.__name__] = function
+        kernel = replace(SCAN_KERNELS["gated_delta"], function=function.__name__)
+        assert fault in find_fault(kernel, find_recurrence("gated_delta"), torch.bfloat16, 16, CPU)
+
+
+def test_a_trial_within_a_checkpoint_is_not_part_of_it(installed: None) -> None:
+    """The first forward would save the trial's tensors, and the one that runs again would not."""
+    leaf = torch.ones(3, requires_grad=True)
+    find_fault.cache_clear()
+
+    def block(rows: Tensor) -> Tensor:
+        assert find_fault(SCAN_KERNELS["ssd"], find_recurrence("ssd"), torch.bfloat16, 16, CPU) == ""
+        return rows.sin()
+
+    checkpoint(block, leaf, use_reentrant=False).sum().backward()
+    assert leaf.grad is not None and leaf.grad.equal(torch.ones(3).cos())
+    with torch.inference_mode():
+        find_fault.cache_clear()
+        assert block(leaf).equal(leaf.sin())
 
 
 def test_what_they_cannot_run_is_refused_by_name(installed: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from contextvars import ContextVar
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,18 @@ def test_one_rank_and_a_closure() -> None:
     found = []
     assert run_ranks(lambda: found.append(1) or dist.get_world_size(), 1) == [1]
     assert found == [], "a rank is a process of its own"
+
+
+NAMED: ContextVar[str] = ContextVar("named", default="nothing")
+
+
+def test_what_is_named_around_the_start_is_named_in_the_ranks() -> None:
+    """As ``use_kernel`` and ``use_recurrent_kernels`` do: a rank's own thread would begin with an empty context."""
+    token = NAMED.set("a kernel")
+    try:
+        assert run_ranks(NAMED.get, 2) == ["a kernel", "a kernel"]
+    finally:
+        NAMED.reset(token)
 
 
 def test_a_rank_that_is_done_early_leaves_no_one_behind() -> None:

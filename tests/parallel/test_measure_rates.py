@@ -3,10 +3,12 @@
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from ropewalk.parallel import measure_rates
 from ropewalk.parallel.launch import run_ranks
@@ -68,6 +70,22 @@ def test_attention_is_measured_near_the_length_of_the_sequences(monkeypatch: pyt
         )
         assert rate > 0
     assert lengths == [512, 1024, 2048, 2048]
+
+
+def test_attention_is_measured_with_a_key_head_for_each_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The backward gives whole heads to threads: one head on two threads was read as 0.7 of the rate of two heads."""
+    measured: list[tuple[int, int]] = []
+    real = measure_rates.attend
+
+    def note(query: Tensor, key: Tensor, value: Tensor, **settings: Any) -> Tensor:
+        measured.append((query.shape[1], key.shape[1]))
+        return real(query, key, value, **settings)
+
+    monkeypatch.setattr(measure_rates, "attend", note)
+    for threads in (1, 2, 16):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        measure_rates.measure_attention("float32", CPU, heads=8, kv_heads=4, head_dim=8, context_tokens=64, tries=1)
+    assert measured == [(2, 1), (4, 2), (8, 4)]
 
 
 def test_a_wait_for_another_rank_is_not_in_the_link_of_a_calibration() -> None:

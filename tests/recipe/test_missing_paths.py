@@ -25,6 +25,7 @@ def write(folder: Path, **changes: Any) -> Recipe:
         "lengths": [1],
         "foreign": [{"name": "poems", "path": str(folder / "poems.txt")}],
         "ruler": {"squad": str(folder / "squad.json")},
+        "benchmarks": [{"kind": "helmet_rag", "path": str(folder / "nq.jsonl"), "demos": str(folder / "solved.jsonl")}],
     }
     stage = {"context_length": 64, "tokens": 640, "step_tokens": 64, "lr": 1e-4, "rope": {"kind": "unchanged"}}
     corpus = {"store": "store", "sources": sources, "mix": {"general": 1, "domain": 1, "instruction": 1},
@@ -42,7 +43,12 @@ TEXT = {
     "corpus.sources.2.path": "talk.jsonl",
     "corpus.decontaminate.files.1": "exam.jsonl",
 }
-EVALUATED = {"evaluate.foreign.0.path": "poems.txt", "evaluate.ruler.squad": "squad.json"}
+EVALUATED = {
+    "evaluate.foreign.0.path": "poems.txt",
+    "evaluate.ruler.squad": "squad.json",
+    "evaluate.benchmarks.0.path": "nq.jsonl",
+    "evaluate.benchmarks.0.demos": "solved.jsonl",
+}
 
 
 def test_every_missing_path_is_told_with_its_key(tmp_path: Path) -> None:

@@ -50,13 +50,15 @@ def test_what_the_user_gives_goes_before_a_trial_s_settings(monkeypatch: pytest.
         return {"text": ""}
 
     monkeypatch.setattr("ropewalk.commands.run.run_recipe", note)
-    given = ["run=runs/mine", "stages.0.step_tokens=4Ki", "evaluate.answers=70", "evaluate.ruler={tasks: [vt]}"]
+    given = ["run=runs/mine", "stages.0.step_tokens=4Ki", "evaluate.answers=70", "evaluate.ruler={tasks: [vt]}",
+             "evaluate.benchmarks=[{kind: helmet_niah, path: needles.jsonl}]"]  # fmt: skip
     assert CliRunner().invoke(app, ["run", "quickstart", "--fast", *given]).exit_code == 0
     (trial,) = run
     assert (trial.run, trial.evaluate.answers, trial.stages[0].tokens) == ("runs/mine", 70, 20 * 4096)
     assert trial.trial and trial.evaluate.documents == 4
     own = load_recipe(Path("quickstart"), given)
     assert own.evaluate.ruler is not None and "evaluate.ruler.samples=2" in plan_trial(own)
+    assert "evaluate.benchmarks.0.samples=2" in plan_trial(own)
     assert own.model_copy(update={"trial": True}).digest == own.digest
 
 

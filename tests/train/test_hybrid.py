@@ -18,6 +18,7 @@ from ropewalk.model.extend import extend
 from ropewalk.model.load import load_model
 from ropewalk.model.recurrent_layer import RecurrentLayer
 from ropewalk.plan.forecast import plan_sharing
+from ropewalk.recipe.benchmarks import BenchmarkSpec
 from ropewalk.recipe.check import check
 from ropewalk.recipe.lora import Lora
 from ropewalk.recipe.parallel import Parallel
@@ -78,11 +79,12 @@ def test_what_a_hybrid_cannot_do_is_refused(base: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="partition of tokens") as refused:
         plan_sharing(Parallel(ulysses_degree=2), read_shape(base), device="cpu", element_bytes=4)
     assert "ulysses_degree" in refused.value.where
+    asked = BenchmarkSpec(kind="helmet_niah", path="needles.jsonl")
     recipe = make_recipe(parallel={"ulysses_degree": 2}, lora=Lora()).model_copy(
-        update={"evaluate": EvaluateSpec(ruler=RulerSpec())}
+        update={"evaluate": EvaluateSpec(ruler=RulerSpec(), benchmarks=(asked,))}
     )
     found = {finding.key for finding in check(recipe, read_shape(base)) if finding.level == "error"}
-    assert {"parallel.ulysses_degree", "evaluate.ruler", "stages.0.lora"} <= found
+    assert {"parallel.ulysses_degree", "evaluate.ruler", "evaluate.benchmarks", "stages.0.lora"} <= found
     with pytest.raises(UserError, match="do not support recurrent layers"):
         attach_adapter(load_model(base), Lora(), seed=0)
     assert parallelize(load_model(base)).sharing.ulysses_degree == 1

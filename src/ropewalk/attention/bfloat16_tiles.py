@@ -6,13 +6,13 @@ are rounded to bfloat16 before the softmax, as in transformers' eager attention;
 without gradients (evaluation) takes this path, so that the backward always meets the scores of its own forward.
 """
 
-from collections.abc import Mapping
 from functools import cache
-from typing import Any
 
 import torch
 from jaxtyping import BFloat16, Float, Float32
 from torch import Tensor
+
+from ropewalk.plan.precision import read_cpu_flags
 
 _SCORES = 1 << 20
 """Scores at a time, of the heads that share keys: they are written and read again from a core's cache."""
@@ -26,12 +26,10 @@ Key = BFloat16[Tensor, "tiles kv_heads keys head_dim"]
 
 
 @cache
-def multiplies_bfloat16() -> bool:
+def products_pay() -> bool:
     """Whether products of bfloat16 matrices are fast here and ATen's attention does not use them."""
-    capabilities: Mapping[str, Any] = getattr(
-        torch.cpu, "get_capabilities", dict
-    )()  # torch 2.11 has none: ATen's kernel then
-    return bool(capabilities.get("avx512_bf16")) and not capabilities.get("amx_bf16")
+    flags = read_cpu_flags()
+    return "avx512_bf16" in flags and "amx_bf16" not in flags
 
 
 def attend_products(

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ropewalk.attention.bfloat16_tiles import attend_products, multiplies_bfloat16
+from ropewalk.attention.bfloat16_tiles import attend_products, products_pay
 from ropewalk.partition.tiles import TileMask
 
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -66,7 +66,7 @@ def _heads_first(tensor: Float[Tensor, "tiles tokens heads ..."]) -> Float[Tenso
 def _reads_long_bfloat16(query: Query) -> bool:
     """Whether no gradient can be asked of these tiles, and products of bfloat16 pay (bfloat16_tiles.py)."""
     long = query.dtype == torch.bfloat16 and query.shape[1] >= _LONG_TOKENS
-    return long and torch.is_inference_mode_enabled() and multiplies_bfloat16()
+    return long and torch.is_inference_mode_enabled() and products_pay()
 
 
 def _is_causal(mask: TileMask) -> bool:

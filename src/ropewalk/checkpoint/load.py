@@ -30,7 +30,7 @@ from ropewalk.checkpoint.state import (
     set_updates,
 )
 from ropewalk.core.error import UserError
-from ropewalk.core.progress import say
+from ropewalk.core.progress import say, warn
 from ropewalk.model.lazy_weights import LazyWeights
 from ropewalk.model.read_rows import STORED_TYPES, StoredTensor, read_rows
 from ropewalk.model.weights import read_file_headers
@@ -79,7 +79,7 @@ def newest(folder: Path) -> Path | None:
                 say(f"falling back to {path}")
             return path
         if speaks:
-            say(f"WARNING: {path} cannot be used: {fault}")
+            warn(f"WARNING: {path} cannot be used: {fault}")
         passed_over = True
     return None
 

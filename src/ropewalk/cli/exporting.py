@@ -45,8 +45,8 @@ def export_command(
     if push is not None:
         from ropewalk.commands.push import push_folder
 
-        loaded = load_given(target, overrides) if target.suffix in YAML else None
-        sent = push_folder(Path(made["model"]), push, recipe=loaded, private=not public, dry_run=dry_run)
+        run = Path(load_given(target, overrides).run) if target.suffix in YAML else None
+        sent = push_folder(Path(made["model"]), push, run=run, private=not public, dry_run=dry_run)
         made = {**made, "pushed": sent, "text": f"{made['text']}\n{sent['text']}"}
     print_result(made, as_json)
 

@@ -32,7 +32,7 @@ NEXT = {
     "corpus report": "open corpus.html; ropewalk train {target}",
     "corpus tokenise": "the other shares, then ropewalk prepare {target}",
     "corpus export": "give the folder to the other trainer; its manifest names tokenizer and counts",
-    "recommend-mix": "write the weights into corpus.mix of your recipe, then ropewalk check it",
+    "recommend-mix": "write the mix into your recipe, with mix_study: the study's folder, then ropewalk check it",
     "corpus mix": "write the weights into {target}: nothing is tokenised again",
     "corpus score": "select: on the source, with this file as its scores",
 }
@@ -50,6 +50,8 @@ def say_next(typed: Sequence[str]) -> str | None:
     recipes = [word for word in words[1:] if word.endswith(YAML)]
     target = next(iter([*recipes, *words[1:]]), "")
     kind = "RECIPE" if target.endswith(YAML) else "MODEL"
+    if verb == "report" and "--compare" in typed:
+        return "open the page; ropewalk sweep compares arms over seeds, in pairs"
     line = NEXT.get(f"{verb} {kind}", NEXT.get(verb))
     if line is None:
         return None

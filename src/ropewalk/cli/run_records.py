@@ -1,11 +1,42 @@
-"""The verbs that read what a run has recorded: they take its files or its folder, not a recipe."""
+"""The verbs that read what a run has recorded: its report, a comparison, its receipt, a skipped step."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ropewalk.cli.options import AsJson, print_result
+from ropewalk.cli.options import AsJson, Strict, end_strictly, print_result, show_part
+from ropewalk.core.error import UserError
+
+
+def report_command(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE|RUN", help="A recipe; with --compare a run folder.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[PATH=VALUE|RUN]...", help="Overrides on the recipe; with --compare more run folders."),
+    ] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="One page about several run folders.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With --compare: the page, by default comparison.html.")
+    ] = None,
+    strict: Strict = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write report.html from the present contents of the run folder; or one page that compares several runs."""
+    if (compare and strict) or (out is not None and not compare):
+        raise UserError(
+            f"{'--strict' if compare else '--out'} has no effect here",
+            where="the command line",
+            why="targets are those of one run" if compare else "the report of a run lies in its folder",
+            fix="ropewalk report RECIPE --strict, or ropewalk report --compare RUN RUN --out FILE",
+        )
+    if not compare:
+        end_strictly(show_part("report", recipe, overrides, as_json), strict)
+        return
+    from ropewalk.report.comparison import write_comparison
+
+    folders = [recipe, *map(Path, overrides or ())]
+    print_result(write_comparison(folders, out or Path("comparison.html")), as_json)
 
 
 def replay_command(

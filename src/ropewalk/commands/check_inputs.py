@@ -24,6 +24,7 @@ from ropewalk.recipe.check import base_context
 from ropewalk.recipe.check_data import check_data
 from ropewalk.recipe.finding import Finding
 from ropewalk.recipe.lora import require_peft
+from ropewalk.recipe.missing_paths import is_there
 from ropewalk.recipe.spec import ModelSource, Recipe
 from ropewalk.recipe.trackers import require_trackers
 from ropewalk.shape.find import TINY_BASE, find_model
@@ -104,7 +105,7 @@ def _sample_all(recipe: Recipe) -> tuple[dict[str, SourceSample], list[Finding]]
     """A sample of each source that has one, and a finding for each whose text cannot be read."""
     found, faults = dict[str, SourceSample](), list[Finding]()
     for index, source in enumerate(recipe.corpus.sources):
-        if source.path is None or not (is_remote(source.path) or _is_there(source.path)):
+        if source.path is None or not is_there(source.path):
             continue
         try:
             sample = sample_source(source, seed=recipe.corpus_seed)
@@ -115,15 +116,6 @@ def _sample_all(recipe: Recipe) -> tuple[dict[str, SourceSample], list[Finding]]
             if sample is not None:
                 found[source.name] = sample
     return found, faults
-
-
-def _is_there(path: str) -> bool:
-    """Whether a path or a glob leads to anything; one that does not is told with all others that are missing."""
-    named = Path(path).expanduser()
-    if named.exists():
-        return True
-    root = Path(named.anchor or ".")
-    return any(True for _ in root.glob(str(named.relative_to(root)))) if any(each in path for each in "*?[") else False
 
 
 def _find_tokenizer(recipe: Recipe) -> Tokenizer | None:
@@ -170,7 +162,7 @@ def _say_unseen(source: Source) -> str:
     assert source.path is not None
     if is_remote(source.path):
         return "on the network, read when the corpus is prepared"
-    if not _is_there(source.path):
+    if not is_there(source.path):
         return "not on this machine"
     return "tokens" if source.tokens else "cannot be measured before the corpus is prepared"
 

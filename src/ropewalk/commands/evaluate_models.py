@@ -15,7 +15,7 @@ from ropewalk.report.table import Table
 from ropewalk.shape.find import find_model
 from ropewalk.shape.read import read_shape
 
-_OF_A_CORPUS = ("documents", "position_lengths")
+_OF_A_CORPUS = ("documents", "position_lengths", "context_law")
 
 if TYPE_CHECKING:
     from ropewalk.recipe.spec import EvaluateSpec

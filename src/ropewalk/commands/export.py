@@ -12,7 +12,7 @@ from ropewalk.commands.on_ranks import alone, on_ranks
 from ropewalk.commands.run_inputs import base_model, rank_setup, require, require_new
 from ropewalk.commands.train import read_trained
 from ropewalk.core.artifact import is_finished, write_whole
-from ropewalk.core.progress import say
+from ropewalk.core.progress import warn
 from ropewalk.core.run_folder import RunFolder, StageFolder
 from ropewalk.model.engines import is_native
 from ropewalk.parallel.torchrun import is_started
@@ -41,7 +41,7 @@ def _verify(folder: RunFolder, device: str, ranks: int) -> None:
     from ropewalk.parallel.device import name_device
 
     if not is_native(folder.export):
-        say("no class of transformers has these positions: other programs refuse this folder, see its LOADING.md")
+        warn("no class of transformers has these positions: other programs refuse this folder, see its LOADING.md")
     differences, _ = verify_both(folder.export, device=name_device(device), ranks=ranks)
     write_whole(folder.parity, json.dumps(differences))
 
@@ -75,7 +75,7 @@ def export_checkpoint(checkpoint: Path, out: Path, overrides: list[str]) -> dict
     if RunFolder(run).recipe.exists():
         card = make_card(run, like, checkpoint=f"stage {stage.name}, {checkpoint.resolve().name}")
     else:
-        say(f"no model card: {run} has no recipe.yaml that tells what was done")
+        warn(f"no model card: {run} has no recipe.yaml that tells what was done")
     on_ranks(export_checkpoint_on_rank, 1, checkpoint, like, out, asked.dtype, card)
     return {"model": str(out), "checkpoint": str(checkpoint), "text": str(out)}
 

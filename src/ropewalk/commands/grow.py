@@ -9,7 +9,7 @@ import yaml
 
 from ropewalk.commands.plan_growth import Growth
 from ropewalk.core.artifact import discard, is_finished, write_whole
-from ropewalk.core.progress import say
+from ropewalk.core.progress import say, warn
 from ropewalk.core.read_json import read_written
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.recipe.spec import Recipe
@@ -19,7 +19,7 @@ from ropewalk.train.metrics_log import MetricsLog
 def grow(growth: Growth, recipe: Recipe, folder: RunFolder) -> None:
     """Carry out the plan of ``plan_growth``. One process calls this while it holds the folder."""
     for line in growth.lines:
-        say(line)
+        (warn if line.startswith("WARNING") else say)(line)
     for path in growth.stale:
         discard(path)
     if growth.back is not None:

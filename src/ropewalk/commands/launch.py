@@ -10,7 +10,7 @@ import re
 import shlex
 import unicodedata
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ KINDS: dict[str, Callable[[Target], str]] = {
     "sky": write_sky,
     "ray": write_ray,
 }
+_ONLY = {"image": ("k8s", "kubeflow", "sky"), "exclusive": ("slurm",), "time": ("slurm",), "prepare_jobs": ("slurm",)}
+"""The kinds that can use what only some of them can."""
 _LONGEST_NAME = 40
 _GPU_CPUS, _GPU_GIB, _CPU_GIB = 8, 64, 4
 """Processors and memory of a rank with a GPU, and memory of one without, where nobody gave them."""
@@ -53,8 +55,8 @@ class Asked:
 def write_script(kind: str, recipe: Recipe, *, argument: Path, overrides: list[str], asked: Asked) -> dict[str, Any]:
     """The text that starts ``recipe`` (read from ``argument``, with these overrides) as a job of ``kind``.
 
-    Raises UserError where the ranks cannot be divided evenly over the machines or do not fit on them, and for an
-    unknown kind.
+    Raises UserError where the ranks cannot be divided evenly over the machines or do not fit on them, for an unknown
+    kind, and for what the kind cannot use.
     """
     if kind not in KINDS:
         raise UserError(
@@ -64,6 +66,15 @@ def write_script(kind: str, recipe: Recipe, *, argument: Path, overrides: list[s
             fix="ropewalk launch slurm RECIPE, or start torchrun on every machine yourself (docs/launch.md)",
         )
     _require_place(recipe, asked)
+    _require_use(kind, asked)
+    for given in (str(argument), recipe.run, asked.image, *overrides):
+        if "\n" in given or "\r" in given:
+            raise UserError(
+                "a line break cannot be passed on to a job",
+                where=repr(given),
+                why="each command of the job is one line",
+                fix="write it into the recipe's file, or name the file without it",
+            )
     local = recipe.parallel.ranks // asked.nodes
     gpus = recipe.parallel.device != "cpu"
     here = kind == "slurm" and find_named(argument) == argument
@@ -93,6 +104,20 @@ def write_script(kind: str, recipe: Recipe, *, argument: Path, overrides: list[s
         "script": text,
         "text": text.rstrip(),
     }
+
+
+def _require_use(kind: str, asked: Asked) -> None:
+    """Raise UserError where something was asked for that the kind would drop."""
+    for field in fields(Asked):
+        kinds = _ONLY.get(field.name, tuple(KINDS))
+        if kind not in kinds and getattr(asked, field.name) != field.default:
+            option = "--shared" if field.name == "exclusive" else f"--{field.name.replace('_', '-')}"
+            raise UserError(
+                f"{option} has no meaning for {kind}",
+                where=option,
+                why=f"it is for {', '.join(kinds)}",
+                fix=f"leave {option} out, and set it where the file is submitted",
+            )
 
 
 def name_job(run: str) -> str:

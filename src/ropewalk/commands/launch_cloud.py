@@ -84,8 +84,10 @@ def main() -> int:
             for node, place in enumerate(places)
         ]
         codes = ray.get(started)
-        if 75 not in codes or 2 in codes:  # 75: stopped and saved; 2: wrong input
-            return max(codes)
+        if 2 in codes:  # wrong input
+            return 2
+        if 75 not in codes:  # else stopped and saved; a code below 0 is the signal that ended a shell
+            return 1 if any(codes) else 0
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ fails the job at once, 75 (stopped and saved) and a disruption start the pod aga
 """
 
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 from ropewalk.commands.launch_target import GRACE_SECONDS, STOP_SECONDS, Target
@@ -153,6 +154,7 @@ volumes:
 
 def write_job(target: Target) -> str:
     """A preparing Job, a headless Service, and an Indexed Job whose pods wait for the corpus: one file."""
+    target = _escape(target)
     use = "kubectl apply -f THIS_FILE\n# Waiting pods hold GPUs: for a long preparation apply the first document alone."
     script = target.node_command(
         address=f"{target.name}-0.{target.name}", index='"$JOB_COMPLETION_INDEX"', id=target.name
@@ -170,6 +172,7 @@ def write_job(target: Target) -> str:
 
 def write_train_job(target: Target) -> str:
     """A TrainingRuntime with the preparation before the training, and the TrainJob that uses it: one file."""
+    target = _escape(target)
     use = "kubectl apply -f THIS_FILE"
     script = target.node_command(address='"$PET_MASTER_ADDR"', index='"$PET_NODE_RANK"', id=target.name)
     # The operator gives torchrun's options in variables too; those of the command line hold.
@@ -197,6 +200,12 @@ def _write_pod(target: Target, script: str, *, gpus: bool) -> str:
         resources="{" + ", ".join(f"{key}: {value}" for key, value in held.items()) + "}",
         shared=min(_SHARED_MEMORY_GIB, max(1, target.memory_gib // 4)),
     )
+
+
+def _escape(target: Target) -> Target:
+    """Kubernetes replaces ``$(NAME)`` and ``$$`` in arguments before a shell reads them; ``$$`` stays a ``$``."""
+    arguments, run = (text.replace("$", "$$") for text in (target.arguments, target.run))
+    return replace(target, arguments=arguments, run=run)
 
 
 def _indent(text: str, spaces: int) -> str:

@@ -13,6 +13,7 @@ from ropewalk.report.contents import Contents, read_run
 from ropewalk.report.table import Table
 from ropewalk.report.target import verdict_table
 from ropewalk.report.verdict import judge_measures
+from ropewalk.shape.read import read_shape
 
 _UNKNOWN = "not known"
 _HERE = "FOLDER"
@@ -24,20 +25,34 @@ def make_card(run: Path, like: Path, *, checkpoint: str = "") -> str:
     ``like`` is a model folder with the export's config. ``checkpoint`` names the checkpoint of an export that is not
     the run's last model: the run's measurements are then left out, because they are not this model's.
     """
-    from huggingface_hub import ModelCard, ModelCardData
-
     contents = read_run(run)
     languages = sorted({code for facts in contents.sources.values() for code in facts.get("languages", {}) if code})
+    base = None if contents.from_nothing or Path(contents.model).exists() else contents.model
+    told = [*_tell_model(contents, like, checkpoint), *_tell_text(contents), *_tell_measures(contents, checkpoint)]
+    return _finish([*told, *_tell_serving(like)], base=base, languages=[code for code in languages if code != "code"])
+
+
+def make_plain_card(folder: Path) -> str:
+    """The card of a model folder whose run is not known: its architecture, its length, and how to serve it."""
+    shape = read_shape(folder)
+    told = [f"# {_escape(shape.architecture)}, {format_length(shape.context_tokens)} tokens", ""]
+    told.append(f"It reads {shape.context_tokens:,} tokens. How it was trained is not known here.")
+    return _finish([*told, *_tell_serving(folder)], base=None, languages=[])
+
+
+def _finish(body: Sequence[str], *, base: str | None, languages: Sequence[str]) -> str:
+    """The card with its head."""
+    from huggingface_hub import ModelCard, ModelCardData
+
     head = ModelCardData(
-        base_model=None if contents.from_nothing or Path(contents.model).exists() else contents.model,
+        base_model=base,
         library_name="transformers",
-        language=[code for code in languages if code != "code"] or None,
+        language=list(languages) or None,
         tags=["ropewalk", "long-context"],
         pipeline_tag="text-generation",
     )
-    told = [*_tell_model(contents, like, checkpoint), *_tell_text(contents), *_tell_measures(contents, checkpoint)]
-    body = "\n".join([*told, *_tell_serving(like)])
-    return str(ModelCard(f"---\n{head.to_yaml()}\n---\n\n{body}\n", ignore_metadata_errors=False))
+    text = "\n".join(body)
+    return str(ModelCard(f"---\n{head.to_yaml()}\n---\n\n{text}\n", ignore_metadata_errors=False))
 
 
 def _tell_model(contents: Contents, like: Path, checkpoint: str) -> Iterator[str]:

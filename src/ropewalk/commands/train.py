@@ -8,7 +8,7 @@ from ropewalk.commands.on_ranks import on_ranks
 from ropewalk.commands.run_inputs import base_model, rank_setup, require, stage_input
 from ropewalk.core.artifact import is_finished, write_whole
 from ropewalk.core.error import RankError
-from ropewalk.core.progress import say
+from ropewalk.core.progress import say, warn
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.parallel.stop import Stopped
 from ropewalk.parallel.torchrun import is_first
@@ -136,6 +136,6 @@ def check_gate(recipe: Recipe, folder: RunFolder, stage: int) -> None:
     verdicts = share_from_first(read_verdicts(path) if rank_and_ranks()[0] == 0 else [])
     if rank_and_ranks()[0] == 0:
         for verdict in verdicts:
-            say(f"stage {stage}, {verdict.outcome}: {verdict.text}")
+            (say if verdict.met else warn)(f"stage {stage}, {verdict.outcome}: {verdict.text}")
     if spec.gate.otherwise == "stop":
         refuse_missed_gate(verdicts, stage=stage, path=path, strict=recipe.strict)

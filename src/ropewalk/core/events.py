@@ -2,10 +2,12 @@
 
 Every object has ``time`` (seconds since 1970), ``event`` and the number of its process. Events: ``started`` and
 ``ended`` of the verb, ``said`` (a line for people), ``begun``, ``progress`` and ``finished`` of long work, ``result``,
-``error``. Ranks that are forked write to the same file; a line is one write, so lines are never mixed.
+``error``. Ranks that are forked write to the same file; a line is one write, so lines are never mixed. Half a line, of
+a machine that lost its power, is ended before the next one begins.
 """
 
 import json
+import math
 import os
 import time
 from dataclasses import dataclass
@@ -32,6 +34,8 @@ def open_events(path: Path | None) -> None:
         return
     try:
         _SINK.handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        if path.is_file() and _ends_within_a_line(path):
+            os.write(_SINK.handle, b"\n")
     except OSError as error:
         raise UserError(
             "the file of events cannot be written",
@@ -42,8 +46,26 @@ def open_events(path: Path | None) -> None:
 
 
 def emit(event: str, **facts: Any) -> None:
-    """Append an event, if somebody asked for events. A value that JSON does not know is written as its text."""
+    """Append an event, if somebody asked for events.
+
+    A value that JSON does not know is written as its text, and a number that is none (nan, inf) as null.
+    """
     if _SINK.handle is not None:
         entry = {"time": round(time.time(), 3), "event": event, "process": os.getpid(), **facts}
-        line = json.dumps(entry, ensure_ascii=False, default=str) + "\n"
+        line = json.dumps(_plain(entry), ensure_ascii=False, allow_nan=False, default=str) + "\n"
         os.write(_SINK.handle, line.encode("utf-8", errors="backslashreplace"))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): _plain(each) for key, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def _ends_within_a_line(path: Path) -> bool:
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        return file.read(1) not in (b"", b"\n")

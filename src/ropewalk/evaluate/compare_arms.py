@@ -47,13 +47,18 @@ def values_of(entry: Entry) -> dict[tuple[str, int], float]:
 
 def far_loss(entry: Entry) -> float:
     """Nats in the last positions that the arm was trained for; nan where the loss by position was not measured."""
+    return _find_far(entry)[1]
+
+
+def _find_far(entry: Entry) -> tuple[int, float]:
+    """The end of the last measured positions within the arm's context, and the nats there; (0, nan) without any."""
     ends = {
         int(match[2]): value
         for (task, _), value in values_of(entry).items()
         if (match := _POSITION.fullmatch(task)) is not None
     }
-    within = [end for end in ends if end <= entry["context_tokens"]]
-    return ends[max(within)] if within else math.nan
+    last = max((end for end in ends if end <= entry["context_tokens"]), default=0)
+    return last, ends.get(last, math.nan)
 
 
 def short_change(entry: Entry, base: Entry | None) -> float:
@@ -94,14 +99,22 @@ def _mark_best(outcomes: Sequence[ArmOutcome]) -> Iterator[ArmOutcome]:
     for one in outcomes:
         own = _measures(one)
         others = [_measures(other) for other in outcomes if other is not one and other.choices == one.choices]
-        beaten = any(all(a <= b for a, b in zip(other, own, strict=True)) and other != own for other in others)
+        beaten = any(_beats(other, own) for other in others)
         values = (one.kind, one.arm, one.choices, one.far, one.short, one.cost, one.seeds)
         yield ArmOutcome(*values, best=not beaten)
 
 
-def _measures(outcome: ArmOutcome) -> tuple[float, ...]:
-    """Far loss, change of short loss and cost; what was not measured is equal for all."""
-    return tuple(0.0 if math.isnan(value) else value for value in (outcome.far[0], outcome.short[0], outcome.cost))
+def _measures(outcome: ArmOutcome) -> tuple[float | None, ...]:
+    """Far loss, change of short loss and cost; None for what was not measured."""
+    return tuple(None if math.isnan(value) else value for value in (outcome.far[0], outcome.short[0], outcome.cost))
+
+
+def _beats(one: tuple[float | None, ...], other: tuple[float | None, ...]) -> bool:
+    """True if ``one`` is better in one measure and as good in all. A measure that only one of them has proves nothing,
+    so neither beats the other."""
+    pairs = list(zip(one, other, strict=True))
+    as_good = all(a == b or (a is not None and b is not None and a <= b) for a, b in pairs)
+    return as_good and one != other
 
 
 def contrast_arms(cells: Sequence[Entry], reference: str) -> list[dict[str, Any]]:
@@ -142,20 +155,22 @@ def find_hopeless(
 ) -> dict[tuple[str, tuple[str, ...]], str]:
     """(arm, values of the axes) -> an arm that was better there in each of the first ``seeds``.
 
-    Better: far loss lower by more than ``far_nats``, and short-context loss higher by at most ``short``.
+    Better: far loss lower by more than ``far_nats``, and short-context loss higher by at most ``short``. Arms whose far
+    losses end at different positions, and arms that lack a value, are not compared.
     """
     places = dict.fromkeys(tuple(cell["choices"].values()) for cell in cells)
     found = {}
     for place in places:
-        arms: dict[str, dict[int, tuple[float, float]]] = defaultdict(dict)
+        arms: dict[str, dict[int, tuple[int, float, float]]] = defaultdict(dict)
         for cell in cells:
             if cell["kind"] == "trained" and tuple(cell["choices"].values()) == place:
-                arms[cell["arm"]][cell["seed"]] = far_loss(cell), short_change(cell, find_base(cell, cells))
+                arms[cell["arm"]][cell["seed"]] = *_find_far(cell), short_change(cell, find_base(cell, cells))
         for arm, own in arms.items():
             for other, its in arms.items():
                 pairs = [(own[seed], its[seed]) for seed in seeds if seed in own and seed in its]
                 if len(pairs) == len(seeds) and all(
-                    theirs[0] < mine[0] - far_nats and theirs[1] <= mine[1] + short for mine, theirs in pairs
+                    theirs[0] == mine[0] and theirs[1] < mine[1] - far_nats and theirs[2] <= mine[2] + short
+                    for mine, theirs in pairs
                 ):
                     found[arm, place] = other
                     break

@@ -16,9 +16,11 @@ from ropewalk.corpus.tokens.corpus_folder import Corpus, open_corpus
 from ropewalk.corpus.tokens.same_tokenizer import require_tokenizer
 from ropewalk.corpus.tokens.tokenizer import Tokenizer, load_tokenizer
 from ropewalk.evaluate.ability_loss import plan_ability_loss
+from ropewalk.evaluate.benchmark_suite import BenchmarkPrompts, measure_benchmarks, plan_benchmarks
 from ropewalk.evaluate.foreign_loss import plan_foreign_loss
 from ropewalk.evaluate.gain_by_distance import GainByDistance, plan_gain_by_distance
 from ropewalk.evaluate.items import ROW_TOKENS, Sums, measure
+from ropewalk.evaluate.loss_by_context import LossByContext, plan_loss_by_context
 from ropewalk.evaluate.loss_by_position import PositionLoss, plan_position_loss
 from ropewalk.evaluate.loss_by_source import LossBySource
 from ropewalk.evaluate.retrieval import Retrieval, plan_retrieval
@@ -34,7 +36,7 @@ from ropewalk.plan.memory import WHOLE_BYTES
 from ropewalk.probe.key_value import KeyValue
 from ropewalk.recipe.spec import EvaluateSpec
 
-Measurement = PositionLoss | GainByDistance | Retrieval | LossBySource
+Measurement = PositionLoss | GainByDistance | LossByContext | Retrieval | LossBySource
 """Each has items, their groups, and ``score``, which turns the groups' sums into scores."""
 
 
@@ -62,21 +64,29 @@ def evaluate_models(
     planned = plan_measurements(spec, tokenizer, corpus=held, base_tokens=base_context_tokens)
     ruler = _plan_ruler(spec, tokenizer, base_tokens=base_context_tokens)
     planned += read_answers(ruler, depths=spec.depths)
+    benchmarks = plan_benchmarks(
+        spec.benchmarks, tokenizer, longest_tokens=max(spec.lengths) * base_context_tokens, seed=spec.seed
+    )
     found: dict[str, list[Sums]] = {}
     scores: list[Score] = []
     for name, folder in models.items():
 
         def measure_it(name: str = name, folder: Path = folder) -> tuple[list[Sums], list[Score]]:
             sums = measure_model(folder, planned, name=name, precision=spec.precision)
-            if spec.ruler is None:
-                return sums, []
-            return sums, measure_ruler(folder, ruler, tokenizer, spec.ruler, name=name, precision=spec.precision)
+            wrote: list[Score] = []
+            if spec.ruler is not None:
+                wrote += measure_ruler(folder, ruler, tokenizer, spec.ruler, name=name, precision=spec.precision)
+            if benchmarks:
+                wrote += measure_benchmarks(folder, benchmarks, tokenizer, name=name, precision=spec.precision)
+            return sums, wrote
 
         if store is None:
             found[name], written = measure_it()
         else:
-            items, asked = [each.items for each in (*planned, *ruler)], [spec.precision, _describe_ruler(spec)]
-            found[name], written = find_or_measure(store, folder, items, asked, name=name, measure=measure_it)
+            items = [each.items for each in (*planned, *ruler)]
+            found[name], written = find_or_measure(
+                store, folder, items, _describe_written(spec, benchmarks), name=name, measure=measure_it
+            )
         for each, sums in zip(planned, found[name], strict=True):
             scores += each.score(sums, model=name)
         scores += written
@@ -94,8 +104,10 @@ def _plan_ruler(spec: EvaluateSpec, tokenizer: Tokenizer, *, base_tokens: int) -
     return plan_ruler(spec.ruler, tokenizer, lengths=[each * base_tokens for each in spec.lengths], seed=spec.seed)
 
 
-def _describe_ruler(spec: EvaluateSpec) -> Any:
-    return None if spec.ruler is None else spec.ruler.model_dump(mode="json")
+def _describe_written(spec: EvaluateSpec, benchmarks: Sequence[BenchmarkPrompts]) -> list[Any]:
+    """All that decides written answers beside the items; without benchmarks as before there were any."""
+    asked = [spec.precision, None if spec.ruler is None else spec.ruler.model_dump(mode="json")]
+    return [*asked, *(each.describe(spec.seed) for each in benchmarks)]
 
 
 def measure_model(
@@ -136,7 +148,11 @@ def plan_measurements(
         gain = plan_gain_by_distance(
             corpus, base_tokens=base_tokens, multiple=spec.position_lengths, documents=spec.documents, seed=spec.seed
         )
-        planned = [positions, gain, *planned, short]
+        far_tokens = spec.position_lengths * base_tokens
+        law = plan_loss_by_context(
+            corpus, context_tokens=far_tokens, documents=spec.documents, seed=spec.seed, asked=spec.context_law
+        )
+        planned = [positions, gain, law, *planned, short]
     planned.append(
         plan_foreign_loss(spec.foreign, tokenizer, corpus=corpus, context_tokens=base_tokens, tokens=spec.short_tokens)
     )

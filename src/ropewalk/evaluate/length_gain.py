@@ -16,8 +16,10 @@ from jaxtyping import Int64
 
 from ropewalk.core.artifact import write_whole
 from ropewalk.core.error import UserError
+from ropewalk.core.progress import warn
 from ropewalk.core.read_json import read_written_lines
 from ropewalk.corpus.tokens.corpus_folder import Corpus
+from ropewalk.corpus.tokens.joined_documents import JoinedDocuments
 from ropewalk.corpus.tokens.same_tokenizer import require_tokenizer
 from ropewalk.corpus.tokens.tokenizer import load_tokenizer
 from ropewalk.evaluate.held_out import text_sources
@@ -71,15 +73,27 @@ def make_items(
 
 
 def long_texts(corpus: Corpus, *, truncated_tokens: int, context_tokens: int) -> Iterator[LongText]:
-    """The training documents that have at least twice ``truncated_tokens``, cut to ``context_tokens``."""
+    """The training documents that have at least twice ``truncated_tokens``, cut to ``context_tokens``.
+
+    A document that is joined of several parts is left out and told: ``select`` judges parts, by their ids.
+    """
     for source in text_sources(corpus):
         documents = corpus.train(source)
         read = read_written_lines(corpus.store(source) / "documents.jsonl", dict)
         ids = [entry["id"] for entry in read if "dropped" not in entry]
+        joined = 0
         for number in np.flatnonzero(documents.lengths >= 2 * truncated_tokens).tolist():
+            if isinstance(documents, JoinedDocuments) and len(documents.part_starts(number)) > 1:
+                joined += 1
+                continue
             stop = min(int(documents.lengths[number]), context_tokens)
             tokens = documents.read(number, 0, stop)[0].astype(np.int64)
             yield LongText(source, ids[int(documents.chosen[number])], tokens)
+        if joined and rank_and_ranks()[0] == 0:
+            warn(
+                f"warning: {joined:,} joined documents of source {source} get no score, because `select` judges their "
+                "parts. To score the parts, run `corpus score` with a recipe without `join`"
+            )
 
 
 def score_lengths(
@@ -96,7 +110,7 @@ def score_lengths(
         raise UserError(
             "no document is long enough to be scored",
             where=str(corpus.folder),
-            why=f"no training document has {2 * truncated_tokens} tokens",
+            why=f"no training document that is not joined of parts has {2 * truncated_tokens} tokens",
             fix="score with a smaller truncated context",
         )
     require_intact(model, together=True)

@@ -101,7 +101,7 @@ def fit_mix_law(shares: Sequence[float], tokens: Sequence[float], losses: Sequen
         )
     unit = float(budgets[0])
     terms_of = _Terms(share, budget / unit)
-    held = hold_out(share, budget)
+    held = hold_out_cells(share, budget)
     exponents, terms = fit_one(terms_of.pick(~held), loss[~held], _SPACE)
     held_out = judge(terms_of(exponents[None])[0] @ terms, loss, held)
     exponents, terms = fit_one(terms_of, loss, _SPACE)
@@ -119,7 +119,7 @@ def fit_mix_law(shares: Sequence[float], tokens: Sequence[float], losses: Sequen
     )
 
 
-def hold_out(shares: Points, tokens: Points) -> Bool[np.ndarray, "points"]:
+def hold_out_cells(shares: Points, tokens: Points) -> Bool[np.ndarray, "points"]:
     """The points of the largest budget and those of the middle share."""
     levels = np.unique(shares)
     return np.asarray((tokens == tokens.max()) | (shares == levels[len(levels) // 2]), dtype=np.bool_)

@@ -19,11 +19,12 @@ from ropewalk.core.progress import say
 from ropewalk.core.record import Score
 from ropewalk.core.seed import stream
 from ropewalk.corpus.tokens.tokenizer import Tokenizer
-from ropewalk.evaluate.items import Item, pack_items
+from ropewalk.evaluate.items import Item
 from ropewalk.evaluate.retrieval import Retrieval, encode_prompt
 from ropewalk.evaluate.score import Estimate, design_effect, mean_of, wilson_of_prompts
 from ropewalk.evaluate.student_t import Z
-from ropewalk.model.greedy_writer import GreedyWriter, write_greedily
+from ropewalk.evaluate.written_text import write_texts
+from ropewalk.model.greedy_writer import GreedyWriter
 from ropewalk.model.open_model import open_model
 from ropewalk.model.weights import Dtype
 from ropewalk.probe.kinds import make_ruler_sample, name_probe
@@ -31,8 +32,6 @@ from ropewalk.probe.ruler_task import RulerSample, RulerTask
 from ropewalk.recipe.ruler import RulerSpec
 
 TASK = "ruler/"
-_WRITTEN_TOKENS = 16384
-"""Tokens of the prompts that are continued together: each step reads all weights once for all of them."""
 
 
 @dataclass(frozen=True)
@@ -124,20 +123,13 @@ def measure_ruler(
 
 def write_answers(learner: GreedyWriter, planned: RulerPrompts, tokenizer: Tokenizer) -> list[str]:
     """What the model writes after each question. Every rank calls it."""
-    texts: list[str] = []
-    # An item of each question, with the number of its sample as its only group.
-    questions = [Item(tokens, np.full(len(tokens), number)) for number, tokens in enumerate(planned.questions)]
-    for row in pack_items(questions, row_tokens=_WRITTEN_TOKENS):
-        samples = [planned.samples[int(item.group[0])] for item in row]
 
-        def is_finished(number: int, tokens: list[int], samples: list[RulerSample] = samples) -> bool:
-            return tokens[-1] == tokenizer.eos_id or samples[number].match(tokenizer.decode(tokens)) == 1
+    def is_done(number: int, text: str) -> bool:
+        return planned.samples[number].match(text) == 1
 
-        written = write_greedily(
-            learner, [item.tokens for item in row], most_tokens=planned.spec.generated_tokens, finished=is_finished
-        )
-        texts += [tokenizer.decode(tokens) for tokens in written]
-    return texts
+    return write_texts(
+        learner, planned.questions, tokenizer, most_tokens=planned.spec.generated_tokens, is_done=is_done
+    )
 
 
 def _score(each: RulerPrompts, matched: Sequence[float], *, model: str) -> Score:

@@ -138,27 +138,33 @@ def _read_router(
         if isinstance(output, tuple) and len(output) == 3 and all(isinstance(each, Tensor) for each in output):
             logits, weights, chosen = output
             if logits.shape[-1] == sizes.experts and chosen.shape == weights.shape and not chosen.is_floating_point():
-                return path, _find_scores(kind, logits, weights, chosen), chosen.shape[-1]
+                return path, find_scores(kind, logits, weights, chosen), chosen.shape[-1]
     raise refuse_class(kind.__name__, "its router does not return logits, weights and numbers of the chosen experts")
 
 
-def _find_scores(
+def find_scores(
     kind: Kind,
     logits: Float[Tensor, "tokens experts"],
     weights: Float[Tensor, "tokens chosen"],
     chosen: Int64[Tensor, "tokens chosen"],
 ) -> Literal["softmax", "sigmoid", "given"]:
+    """How a router scores experts, by what it returned. Raises UserError where no way fits, or more than one."""
     ways: Mapping[Literal["softmax", "sigmoid", "given"], Tensor] = {
         "softmax": logits.softmax(-1),
         "sigmoid": logits.sigmoid(),
         "given": logits,
     }
+    fitting: list[Literal["softmax", "sigmoid", "given"]] = []
     for way, scores in ways.items():
         ours = scores.gather(-1, chosen)  # [tokens, experts] -> [tokens, chosen]
         given, told = (each / each.sum(-1, keepdim=True) for each in (ours.double(), weights.double()))
         if torch.allclose(given, told, rtol=1e-5):
-            return way
-    raise refuse_class(kind.__name__, "its router weighs experts otherwise than by a softmax or by sigmoids")
+            fitting.append(way)
+    if len(fitting) > 1:  # one expert for each token, or equal scores: any way would fit
+        raise refuse_class(kind.__name__, "the weights of its router do not tell how it scores experts")
+    if not fitting:
+        raise refuse_class(kind.__name__, "its router weighs experts otherwise than by a softmax or by sigmoids")
+    return fitting[0]
 
 
 def _numbers(kind: Kind, changes: Changes, value: int) -> list[str]:

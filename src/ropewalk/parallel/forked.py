@@ -13,6 +13,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from contextvars import copy_context
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -87,7 +88,8 @@ def be_rank(
         signal.signal(number, answer_stop)
     reading_end, held_end = lifeline
     os.close(held_end)
-    worker = threading.Thread(target=_work, args=(start, pipe, join, work))
+    # In the caller's context: a kernel that is named around run_ranks is named in the ranks too.
+    worker = threading.Thread(target=copy_context().run, args=(_work, start, pipe, join, work))
     worker.start()
     os.read(reading_end, 1)  # no process writes into the pipe: the call returns when the parent's end is closed
     worker.join(timeout=_STOP_SECONDS)

@@ -66,10 +66,13 @@ def run_ranks(
 
     Forks ``ranks`` processes on this machine with ``threads`` torch threads each (default: torch's threads of this
     process, divided among the ranks) and the devices of ``setup``. Under torchrun the ranks exist already, and the call
-    is made in this process; the first call sets it up. A UserError of a rank is raised here as it is; any other failure
-    is raised as RankError with the rank's number. The other ranks are then ended. They are also ended by Ctrl-C, or
-    when this process dies. Raises UserError where the ranks cannot have the devices that ``setup`` asks for, and
-    Stopped where signals are handled (stop.py) and this process was asked to stop.
+    is made in this process; the first call sets it up. Context variables, such as those of ``use_kernel`` and
+    ``use_recurrent_kernels``, have the caller's values on every rank.
+
+    A UserError of a rank is raised here as it is; any other failure is raised as RankError with the rank's number. The
+    other ranks are then ended. They are also ended by Ctrl-C, or when this process dies. Raises UserError where the
+    ranks cannot have the devices that ``setup`` asks for, and Stopped where signals are handled (stop.py) and this
+    process was asked to stop.
     """
     if is_started():
         return _run_in_place(function, ranks, *args, setup=setup)

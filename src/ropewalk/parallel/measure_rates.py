@@ -92,12 +92,14 @@ def measure_attention(
 ) -> float:
     """Return the FLOP/s of attention on one document, forward and backward, causal pairs only.
 
-    On a CPU with the heads of one key head, since all key heads take the same time. Every rank must call it.
+    On a CPU with one key head for each thread: all key heads take the same time, and threads without a head would wait
+    in the backward. Every rank must call it.
     """
     tokens = _MOST_TOKENS[device.type]
     if device.type == "cpu":
         tokens = max(_FEWEST_TOKENS, min(tokens, context_tokens or tokens))
-        heads, kv_heads = heads // kv_heads, 1
+        measured = min(kv_heads, torch.get_num_threads())
+        heads, kv_heads = heads // kv_heads * measured, measured
     partition = partition_tokens(np.zeros((1, tokens), dtype=np.int32), ranks=1)
     drawn = [
         torch.ones(tokens, each, head_dim, dtype=getattr(torch, precision)) for each in (heads, kv_heads, kv_heads)

@@ -23,10 +23,12 @@ def choose_precision(precision: Precision, *, device: str) -> Literal["float32",
 
 @functools.cache
 def multiplies_bfloat16() -> bool:
-    """Whether this machine's CPU has instructions for products of bfloat16, by the flags that Linux lists.
+    """Whether this machine's CPU has instructions for products of bfloat16; False where that is not known."""
+    return not _FLAGS.isdisjoint(read_cpu_flags())
 
-    Elsewhere the answer is False, the slower choice.
-    """
+
+def read_cpu_flags() -> set[str]:
+    """What this machine's CPU can do, by the names that Linux lists; empty elsewhere."""
     lines = _CPU_INFO.read_text(encoding="utf-8").splitlines() if _CPU_INFO.is_file() else []
     flags = next((line for line in lines if line.startswith("flags")), "")
-    return not _FLAGS.isdisjoint(flags.split())
+    return set(flags.split())

@@ -157,9 +157,12 @@ def _check_heads(recipe: Recipe, shape: ModelShape | None) -> Iterator[Finding]:
 
 
 def _check_writing(recipe: Recipe, shape: ModelShape | None) -> Iterator[Finding]:
-    if shape is not None and shape.recurrent is not None and recipe.evaluate.ruler is not None:
-        message = "RULER lets the model write text, and the cache for it does not keep the states of recurrent layers"
-        yield Finding("error", "evaluate.ruler", message, "model/key_cache")
+    if shape is None or shape.recurrent is None:
+        return
+    for key in ("ruler", "benchmarks"):
+        if getattr(recipe.evaluate, key):
+            message = "the models write text for it, and their cache does not keep the states of recurrent layers"
+            yield Finding("error", f"evaluate.{key}", message, "model/key_cache")
 
 
 def _check_embedded(recipe: Recipe) -> Iterator[Finding]:

@@ -21,6 +21,7 @@ def plan_trial(recipe: Recipe) -> list[str]:
     ]
     if recipe.evaluate.ruler is not None:
         trial.append(f"evaluate.ruler.samples={min(recipe.evaluate.ruler.samples, 2)}")
+    trial += [f"evaluate.benchmarks.{index}.samples=2" for index in range(len(recipe.evaluate.benchmarks))]
     for index, stage in enumerate(recipe.stages):
         trial.append(f"stages.{index}.tokens={min(stage.tokens, _STEPS * stage.step_tokens)}")
         if stage.gate is not None:  # few steps miss it, and the next stage is to be tried too

@@ -27,7 +27,7 @@ def find_missing_paths(recipe: Recipe, *, prepared: bool) -> list[Finding]:
     told = [
         Finding("warning", key, f"{path}: no such file or folder, seen from {Path.cwd()}", _HERE, _FIX)
         for key, path in named
-        if not _is_there(path)
+        if not is_there(path)
     ]
     return told if prepared else [*told, *_find_missing_template(recipe)]
 
@@ -68,9 +68,14 @@ def _list_evaluated(recipe: Recipe) -> Iterator[tuple[str, str]]:
         path = None if ruler is None else getattr(ruler, key)
         if path is not None:
             yield f"evaluate.ruler.{key}", path
+    for index, benchmark in enumerate(recipe.evaluate.benchmarks):
+        for key, path in (("path", benchmark.path), ("demos", benchmark.demos)):
+            if path is not None:
+                yield f"evaluate.benchmarks.{index}.{key}", path
 
 
-def _is_there(path: str) -> bool:
+def is_there(path: str) -> bool:
+    """Whether a path or a glob leads to anything here; an address on the network counts as there."""
     named = Path(path)
     if "://" in path or named.exists():
         return True

@@ -6,7 +6,7 @@ Every key has its unit in its name or in its docstring. An unknown key is refuse
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, GetJsonSchemaHandler, field_validator, model_validator
 from pydantic_core import core_schema
 
 from ropewalk.core.digest import digest_recipe
@@ -15,6 +15,7 @@ from ropewalk.core.spec import Spec
 from ropewalk.corpus.mix_rules import MixRules, check_mix, check_stratum_weights
 from ropewalk.corpus.spec import CorpusSpec
 from ropewalk.probe.kinds import Probe
+from ropewalk.recipe.benchmarks import BenchmarkSpec, refuse_same_labels
 from ropewalk.recipe.foreign_text import ForeignText, find_shared_path
 from ropewalk.recipe.hardware_keys import Hardware, read_hardware
 from ropewalk.recipe.parallel import Parallel as Parallel
@@ -82,6 +83,8 @@ class EvaluateSpec(Spec):
     """Loss by position reaches this multiple of the base's context."""
     documents: PositiveCount = 64
     """Held-out documents for loss by position, each at least that long."""
+    context_law: bool = False
+    """Whether the last quarter of these documents is read at seven contexts, and L(c) fitted (docs/sweep.md)."""
     short_tokens: PositiveCount = 65536
     """Tokens per source for the short-context loss, and for each text of ``foreign``."""
     foreign: tuple[ForeignText, ...] = ()
@@ -94,6 +97,8 @@ class EvaluateSpec(Spec):
     """Further probes at the same lengths, such as ``{kind: variable_tracking}`` or ``{kind: needle, language: zh}``."""
     ruler: RulerSpec | None = None
     """RULER with its own questions and scoring: the models write text; null measures none of it."""
+    benchmarks: Annotated[tuple[BenchmarkSpec, ...], AfterValidator(refuse_same_labels)] = ()
+    """Files of LongBench v2, LongBench Pro and HELMET that you have (docs/benchmarks.md): the models write text."""
     seed: int = 1_000_003
     """Draws prompts and held-out text."""
     precision: Literal["float32", "bfloat16"] = "float32"

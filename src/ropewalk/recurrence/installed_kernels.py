@@ -4,23 +4,26 @@ A kernel is data: the module that brings it, what it can run, and the call. ``ch
 is installed and that can run the layer; without one the torch code in chunks runs, which takes every size and type.
 FLA (flash-linear-attention) has kernels for all kinds, with a state before and after each segment, and gradients for
 both; causal-conv1d has one for convolutions. Their signatures were read in FLA 0.5.2 and causal-conv1d 1.6; they were
-not run on a GPU here. mamba-ssm is not used: its scan returns no differentiable state after each segment.
+not run on a GPU here, so a scan is tried before it is chosen (try_kernel.py), and one that fails is told and not used.
+mamba-ssm is not used: its scan returns no differentiable state after each segment.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
 from ropewalk.core.error import UserError
+from ropewalk.recurrence.scan_kernel import ScanKernel
+from ropewalk.recurrence.try_kernel import find_fault
 from ropewalk.shape.recurrences import Recurrence, find_recurrence
 from ropewalk.shape.recurrent import RecurrentLayers
 
@@ -31,57 +34,6 @@ _MOST_KEY_DIM, _MOST_TAPS, _CHANNELS = 256, 4, 8
 TORCH = "torch"
 """The name of the code that needs no other package."""
 _named: ContextVar[str | None] = ContextVar("recurrent_kernel", default=None)
-
-
-@dataclass(frozen=True, slots=True)
-class PackedVectors:
-    """Tokens of some segments, one segment after the other; ``starts`` has where each begins, and the end of all."""
-
-    query: Float[Tensor, "tokens key_heads key_dim"]
-    key: Float[Tensor, "tokens key_heads key_dim"]
-    value: Float[Tensor, "tokens heads value_dim"]
-    decay: Float[Tensor, "tokens heads"] | Float[Tensor, "tokens heads key_dim"]
-    beta: Float[Tensor, "tokens heads"] | None
-    starts: Int64[Tensor, "starts"]
-    host_starts: Int64[Tensor, "starts"]
-    """The same on the host, so that a kernel does not wait for the device."""
-
-
-States = Float[Tensor, "segments heads key_dim _"]
-
-
-@dataclass(frozen=True, slots=True)
-class ScanKernel:
-    """``function`` of ``module`` runs the recurrences of a kind."""
-
-    package: str
-    module: str
-    function: str
-    repeats_keys: bool = False
-    """Whether it wants queries and keys for every head."""
-
-    def run(self, vectors: PackedVectors, before: States) -> tuple[Float[Tensor, "tokens heads _"], States]:
-        """Outputs of all tokens, and the state after each segment, given the states before them in float32."""
-        query, key, given = vectors.query, vectors.key, {}
-        if self.repeats_keys:
-            repeat = vectors.value.shape[1] // key.shape[1]
-            query, key = (each.repeat_interleave(repeat, dim=1) for each in (query, key))
-        if vectors.beta is not None:
-            given["beta"] = vectors.beta[None]
-        # [tokens, ...] -> [1, tokens, ...]
-        outputs, after = getattr(import_module(self.module), self.function)(
-            query[None],
-            key[None],
-            vectors.value[None],
-            g=vectors.decay[None].float(),
-            **given,
-            scale=1.0,
-            initial_state=before.contiguous(),
-            output_final_state=True,
-            cu_seqlens=vectors.starts,
-            cu_seqlens_cpu=vectors.host_starts,
-        )
-        return outputs[0], after
 
 
 SCAN_KERNELS: Mapping[str, ScanKernel] = {
@@ -113,6 +65,7 @@ def choose_scan_kernel(
 ) -> ScanKernel | None:
     """The installed kernel that runs this scan; None for the torch code. ``dtype`` is that of the products.
 
+    One that is not named is tried first; where it computes something else, a warning says so and the torch code runs.
     Raises UserError inside ``use_recurrent_kernels("installed")`` where there is none, with the reason.
     """
     kernel = SCAN_KERNELS[kind.name]
@@ -121,7 +74,12 @@ def choose_scan_kernel(
         reason = f"{kernel.package} takes heads of at most {_MOST_KEY_DIM} key dimensions, and these have {key_dim}"
     elif dtype not in _HALF:
         reason = f"{kernel.package} computes in float16 and bfloat16, and the layer in {_word(dtype)}"
-    return kernel if _decide(kernel.package, kernel.module, reason, device) else None
+    if not _decide(kernel.package, kernel.module, reason, device):
+        return None
+    if _named.get() is None and (fault := find_fault(kernel, kind, dtype, key_dim, device)):
+        _warn(f"{kind.name}: {fault}. Recurrent layers run torch code in chunks, which is slower")
+        return None
+    return kernel
 
 
 def choose_convolution(*, dtype: torch.dtype, channels: int, taps: int, device: torch.device) -> Convolution | None:
@@ -147,7 +105,7 @@ def describe_recurrent_kernels(layers: RecurrentLayers, dtype: torch.dtype, devi
     if layers.heads:
         kind, key_dim = find_recurrence(layers.kind), layers.key_dim
         kernel = choose_scan_kernel(kind, dtype=dtype, key_dim=key_dim, device=device)
-        why = "" if kernel else f" ({_why_not(SCAN_KERNELS[kind.name], key_dim, dtype)})"
+        why = "" if kernel else f" ({_why_not(kind, key_dim, dtype, device)})"
         parts.append(f"recurrences run {kernel.package if kernel else 'torch code in chunks'}{why}")
     if not layers.channels:
         return parts[0]
@@ -155,12 +113,23 @@ def describe_recurrent_kernels(layers: RecurrentLayers, dtype: torch.dtype, devi
     return ", ".join([*parts, f"convolutions run {CONVOLUTION_PACKAGE if found else 'torch code'}"])
 
 
-def _why_not(kernel: ScanKernel, key_dim: int, dtype: torch.dtype) -> str:
+def _why_not(kind: Recurrence, key_dim: int, dtype: torch.dtype, device: torch.device) -> str:
+    kernel = SCAN_KERNELS[kind.name]
     if not is_installed(kernel.module):
         return f"{kernel.package} is not installed"
     if torch.are_deterministic_algorithms_enabled():
         return "deterministic algorithms"
-    return f"heads of {key_dim} key dimensions" if key_dim > _MOST_KEY_DIM else f"computes in {_word(dtype)}"
+    if key_dim > _MOST_KEY_DIM:
+        return f"heads of {key_dim} key dimensions"
+    if dtype not in _HALF:
+        return f"computes in {_word(dtype)}"
+    return find_fault(kernel, kind, dtype, key_dim, device)
+
+
+@cache
+def _warn(text: str) -> None:
+    """Once, however many layers ask."""
+    warnings.warn(text, stacklevel=2)
 
 
 def _decide(package: str, module: str, reason: str | None, device: torch.device) -> bool:

@@ -19,7 +19,7 @@ from torch.nn import functional
 from ropewalk.attention.copy_to_device import copy_to_device
 from ropewalk.partition.partition import Partition
 from ropewalk.recurrence.chunk_table import ChunkTable, plan_chunks
-from ropewalk.recurrence.installed_kernels import PackedVectors, ScanKernel, States
+from ropewalk.recurrence.scan_kernel import PackedVectors, ScanKernel, States
 from ropewalk.recurrence.summaries import Join, Summary, SummaryExchange
 from ropewalk.shape.recurrences import Recurrence
 

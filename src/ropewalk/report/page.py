@@ -14,6 +14,7 @@ from ropewalk.core.error import MISSED_CODE, UNDECIDED_CODE
 from ropewalk.core.quantity import format_amount, format_length
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.report.contents import Contents, read_run
+from ropewalk.report.context_losses import make_context_losses
 from ropewalk.report.html import HeadFigure, Page, render
 from ropewalk.report.inputs import make_done, make_ledger, make_mixture, make_positions, make_versions
 from ropewalk.report.outcomes import (
@@ -29,6 +30,7 @@ from ropewalk.report.source_losses import make_forgetting, make_short
 from ropewalk.report.table import Mark
 from ropewalk.report.target import Verdict, find_outcomes, format_bound, format_value, mark_of, verdict_table
 from ropewalk.report.verdict import judge_measures
+from ropewalk.report.written import make_written
 
 _SECTIONS = (
     make_done,
@@ -37,7 +39,9 @@ _SECTIONS = (
     make_mixture,
     make_training,
     make_loss_by_position,
+    make_context_losses,
     make_retrieval,
+    make_written,
     make_short,
     make_forgetting,
     make_speed,
@@ -56,7 +60,7 @@ def write_report(run: Path) -> Path:
     verdicts = judge_measures(contents)
     page = Page(
         title=f"{contents.name} (trial)" if contents.is_trial else contents.name,
-        what=_tell_what(contents),
+        what=tell_run(contents),
         verdict=_tell_verdict(verdicts),
         verdict_mark=_mark_all(verdicts),
         tiles=_make_tiles(verdicts),
@@ -75,7 +79,7 @@ def summarise(run: Path) -> dict[str, Any]:
     contents = read_run(run)
     verdicts = judge_measures(contents)
     found = find_outcomes(verdicts)
-    lines = [_tell_what(contents), ""]
+    lines = [tell_run(contents), ""]
     if verdicts:
         lines += [verdict_table(verdicts, intervals=False).to_text(), ""]
         lines += [f"{told}\n"] if (told := _tell_columns(contents)) else []
@@ -98,7 +102,7 @@ def strict_code(summary: Mapping[str, Any]) -> int:
     return UNDECIDED_CODE if summary["targets_undecided"] or not summary["targets_set"] else 0
 
 
-def _tell_what(contents: Contents) -> str:
+def tell_run(contents: Contents) -> str:
     """A line such as ``tiny-base, 512 to 2Ki tokens (4x), 1.5M tokens in 183 steps``."""
     parts = [contents.model]
     before, after = contents.base_context_tokens, contents.context_tokens

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ropewalk.checkpoint.saver import Saver
 from ropewalk.checkpoint.state import TrainState
-from ropewalk.core.progress import say
+from ropewalk.core.progress import warn
 from ropewalk.core.record import Metric
 from ropewalk.corpus.mix.dataset import Dataset
 from ropewalk.model.rope_hooks import anneal_positions
@@ -136,7 +136,7 @@ def _tell_skipped(result: StepResult, context: StageContext, dataset: Dataset) -
         rows = context.spec.step_rows
         path = write_skipped(result.state, context.folder, dataset=dataset, rows=rows, reason=result.reason)
         where = f"; its sequences are in {path}"
-    say(f"WARNING: step {result.state.step} was skipped: {result.reason}{where}")
+    warn(f"WARNING: step {result.state.step} was skipped: {result.reason}{where}")
 
 
 def _look_ahead(context: StageContext, dataset: Dataset, cursor: int) -> Generator[StepBatches, None, None]:
@@ -200,7 +200,7 @@ def _validate(
         return state, []
     metrics = validation.ask(state)
     for line in guard.judge(metrics) if guard is not None else ():
-        say(line)
+        warn(line)
     if spec.stop is None or spec.stop.saturated is None:
         return state, metrics
     # Before the last step of the interpolation, the positions are not those of the final model.

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from statistics import mean
 
 from ropewalk.checkpoint.state import TrainState
-from ropewalk.core.progress import Advance, say, show_nothing, watch
+from ropewalk.core.progress import Advance, say, show_nothing, warn, watch
 from ropewalk.core.quantity import format_amount, format_bytes
 from ropewalk.core.record import Metric
 from ropewalk.corpus.mix.dataset import Dataset
@@ -68,7 +68,7 @@ class StageProgress:
         if slow is not None:
             figures += [("slow_rank", slow.rank, "rank"), ("slow_ratio", slow.ratio, "1")]
             if self._speaks:
-                say(
+                warn(
                     f"WARNING: rank {slow.rank} on {self._hosts[slow.rank]} is slow, and all ranks wait for it: in "
                     f"the last steps it took {slow.ratio:.1f} times as long as the median rank"
                 )

@@ -15,7 +15,7 @@ from ropewalk.checkpoint.load import find_fault_together, list_checkpoints, read
 from ropewalk.checkpoint.state import TrainState
 from ropewalk.core.artifact import discard, write_whole
 from ropewalk.core.error import UserError
-from ropewalk.core.progress import say
+from ropewalk.core.progress import warn
 from ropewalk.core.read_json import read_written
 from ropewalk.core.run_folder import StageFolder
 from ropewalk.parallel.collective import rank_and_ranks, share_from_first, wait_for_ranks
@@ -47,7 +47,7 @@ def decide_rollback(state: TrainState, folder: StageFolder, *, guard: Guard) -> 
     entry = {"from_step": state.step, "to_step": step_of(target), "cursor": state.cursor, "skipped": skipped}
     if rank_and_ranks()[0] == 0:
         write_whole(folder.rollbacks, json.dumps([*read_history(folder), entry], indent=1))
-        say(
+        warn(
             f"WARNING: {skipped} of the last {len(recent)} steps were skipped; rolling back from step {state.step} "
             f"to {target.name}"
         )

@@ -18,7 +18,7 @@ from typing import Any
 from uuid import uuid4
 
 from ropewalk.core.artifact import write_whole
-from ropewalk.core.progress import say
+from ropewalk.core.progress import warn
 from ropewalk.core.read_json import read_written
 from ropewalk.core.record import Metric
 from ropewalk.core.run_folder import RunFolder
@@ -230,7 +230,7 @@ class _Thread:
     def _give_up(self, why: str) -> None:
         if not self._given_up:
             self._given_up = True
-            say(f"WARNING: the tracker {self._name} receives no more metrics, but training continues: {why}")
+            warn(f"WARNING: the tracker {self._name} receives no more metrics, but training continues: {why}")
             self._thread.shutdown(wait=False, cancel_futures=True)
             self._waiting.clear()
 

@@ -10,7 +10,7 @@ from ropewalk.corpus.dedup import copies_on_disk, external_sort
 from ropewalk.corpus.dedup.copies_on_disk import Copies
 from ropewalk.corpus.dedup.external_sort import Column
 from ropewalk.corpus.dedup.minhash import group_similar
-from ropewalk.corpus.prepare.hold_out_documents import TRAIN, _find_least
+from ropewalk.corpus.prepare.hold_out_documents import _find_least
 
 
 def make_shards(folder: Path, seed: int) -> list[tuple[Role, Path]]:
@@ -75,15 +75,15 @@ def test_groups_and_their_best_are_those_of_memory(tmp_path: Path, monkeypatch: 
 def test_the_least_key_is_that_of_sorting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(external_sort, "_CHUNK_DOCUMENTS", 11)
     rng = np.random.default_rng(0)
-    keys, fates = Column(tmp_path / "keys", 200, np.uint64), Column(tmp_path / "fates", 200, np.int8)
+    keys, counted = Column(tmp_path / "keys", 200, np.uint64), Column(tmp_path / "counted", 200, np.bool_)
     drawn = rng.integers(0, 1 << 63, 200, dtype=np.uint64)
     drawn[:50] = np.uint64(5) + np.arange(50, dtype=np.uint64) % np.uint64(3)  # equal keys, and many in one bin
-    fate = rng.integers(0, 3, 200).astype(np.int8)
+    counts = rng.random(200) < 0.4
     keys.write(0, drawn)
-    fates.write(0, fate)
+    counted.write(0, counts)
     for documents in ((0, 200), (10, 60), (150, 153)):
-        kept = drawn[slice(*documents)][fate[slice(*documents)] == TRAIN]
+        kept = drawn[slice(*documents)][counts[slice(*documents)]]
         for share in (0, 0.02, 0.3, 0.9):
             count = min(max(round(share * len(kept)), min(8, len(kept) // 10)), len(kept) - 1) if share else 0
             least = int(np.sort(kept)[count]) if count else 0
-            assert _find_least(keys, fates, documents, share) == least
+            assert _find_least(keys, counted, documents, share) == least

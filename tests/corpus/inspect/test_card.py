@@ -36,5 +36,10 @@ def test_the_card_counts_origins_licences_dates_and_what_was_left_out(tokenizer:
     assert "licences: 19 of 20 documents; CC0 10, CC-BY-4.0 9" in card
     assert "dates: 2026-01-01 to 2026-01-20" in card and "made by ropewalk: statutes_zh" in card
     assert "| a | too short | 1 | 5 B |" in card and "| a | exact duplicate | 1 |" in card and "`short`" in card
+    joined = {**sources[0], "join": {"related": {"target_tokens": 4096}}}
+    spec_of_joins = CorpusSpec.model_validate({**keys, "sources": [joined, sources[1]], "worker_count": 1})
+    corpus = open_corpus(build(spec_of_joins, tokenizer=tokenizer, seed=0, folder=tmp_path / "joined"))
+    assert corpus.facts("a").documents < 20
+    assert "addresses: 20 of 20 parts; a.example 13" in write_card(corpus, spec_of_joins)
     plain = spec.model_copy(update={"sources": (spec.sources[0].model_copy(update={"provenance": None}),)})
     assert "provenance" not in plain.content["sources"][0] and "addresses" not in write_card(corpus, plain)

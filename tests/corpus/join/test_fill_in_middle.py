@@ -32,13 +32,26 @@ def with_tokens(tokenizer: Tokenizer, names: tuple[str, ...]) -> Tokenizer:
     return Tokenizer.from_json({**entry, "tokenizer": bpe.to_str()})
 
 
-def make(folder: Path, tokenizer: Tokenizer, texts: list[str] = TEXTS, **keys: Any) -> Corpus:
+def make(folder: Path, tokenizer: Tokenizer, texts: list[Any] = TEXTS, name: str = "corpus", **keys: Any) -> Corpus:
     folder.mkdir(exist_ok=True)
-    path = write_records(folder, "code.jsonl", [{"text": text, "repo": n // 4, "n": n} for n, text in enumerate(texts)])
+    path = write_records(
+        folder,
+        "code.jsonl",
+        [
+            {"repo": n // 4, "n": n, **(text if isinstance(text, dict) else {"text": text})}
+            for n, text in enumerate(texts)
+        ],
+    )
     source = {"name": "code", "path": str(path), "role": "domain", "profile": "markup", "near_duplicates": None, **keys}
-    made = {"store": str(folder / "store"), "sources": [source], "mix": {"code": 1}, "repeated_sections": None}
+    made = {
+        "store": str(folder / "store"),
+        "sources": [source],
+        "mix": {"code": 1},
+        "repeated_sections": None,
+        "worker_count": 1,
+    }
     spec = CorpusSpec.model_validate({**made, "held_out": 0.05})
-    return open_corpus(build(spec, tokenizer=tokenizer, seed=0, folder=folder / "corpus"))
+    return open_corpus(build(spec, tokenizer=tokenizer, seed=0, folder=folder / name))
 
 
 def undo(text: str) -> str:
@@ -104,9 +117,22 @@ def test_files_of_a_join_are_filled_one_by_one(llama: Tokenizer, tmp_path: Path)
         assert document.count(MID) == 4
 
 
-def test_long_and_short_texts_stay_as_they_are(llama: Tokenizer, tmp_path: Path) -> None:
-    corpus = make(tmp_path, llama, fill_in_middle={"rate": 1, "most_tokens": 20})
+def test_long_and_short_texts_stay_as_they_are(filled: Corpus, llama: Tokenizer) -> None:
+    corpus = make(filled.folder.parent, llama, name="short", fill_in_middle={"rate": 1, "most_tokens": 20})
     assert Counter(read(corpus, llama)) <= Counter(TEXTS) and corpus.ledger["code"]["joins"]["train"]["filled"] == 0
+
+
+def test_texts_with_sentinels_or_with_prompts_stay_as_they_are(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """Some bases have sentinels that are no special tokens, so that a text about them is encoded with them."""
+    entry = tokenizer.to_json()
+    bpe = Bpe.from_str(entry["tokenizer"])
+    bpe.add_tokens([PRE, SUF, MID])
+    own = Tokenizer.from_json({**entry, "tokenizer": bpe.to_str()})
+    about, asked = f"{TEXTS[0]} {MID} {TEXTS[1]}", {"text": TEXTS[2], "loss_spans": [[9, len(TEXTS[2])]]}
+    rules = {"rate": 1, "sentinels": [PRE, SUF, MID]}
+    corpus = make(tmp_path, own, [about, asked, *TEXTS[3:9]], fill_in_middle=rules)
+    found = read(corpus, own)
+    assert {text for text in found if PRE not in text} == {about, TEXTS[2]} and len(found) == 8
 
 
 @pytest.mark.parametrize("names", KNOWN_SENTINELS, ids=lambda names: names[0])

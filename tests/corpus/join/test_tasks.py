@@ -104,14 +104,45 @@ def test_answers_are_right(language: str) -> None:
     assert {*found} >= wanted - ({"cloze", "mention"} if language == "code" else set()), found
 
 
-def make(folder: Path, tokenizer: Tokenizer, **rules: Any) -> Corpus:
+def ask(text: str, family: Family, other: str | None = None) -> list[Task]:
+    read, strange = read_terms(text, "en"), None if other is None else read_terms(other, "en")
+    random = stream("ask", family)
+    return [task for _ in range(60) if (task := make_task(read, family, random, other=strange)) is not None]
+
+
+def test_words_sentences_and_settings_are_whole() -> None:
+    rest = "Nobody knew it.\n" * 3
+    accents = ask(
+        "The naïveté of Überraschung, naïveté, naïveté: Überraschung. Überraschung! Harbour harbour.\n" + rest, "count"
+    )
+    assert all(task.about[0] == "Nobody" for task in accents) and accents
+    strange = ask("the harbour lies still. " * 9, "count", other="Harbour winds blow. Lanterns swing. " * 9)
+    assert {task.about[0] for task in strange if task.answer in ANSWERS["en"]["absent"]} == {
+        "Lanterns",
+        "winds",
+        "swing",
+    }
+    figures = 'He wrote "3.5 metres of lantern." Then 2.25 more.\nThe lantern cost 4.75 crowns, e.g. in May.\n'
+    found = {task.answer for task in ask(figures + "A lantern\n" + rest * 30, "mention")}
+    assert found == {'He wrote "3.5 metres of lantern."'}
+    settings = "depth = 1\nwidth = 3\nwidth = 4\ndepth = 5\ndepth += 2\nstep+=1\nstep+=2\n"
+    assert {(task.about[0], task.answer) for task in ask(settings, "overwrite")} == {("width", "4")}
+
+
+def make(folder: Path, tokenizer: Tokenizer, name: str = "corpus", **rules: Any) -> Corpus:
     folder.mkdir(exist_ok=True)
     path = write_records(folder, "x.jsonl", [{"text": prose(n, 30)} for n in range(40)])
     source = {"name": "x", "path": str(path), "role": "general", "language": "en", "near_duplicates": None}
-    made = {"store": str(folder / "store"), "mix": {"x": 1}, "repeated_sections": None, "held_out": 0.1}
+    made = {
+        "store": str(folder / "store"),
+        "mix": {"x": 1},
+        "repeated_sections": None,
+        "worker_count": 1,
+        "held_out": 0.1,
+    }
     sources = [{**source, "profile": "markup", "tasks": rules}]
     spec = CorpusSpec.model_validate({**made, "sources": sources})
-    return open_corpus(build(spec, tokenizer=tokenizer, seed=0, folder=folder / "corpus"))
+    return open_corpus(build(spec, tokenizer=tokenizer, seed=0, folder=folder / name))
 
 
 def test_tasks_take_their_share_and_stand_behind_the_text(tokenizer: Tokenizer, tmp_path: Path) -> None:
@@ -136,6 +167,16 @@ def test_tasks_take_their_share_and_stand_behind_the_text(tokenizer: Tokenizer, 
         asked = "".join(f"\n\n{task['question']}\n" for task in own)
         untrained, _ = (tokenizer.decode(ids[1:-1][mask[1:-1] == value]) for value in (0, 1))
         assert untrained == asked
+    more = make(tmp_path, tokenizer, "more", **{**rules, "share": 0.2, "documents": 0.2})
+    documents, checked = more.train("x"), 0
+    records = [json.loads(line) for line in (more.folder / "x" / "tasks.jsonl").read_text().splitlines()]
+    for record in records:
+        task = Task(record["family"], tuple(record["about"]), record["question"], record["answer"])
+        if task.family == "count":  # earlier tasks are above it too
+            whole = tokenizer.decode(documents.read(record["document"])[0][1:-1])
+            check(whole[: whole.index(f"\n\n{task.question}\n")], "en", task)
+            checked += 1
+    assert checked > 5
 
 
 def read_literals(path: Path) -> list[str]:

@@ -24,9 +24,9 @@ from ropewalk.corpus.spec import CorpusSpec, Source
 from ropewalk.corpus.text.reject import Reject
 from ropewalk.corpus.tokens.tokenizer import Tokenizer
 
-CHAPTER = "".join(f"{sentence(900 + line, 12)}.\n" for line in range(30))
+CHAPTER = "".join(f"{sentence(900 + line, 12)}.\n" for line in range(12))
 TEXTS = [
-    *(sentence(n, 80) + "\n" + CHAPTER * (n % 5 == 0) + sentence(500 + n, 60) + han(n, 40) for n in range(20)),
+    *(sentence(n, 80) + "\n" + CHAPTER * (n % 5 == 0) + sentence(500 + n, 60) + han(n, 40) for n in range(10)),
     "short",
 ]
 
@@ -36,7 +36,7 @@ def spec_of(folder: Path) -> CorpusSpec:
     exam = {"text": TEXTS[3].split("\n")[0]}
     files: dict[str, list[Any]] = {
         "web": [{"text": text, "id": str(n)} for n, text in enumerate(TEXTS)],
-        "pairs": [{"q": sentence(n, 12), "a": sentence(1000 + n, 40)} for n in range(20)],
+        "pairs": [{"q": sentence(n, 12), "a": sentence(1000 + n, 40)} for n in range(8)],
         "exam": [exam],
     }
     for name, records in files.items():
@@ -78,7 +78,7 @@ def test_each_text_is_cleaned_and_signed_once_and_again_only_without_its_survey(
         if name == "lost":
             monkeypatch.setattr(RepeatSearch, "survey_of", lambda *_: None)
         folder = build(spec_of(tmp_path / name), tokenizer=tokenizer, seed=0, folder=tmp_path / name / "corpus")
-        once = {"clean_document": len(TEXTS) + 20, "sign": len(TEXTS) - 1, "sign_answers": 20}
+        once = {"clean_document": len(TEXTS) + 8, "sign": len(TEXTS) - 1, "sign_answers": 8}
         assert calls == {function: times * count for function, count in once.items()}
         made.append(files_of(tmp_path / name / "store"))
     assert made[0] == made[1] and len(made[0]) > 20 and not any(".shards" in name for name in made[0])

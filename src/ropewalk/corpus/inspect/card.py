@@ -62,13 +62,14 @@ def _origin(corpus: Corpus, source: Source) -> Iterator[str]:
     yield f"- **{source.name}**: {place}"
     if source.provenance is None:
         return
-    hosts, licences, dates, known = Counter[str](), Counter[str](), list[str](), 0
+    hosts, licences, dates, known, trained = Counter[str](), Counter[str](), list[str](), 0, 0
     fates, number = corpus.fates(source.name), 0
     for entry in read_written_lines(corpus.store(source.name) / "documents.jsonl", dict):
         if "dropped" in entry:
             continue
-        origin = entry.get(ORIGIN, {}) if fates[number] == TRAIN else {}
-        number += 1
+        is_trained = fates[number] == TRAIN
+        origin = entry.get(ORIGIN, {}) if is_trained else {}
+        number, trained = number + 1, trained + is_trained
         if "address" in origin:
             known += 1
             hosts[urlsplit(origin["address"]).hostname or "no host"] += 1
@@ -76,9 +77,9 @@ def _origin(corpus: Corpus, source: Source) -> Iterator[str]:
             licences[origin["license"]] += 1
         if "date" in origin:
             dates = [min([*dates[:1], origin["date"]]), max([*dates[1:], origin["date"]])]
-    documents = corpus.facts(source.name).documents
-    yield f"    - addresses: {known:,} of {documents:,} documents; {_count(hosts)}"
-    yield f"    - licences: {licences.total():,} of {documents:,} documents; {_count(licences)}"
+    of = f"{trained:,} {'parts' if source.join is not None else 'documents'}"
+    yield f"    - addresses: {known:,} of {of}; {_count(hosts)}"
+    yield f"    - licences: {licences.total():,} of {of}; {_count(licences)}"
     yield f"    - dates: {f'{dates[0]} to {dates[1]}' if dates else 'none'}"
 
 

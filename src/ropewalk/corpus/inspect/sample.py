@@ -19,6 +19,8 @@ from ropewalk.corpus.spec import Source
 
 _READ_FILES, _READ_BYTES = 8, 1 << 22
 """Most files with records that are read of a source, and most bytes of text of all of them together."""
+_LEAST_BYTES = 256
+"""What a record counts for at least, so that short and rejected ones do not lead through the whole source."""
 _EXCERPT_CHARACTERS = 1 << 14
 _MEASURED = ("text", "lines", "json", "csv", "tsv", "parquet", "tar", "zip")
 """Kinds of files whose size says how much text they hold; pages and PDFs have more markup than text."""
@@ -95,7 +97,7 @@ def _read_records(source: Source, records: list[File], seed: int) -> tuple[list[
             if isinstance(item, Document):
                 excerpt = excerpt or item.text[:_EXCERPT_CHARACTERS]
                 lengths.append(len(item.text.encode()))
-                read += lengths[-1]
+            read += max(_LEAST_BYTES, lengths[-1] if isinstance(item, Document) else 0)
             if read >= most:
                 whole = False
                 break

@@ -143,7 +143,11 @@ def fill_in_middle(
     tokenizer: Tokenizer,
     seed: int,
 ) -> PieceTable:
-    """Move the middle of some texts of a table. ``documents`` are all stored ones; ``digests`` draw, with ``seed``."""
+    """Move the middle of some texts of a table. ``documents`` are all stored ones; ``digests`` draw, with ``seed``.
+
+    A text with a sentinel of its own stays as it is, since nobody could tell where its middle begins. So does one of
+    which only a part is trained on.
+    """
     bos = int(tokenizer.bos_id is not None)
     # Sentinels are the first of the new tokens, so that each is stored once.
     filler = _Filler(tokenizer, sentinels, [Added(np.array([id], dtype=np.int64), True) for id in sentinels], 0)
@@ -159,7 +163,10 @@ def fill_in_middle(
         if random.random() >= rules.rate:
             continue
         suffix_first = bool(random.random() < rules.suffix_first)
-        moved = filler.move(documents.read(number, first, last)[0], random, suffix_first=suffix_first)
+        ids, mask = documents.read(number, first, last)
+        if not mask.all() or np.isin(ids, sentinels).any():
+            continue
+        moved = filler.move(ids, random, suffix_first=suffix_first)
         rows = [(number, begin, first)]
         for own, start, stop in (piece for part in moved for piece in part):
             rows.append((number, first + start, first + stop) if own < 0 else (own, start, stop))

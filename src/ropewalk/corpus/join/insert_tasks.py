@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int64, UInt64
 
 from ropewalk.core.seed import stream
-from ropewalk.corpus.join.tasks import Text, make_task, read_terms
+from ropewalk.corpus.join.tasks import Task, Text, make_task, read_terms
 from ropewalk.corpus.join.write_pieces import Added, PieceTable
 from ropewalk.corpus.task_rules import TaskRules
 from ropewalk.corpus.text.language import language_kind
@@ -21,6 +21,8 @@ from ropewalk.corpus.tokens.tokenizer import Tokenizer
 
 _LANGUAGES = {"en": "en", "zh": "zh", "code": "en"}
 _TRIES = 6
+_ABOUT_ALL_ABOVE = ("count", "mention", "overwrite")
+"""Families whose answer would be another one if their word stood once more behind the document."""
 
 
 def insert_tasks(
@@ -51,15 +53,17 @@ def insert_tasks(
             continue
         text = read_terms(_read_text(rows, table, documents, tokenizer), language)
         asked: set[tuple[str, ...]] = set()
+        said = ""
         own: list[tuple[int, int]] = []
         misses = 0
         while spent < rules.share * (before + spent) and misses < _TRIES * len(rules.families):
             family = rules.families[int(random.integers(len(rules.families)))]
             task = make_task(text, family, random, other=other)
-            if task is None or (family, *task.about) in asked:
+            if task is None or (family, *task.about) in asked or _is_changed(task, said):
                 misses += 1
                 continue
             asked.add((family, *task.about))
+            said += f"{task.question}\n{task.answer}\n".lower()
             for words, trained in ((f"\n\n{task.question}\n", rules.loss == "all"), (task.answer, True)):
                 ids = tokenizer.encode_inside(words).astype(np.int64)
                 own.append((table.stored + len(added), len(ids)))
@@ -78,6 +82,11 @@ def insert_tasks(
     made = np.concatenate([*blocks, table.rows[done:]])
     ledger = replace(table.ledger, tasks=len(records), task_tokens=spent)
     return PieceTable(made[made[:, 2] < made[:, 3]], tuple(added), table.stored, ledger), records
+
+
+def _is_changed(task: Task, said: str) -> bool:
+    """Whether earlier tasks behind the same document, in lower case, change the answer: they hold its word too."""
+    return task.family in _ABOUT_ALL_ABOVE and any(word.lower() in said for word in task.about)
 
 
 def _list_documents(table: PieceTable) -> Iterator[tuple[int, int, int]]:

@@ -18,11 +18,15 @@ import numpy as np
 from ropewalk.corpus.join.task_wordings import ANSWERS, GAP, QUESTIONS
 from ropewalk.corpus.task_rules import Family
 
-_WORDS = re.compile(r"[A-Za-z_][A-Za-z0-9_'’-]*")
+_WORDS = re.compile(r"(?<!\w)[A-Za-z_][A-Za-z0-9_'’-]*(?!\w)")
 _HAN = re.compile("[\u4e00-\u9fff]{2,}")
-_SENTENCES = re.compile(r"[^\n。！？.!?]+(?:[。！？]|[.!?](?=\s|$))")
+_CLOSING = "\"'”’)]」』）"
+_CLOSE = f"[{re.escape(_CLOSING)}]*"
+_SENTENCES = re.compile(rf"(?:[^\n。！？.!?]|[.!?](?!{_CLOSE}(?:\s|$)))+(?:[。！？]{_CLOSE}|[.!?]{_CLOSE}(?=\s|$))")
+"""A point that ends no sentence, as in a number, has a letter or digit behind it."""
 _SETTINGS = re.compile(
-    r"^[ \t]*([^\s=:：,，。(){}\[\]]{2,40})[ \t]*(?:=(?!=)|[:：](?!=|//))[ \t]*(\S[^\n]{0,79})$", re.MULTILINE
+    r"^[ \t]*([^\s=:：,，。(){}\[\]]{2,40})(?<![-+*/%&|^<>!~@])[ \t]*(?:=(?!=)|[:：](?!=|//))[ \t]*(\S[^\n]{0,79})$",
+    re.MULTILINE,
 )
 _FEWEST, _MOST = 3, 200
 """Occurrences of a word that is counted."""
@@ -50,7 +54,6 @@ class Text:
     text: str
     language: str
     terms: Mapping[str, Sequence[int]]
-    words: frozenset[str]
 
     @property
     def early(self) -> int:
@@ -65,7 +68,7 @@ def read_terms(text: str, language: str) -> Text:
         for match in _WORDS.finditer(text):
             found[match[0]].append(match.start())
         fit = {word: at for word, at in found.items() if len(word) >= _SHORTEST_WORD and _FEWEST <= len(at) <= _MOST}
-        return Text(text, language, _choose(fit, text), frozenset(found))
+        return Text(text, language, _choose(fit, text))
     runs = [(match.start(), match[0]) for match in _HAN.finditer(text)]
     counts = Counter(run[at : at + size] for _, run in runs for size in (2, 3, 4) for at in range(len(run) - size + 1))
     beside: dict[str, tuple[set[str], set[str]]] = {
@@ -80,7 +83,7 @@ def read_terms(text: str, language: str) -> Text:
                     found[run[at : at + size]].append(start + at)
     free = [word for word, (left, right) in beside.items() if min(len(left), len(right)) >= _FEWEST]
     inner = {w[at : at + n] for w in free for n in range(2, len(w)) for at in range(len(w) - n + 1)}
-    return Text(text, language, _choose({w: found[w] for w in free if w not in inner}, text), frozenset(counts))
+    return Text(text, language, _choose({w: found[w] for w in free if w not in inner}, text))
 
 
 def _choose(found: Mapping[str, list[int]], text: str) -> dict[str, list[int]]:
@@ -98,7 +101,8 @@ def make_task(text: Text, family: Family, random: np.random.Generator, *, other:
 
 
 def _count(text: Text, random: np.random.Generator, other: Text | None) -> Task | None:
-    strange = [word for word in other.terms if word not in text.words and word not in text.text] if other else []
+    folded = text.text.lower()
+    strange = [word for word in other.terms if word.lower() not in folded] if other else []
     if strange and random.random() < _ABSENT:
         return _ask(text, "count", (_draw(strange, random),), _draw(ANSWERS[text.language]["absent"], random), random)
     if not text.terms:
@@ -156,6 +160,8 @@ def _overwrite(text: Text, random: np.random.Generator, other: Text | None) -> T
     if not changed:
         return None
     key = _draw(changed, random)
+    if re.search(rf"^[ \t]*{re.escape(key)}[ \t]*[-+*/%&|^<>@]+=", text.text, re.MULTILINE):
+        return None  # its value changes in place too
     return _ask(text, "overwrite", (key,), values[key][-1], random)
 
 
@@ -193,6 +199,6 @@ def _sentence_around(text: Text, at: int) -> str | None:
     begin = max((text.text.rfind(mark, 0, at) for mark in "\n。！？"), default=-1) + 1
     for match in _SENTENCES.finditer(text.text, begin, min(len(text.text), at + _LONGEST_QUOTE)):
         if match.start() <= at < match.end():
-            sentence = match[0].strip()
+            sentence = match[0].strip().lstrip(_CLOSING)
             return sentence if 8 <= len(sentence) <= _LONGEST_QUOTE else None
     return None

@@ -5,7 +5,7 @@ and no copy of a held-out document is trained on.
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise, zip_longest
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import UInt64
@@ -33,16 +33,19 @@ def hold_out(
 ) -> None:
     """Set HELD_OUT in ``fates`` for documents that are TRAIN so far. ``leak`` groups the copies of all sources.
 
-    ``places`` holds for each source how its documents are joined, if they are: then joined documents are counted. Only
-    with joins does memory grow with the number of documents, by about 60 bytes for each.
+    ``places`` holds for each source how its documents are joined, if they are: then joined documents are counted, and
+    no more of them are held out than the share allows, even where copies unite many. Only with joins does memory grow
+    with the number of documents, by about 60 bytes for each.
     """
     keys = _draw_keys(copies, sources, leak)
+    counted = Column(copies.scratch / "counted", copies.documents, np.bool_)
+    for first, last in counted.chunks():
+        counted.write(first, fates.read(first, last) == TRAIN)
     if any(place is not None for place in places):
-        leak, keys = _unite(copies, sources, leak, keys, fates, places)
+        leak, keys = _unite(copies, sources, leak, keys, counted, places)
     chosen = Column(copies.scratch / "chosen", copies.documents, np.bool_)
-    for (first, last), place in zip_longest(pairwise(copies.borders), places):
-        find = _find_least if place is None else _find_least_of_joins
-        least = find(keys, fates, (first, last), share)
+    for first, last in pairwise(copies.borders):
+        least = _find_least(keys, counted, (first, last), share)
         for start, end in chunks(first, last):
             own = (fates.read(start, end) == TRAIN) & (keys.read(start, end) < np.uint64(least))
             chosen.open()[leak.read(start, end)[own]] = True
@@ -69,24 +72,18 @@ def _unite(
     sources: Sequence[Tokenized],
     leak: Column,
     keys: Column,
-    fates: Column,
+    counted: Column,
     places: Sequence[Places | None],
 ) -> tuple[Column, Column]:
-    """``leak`` and ``keys`` with joined documents as one group."""
+    """``leak`` and ``keys`` with joined documents as one group. Of a joined document only one stays ``counted``."""
     digests = np.concatenate([source.digests for source in sources])
-    groups = number_groups(places, np.array(copies.borders), fates.open() == TRAIN)
+    groups = number_groups(places, np.array(copies.borders), counted.open())
     united = Column(copies.scratch / "united", copies.documents)
     drawn = Column(copies.scratch / "united-keys", copies.documents, np.uint64)
     for column, values in zip((united, drawn), hold_together(leak.open(), keys.open(), digests, groups), strict=True):
         column.write(0, values)
+    counted.write(0, counted.open() & (groups == np.arange(len(groups))))
     return united, drawn
-
-
-def _find_least_of_joins(keys: Column, fates: Column, documents: tuple[int, int], share: float) -> int:
-    """As ``_find_least``, where a joined document counts as one."""
-    own = np.unique(keys.read(*documents)[fates.read(*documents) == TRAIN])
-    count = _count_held_out(len(own), share)
-    return int(own[count]) if count > 0 else 0
 
 
 def _count_held_out(total: int, share: float) -> int:
@@ -95,15 +92,15 @@ def _count_held_out(total: int, share: float) -> int:
     return min(count, total - 1)
 
 
-def _find_least(keys: Column, fates: Column, documents: tuple[int, int], share: float) -> int:
-    """The least key of the documents of a source that stay in training; a smaller key is held out.
+def _find_least(keys: Column, counted: Column, documents: tuple[int, int], share: float) -> int:
+    """The least key of the ``counted`` documents of a source that stay in training; a smaller key is held out.
 
     Keys are counted by their highest bits first, so that only those around the border are sorted.
     """
 
     def kept() -> Iterator[UInt64[np.ndarray, "_"]]:
         for start, end in chunks(*documents):
-            yield keys.read(start, end)[fates.read(start, end) == TRAIN]
+            yield keys.read(start, end)[counted.read(start, end)]
 
     shift = np.uint64(64 - _BIN_BITS)
     counts = sum((np.bincount(each >> shift, minlength=1 << _BIN_BITS) for each in kept()), np.zeros(1 << _BIN_BITS))

@@ -14,7 +14,7 @@ from ropewalk.corpus.read.encodings import guess_encoding, marked_encoding
 from ropewalk.corpus.read.files import File
 from ropewalk.corpus.read_options import FileOptions
 from ropewalk.corpus.spec import Source
-from ropewalk.corpus.text.reject import Reject, excerpt
+from ropewalk.corpus.text.reject import Reject, excerpt, text_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ def check_text(text: str, source: Source, place: Place) -> str | Reject:
                 "without a byte order mark"
             )
             return reject(
-                source, place, "NUL characters", why, size_bytes=_size(text), text=text.replace("\x00", "\ufffd")
+                source, place, "NUL characters", why, size_bytes=text_bytes(text), text=text.replace("\x00", "\ufffd")
             )
         text = text.replace("\x00", "")
     if text.isascii():
@@ -140,10 +140,6 @@ def check_text(text: str, source: Source, place: Place) -> str | Reject:
     except UnicodeEncodeError as error:
         if source.faults != "replace":
             why = f"half a surrogate pair, character {error.start}"
-            return reject(source, place, "invalid text", why, size_bytes=_size(text), text=text)
+            return reject(source, place, "invalid text", why, size_bytes=text_bytes(text), text=text)
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return text
-
-
-def _size(text: str) -> int:
-    return len(text.encode("utf-8", "surrogatepass"))

@@ -5,6 +5,7 @@ Each document stays a document of its own here. It is joined after copies were d
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ def describe_part(record: Mapping[str, Any], source: Source, place: Place) -> di
     values: dict[str, str | int | float] = {}
     for field in (*rules.by, *rules.order, *(header_fields(rules.header) if rules.header else ())):
         value = place.id if field == PLACE and PLACE not in record else find_value(record, field)
+        if isinstance(value, date):  # of Parquet; a datetime is one too
+            value = value.isoformat()
         if not _is_value(value):
             told = f"keys {', '.join(map(str, record))}" if value is None else f"{value!r:.60}"
             return f"{field!r} must hold a text or a number; found {told}"
@@ -58,16 +61,13 @@ def describe_part(record: Mapping[str, Any], source: Source, place: Place) -> di
 
 
 def read_joined(texts: Sequence[File], source: Source, root: Path) -> Iterator[Found]:
-    """Yield the texts of files with their places in a join, folder by folder.
+    """Yield the texts of files with their places in a join by folder, package or repository, folder by folder.
 
     Files are read together only where their order is that of their imports.
     """
     rules = source.join
     assert rules is not None
     by = rules.by[0]
-    if by not in FOLDERS:
-        yield from ((Place.of(file), WholeText("")) for file in texts)
-        return
     if by != "folder" and any(file.is_remote for file in texts):
         raise UserError(
             "files on the network cannot be joined by package or repository",

@@ -29,6 +29,7 @@ from ropewalk.corpus.read_options import FileOptions
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.text.language import judge_language
 from ropewalk.corpus.text.reject import Reject as Reject
+from ropewalk.corpus.text.reject import text_bytes
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -139,7 +140,8 @@ def _read_files(source: Source, file: File | None) -> Iterator[Found]:
             why=f"options.document is line, and the file is a {texts[0].kind}",
             fix="give text files, or set options.document: file",
         )
-    yield from read_joined(texts, source, found.root) if source.notes_parts else _read_alone(texts, source)
+    by_folder = source.join is not None and source.join.by_folder
+    yield from read_joined(texts, source, found.root) if by_folder else _read_alone(texts, source)
 
 
 def _read_alone(texts: Sequence[File], source: Source) -> Iterator[Found]:
@@ -161,15 +163,14 @@ def _make_item(found: Found, source: Source) -> Document | Reject:
     if isinstance(record, WholeText):
         part = record.part if record.part or not source.notes_parts else NO_FIELDS
         if isinstance(part, str):
-            return reject(source, place, NO_PLACE, part, size_bytes=len(record.text), text=record.text)
+            return reject(source, place, NO_PLACE, part, size_bytes=_size_of(record), text=record.text)
         made = _document(record.text, source, id=place.name, place=place)
         return made if part is None else replace(made, metadata={**made.metadata, PART: part})
     noted: dict[str, Any] = {}
     if source.notes_parts and isinstance(record, Mapping):
         part = describe_part(record, source, place)
         if isinstance(part, str):
-            size = sum(len(value) for value in record.values() if isinstance(value, str))
-            return reject(source, place, NO_PLACE, part, size_bytes=size, text=repr(record)[:1000])
+            return reject(source, place, NO_PLACE, part, size_bytes=_size_of(record), text=repr(record)[:1000])
         noted[PART] = part
     if origin := find_provenance(record, source):
         noted[ORIGIN] = origin
@@ -185,7 +186,7 @@ def _make_document(record: object, source: Source, place: Place) -> Document | R
     if not isinstance(record, Mapping):
         why = f"it is a {type(record).__name__}, not an object with keys"
         return reject(source, place, "not a record", why, size_bytes=0, text=str(record)[:1000])
-    size = sum(len(value) for value in record.values() if isinstance(value, str))
+    size = _size_of(record)
     if source.record_options.is_chat or source.record_options.prompt_key:
         return _make_conversation(record, source, place, size)
     value = find_value(record, source.text_key)
@@ -250,6 +251,12 @@ def _check_strings(conversation: Conversation, source: Source, place: Place) -> 
 
     checked: Conversation = map_strings(conversation, check)
     return faults[0] if faults else checked
+
+
+def _size_of(record: Mapping[str, object] | WholeText) -> int:
+    """The size of the texts of a record in UTF-8, in bytes. They are not checked yet."""
+    texts = [record.text] if isinstance(record, WholeText) else [v for v in record.values() if isinstance(v, str)]
+    return sum(map(text_bytes, texts))
 
 
 def _id_of(record: Mapping[str, object], place: Place) -> str:

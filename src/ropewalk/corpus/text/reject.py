@@ -39,8 +39,8 @@ def excerpt(text: str) -> str:
 
 
 def text_bytes(text: str) -> int:
-    """The size of a text in UTF-8, in bytes."""
-    return len(text) if text.isascii() else len(text.encode())
+    """The size of a text in UTF-8, in bytes, also where halves of surrogate pairs are in it."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
 def item_bytes(item: Document | Reject) -> int:

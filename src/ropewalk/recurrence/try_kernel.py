@@ -1,0 +1,106 @@
+"""Is an installed scan kernel right here? It is tried once on two short segments before it is chosen by itself.
+
+Other versions take other arguments, and one without key heads of its own would read the queries of other heads and
+raise nothing. The truth is the recurrence in float32, token after token, with the gradients of all inputs.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from functools import cache
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ropewalk.recurrence.scan_kernel import PackedVectors, ScanKernel, States
+from ropewalk.shape.recurrences import Recurrence
+
+Grads = tuple[Float[Tensor, "tokens heads _"], States]
+_LENGTHS = (70, 13)
+"""One longer than a kernel's chunk, and one shorter."""
+_HEADS, _KEY_HEADS = 4, 2
+_BAR = 0.05
+"""Largest difference as a part of the norm; rounding to bfloat16 makes 0.01, another head's query about 1."""
+
+
+@cache
+def find_fault(kernel: ScanKernel, kind: Recurrence, dtype: torch.dtype, key_dim: int, device: torch.device) -> str:
+    """Why this kernel must not run a kind of recurrence on ``device``; empty where it computes the recurrence.
+
+    The trial has a thread of its own, because a layer may ask within a checkpoint, whose hooks would count its tensors,
+    or without gradients; both are states of a thread, and so is the current device.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(_try, kernel, kind, dtype, key_dim, device).result()
+
+
+def _try(kernel: ScanKernel, kind: Recurrence, dtype: torch.dtype, key_dim: int, device: torch.device) -> str:
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        drawn, before, grads = _draw(kind, dtype, key_dim, device)
+        truth = _differentiate(drawn, before, grads, kernel=None)
+        try:
+            found = _differentiate(drawn, before, grads, kernel=kernel)
+        except (ImportError, TypeError) as error:
+            return f"this version of {kernel.package} takes other arguments: {error}"
+    pairs = zip(found, truth, strict=True)
+    # numbers -> [results]
+    differences = torch.stack([(mine.float() - true).norm() / true.norm() for mine, true in pairs])
+    if (differences <= _BAR).all():  # also False for a result that is not a number
+        return ""
+    return f"{kernel.package} differs from the recurrence by {differences.max():.2g} of its norm on this device"
+
+
+def _draw(
+    kind: Recurrence, dtype: torch.dtype, key_dim: int, device: torch.device
+) -> tuple[PackedVectors, States, Grads]:
+    """Vectors, states before both segments, and gradients for the outputs and the states after them."""
+    generator, tokens = torch.Generator().manual_seed(0), sum(_LENGTHS)
+
+    def normal(*shape: int) -> Float[Tensor, "..."]:
+        return torch.randn(*shape, generator=generator)
+
+    decay = -0.1 * normal(tokens, _HEADS, *([key_dim] if kind.decay_per_key else [])).abs()
+    query, key = (torch.nn.functional.normalize(normal(tokens, _KEY_HEADS, key_dim), dim=-1) for _ in range(2))
+    value, beta = normal(tokens, _HEADS, key_dim), normal(tokens, _HEADS).sigmoid() if kind.erases else None
+    starts = torch.tensor([0, _LENGTHS[0], tokens])
+    query, key, value = (each.to(device, dtype) for each in (query, key, value))
+    beta = None if beta is None else beta.to(device, dtype)
+    vectors = PackedVectors(query, key, value, decay.to(device), beta, starts.to(device), starts)
+    state = (len(_LENGTHS), _HEADS, key_dim, key_dim)
+    grads = normal(tokens, _HEADS, key_dim).to(device, dtype), normal(*state).to(device)
+    return vectors, normal(*state).to(device), grads
+
+
+def _differentiate(
+    drawn: PackedVectors, before: States, grads: Grads, *, kernel: ScanKernel | None
+) -> list[Float[Tensor, "..."]]:
+    """Outputs, states and all gradients, of ``kernel`` or of the recurrence in float32."""
+    given = [drawn.query, drawn.key, drawn.value, drawn.decay, *([] if drawn.beta is None else [drawn.beta]), before]
+    leaves = [(each if kernel else each.float()).clone().requires_grad_() for each in given]
+    *vectors, state = leaves
+    query, key, value, decay, *beta = vectors
+    packed = PackedVectors(query, key, value, decay, beta[0] if beta else None, drawn.starts, drawn.host_starts)
+    outputs, after = _walk(packed, state) if kernel is None else kernel.run(packed, state)
+    found = torch.autograd.grad(
+        [outputs, after], leaves, [each.to(out.dtype) for each, out in zip(grads, (outputs, after), strict=True)]
+    )
+    return [outputs.detach(), after.detach(), *found]
+
+
+def _walk(vectors: PackedVectors, before: States) -> tuple[Float[Tensor, "tokens heads _"], States]:
+    """Token after token."""
+    repeat = vectors.value.shape[1] // vectors.key.shape[1]
+    query, key = (each.repeat_interleave(repeat, dim=1) for each in (vectors.query, vectors.key))
+    decay = vectors.decay if vectors.decay.ndim == 3 else vectors.decay[..., None]
+    outputs, after, starts = [], [], vectors.host_starts.tolist()
+    for state, start, stop in zip(before, starts, starts[1:], strict=False):
+        for token in range(start, stop):
+            state = decay[token].exp()[..., None] * state
+            added = vectors.value[token]
+            if vectors.beta is not None:
+                added = vectors.beta[token][:, None] * (added - torch.einsum("hk,hkv->hv", key[token], state))
+            state = state + key[token][..., None] * added[:, None]
+            outputs.append(torch.einsum("hk,hkv->hv", query[token], state))
+        after.append(state)
+    # [heads, value_dim] of each token and [heads, key_dim, value_dim] of each segment
+    return torch.stack(outputs), torch.stack(after)
