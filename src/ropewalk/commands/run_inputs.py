@@ -44,11 +44,12 @@ def require(folder: Path, *, verb: str) -> Path:
 
 
 def require_new(out: Path) -> None:
-    """Raise UserError if the new folder ``out`` exists already."""
+    """Raise UserError if the new file or folder ``out`` exists already."""
     if out.exists():
+        kind = "folder" if out.is_dir() else "file"
         raise UserError(
-            "the new folder is there already",
+            f"the new {kind} is there already",
             where=str(out),
             why="nothing is ever overwritten",
-            fix="name another folder, or remove it",
+            fix=f"name another {kind}, or remove it",
         )

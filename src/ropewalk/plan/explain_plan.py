@@ -33,6 +33,9 @@ def explain_terms(plan: Plan) -> Iterator[str]:
 
 def tabulate_front(front: Sequence[LayoutPlan], *, priced: bool) -> Iterator[str]:
     """Lines of a table, one for each candidate, the fastest first."""
+    if not front:
+        yield "no settings fit: see the error above for what does"
+        return
     yield f"{'time':>11} {'memory':>9} {'dollars':>8}  settings that no other beats in all three"
     for candidate in front:
         dollars = format_amount(candidate.dollars) if priced else ""

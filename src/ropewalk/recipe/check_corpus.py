@@ -92,7 +92,7 @@ def _check_rows(recipe: Recipe, index: int, corpus: Corpus) -> Iterator[Finding]
     numbers = {source.name: number for number, source in enumerate(recipe.corpus.sources)}
     for fault in find_row_faults(corpus, dataset):
         key = f"corpus.sources.{numbers[fault.source]}.{fault.key}"
-        fix = f"{key}=split, or a longer stage"
+        fix = "a longer stage" if corpus.long_documents[fault.source] == "split" else f"{key}=split, or a longer stage"
         yield Finding("warning", key, f"stage {index}: {fault.message}", "docs/corpus.md", fix)
 
 

@@ -18,6 +18,8 @@ from ropewalk.recipe.other_trainers import VALUES, translate
 
 _SHOWN_FAULTS = 5
 _SHOWN_PLACES = 3
+_SHOWN_BESIDE = 10
+_SURE = 0.8  # similarity from which a key beside an unknown one is meant, even if another place has that very name
 _BRANCH = re.compile(r"[A-Z]|function-|literal\[|str$")  # pydantic's names for the branches of a union
 _SHAPES = {
     "tuple_type": "must be a list, such as [...]; write brackets also around a single value",
@@ -101,7 +103,7 @@ def _trace(location: Sequence[int | str], data: Any) -> list[int | str]:
 
 def _describe(key: str, fault: Any, known: Mapping[str, Sequence[str]]) -> str:
     if fault["type"] == "extra_forbidden":
-        return f"{key}: there is no such key{_point(str(fault['loc'][-1]), known)}"
+        return f"{key}: there is no such key{_point(key, known)}"
     if fault["type"] == "missing":
         return f"{key}: missing"
     if fault["type"] == "union_tag_not_found":
@@ -130,13 +132,23 @@ def _suggest(given: object, expected: str) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def _point(name: str, known: Mapping[str, Sequence[str]]) -> str:
-    """A hint about an unknown key: its right place, our key for another trainer's key, or a similar spelling."""
+def _point(key: str, known: Mapping[str, Sequence[str]]) -> str:
+    """A hint about an unknown key: our key for another trainer's, a similar one beside it, its place, or all beside it.
+
+    Keys of the same place come first: ``parallel.rank`` means ``parallel.ranks``, although adapters have a ``rank``.
+    """
+    place, _, name = re.sub(r"\.\d+(?=\.|$)", "[]", key).rpartition(".")
+    beside = sorted(own for own, places in known.items() if f"{place}.{own}".removeprefix(".") in places)
     if instead := translate(name):
         return f"; {instead}"
+    if near := difflib.get_close_matches(name, beside, n=1, cutoff=_SURE):
+        return f"; did you mean {near[0]}?"
     if name in known:
         return f" here; it belongs at {', '.join(known[name][:_SHOWN_PLACES])}"
-    near = difflib.get_close_matches(name, sorted(known), n=1)
+    near = difflib.get_close_matches(name, beside, n=1)
+    if not near and 0 < len(beside) <= _SHOWN_BESIDE:
+        return f"; there are {', '.join(beside)}"
+    near = near or difflib.get_close_matches(name, sorted(known), n=1)
     return f"; did you mean {near[0]}?" if near else ""
 
 

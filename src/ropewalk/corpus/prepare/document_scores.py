@@ -106,7 +106,8 @@ def _refuse_column(source: Source, rule: Selection) -> None:
     raise UserError(
         "no document has the column that `select` uses",
         where=f"source {source.name}: select {rule.column}",
-        why=f"neither {source.scores or 'a scores file (none is named)'} nor the measures of long texts contain it",
+        why=f"neither {source.scores or 'a scores file (none is named)'} nor the measures of long texts contain it; "
+        f"`score` of this source makes {', '.join(source.score.columns) if source.score else 'none'}",
         fix="give the file that `ropewalk corpus score RECIPE FILE` wrote as `scores` of the source, or select "
         "another column",
     )

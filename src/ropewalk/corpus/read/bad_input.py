@@ -73,7 +73,8 @@ def reject(source: Source, place: Place, reason: str, why: str, *, size_bytes: i
         f"{reason} in source {source.name}",
         where=str(place),
         why=why,
-        fix="correct the file, or set faults: skip on this source to drop and count such documents",
+        fix="correct the file, or the key of this source that names the field, or set faults: skip on it to drop and "
+        "count such documents",
     )
 
 
