@@ -15,6 +15,8 @@ from ropewalk.core.error import UserError
 from ropewalk.core.events import open_events
 from ropewalk.core.progress import set_quiet
 
+RECIPES = Path(__file__).parents[2] / "recipes"
+
 
 @pytest.fixture(autouse=True)
 def loud_again(request: pytest.FixtureRequest) -> None:
@@ -53,6 +55,13 @@ def test_a_verb_ends_with_the_next_one_and_its_output_is_the_result_alone(tmp_pa
     out.unlink()
     quiet = CliRunner().invoke(app, ["new", "quickstart", "--quiet", "--out", str(out)])
     assert quiet.exit_code == 0 and quiet.stdout == f"{out}\n" and quiet.stderr == ""
+
+
+def test_a_check_that_misses_text_does_not_say_run_at_once() -> None:
+    recipe = RECIPES / "llama2-7b-16k.yaml"
+    done = CliRunner().invoke(app, ["check", str(recipe), "--offline"])
+    assert done.exit_code == 0 and "no such file or folder" in done.stdout
+    assert done.stderr.endswith(f"next: put there what the warnings say is missing, then ropewalk run {recipe}\n")
 
 
 def test_a_file_of_events_that_cannot_be_written_is_refused(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def check_command(
         bool, typer.Option("--offline", help="Ask no hub: a base's shape comes from the cache or from ropewalk.")
     ] = False,
     as_json: AsJson = False,
-) -> None:
+) -> str | None:
     """Check a recipe against published rules, and whether it fits, without running it; exit code 2 if not."""
     from ropewalk.commands.check import check_recipe
     from ropewalk.commands.check_inputs import take_offline
@@ -46,3 +46,5 @@ def check_command(
     print_result(findings, as_json)
     if findings["errors"]:
         raise typer.Exit(EXIT_CODE)
+    missing = "missing_paths" in findings
+    return f"put there what the warnings say is missing, then ropewalk run {recipe}" if missing else None

@@ -40,7 +40,8 @@ class Verbs(TyperGroup):
             result = super().invoke(ctx)
         except _UsageError as error:
             raise _explain(error, self._typed) from None
-        line = say_next(split_options(self._typed)[1])
+        # A verb may return a line of its own.
+        line = result if isinstance(result, str) else say_next(split_options(self._typed)[1])
         if line is not None and "--json" not in self._typed and is_first():
             say(f"next: {line}")
         return result

@@ -48,7 +48,8 @@ def check_recipe(
     folder = RunFolder(Path(recipe.run))
     findings = [*check(recipe, shape), *find_unmeasured(recipe)]
     prepared = is_finished(folder.corpus)
-    findings += find_missing_paths(recipe, prepared=prepared)
+    missing = find_missing_paths(recipe, prepared=prepared)
+    findings += missing
     long_shares: list[str] = []
     if prepared:
         corpus = open_corpus(folder.corpus)
@@ -79,6 +80,7 @@ def check_recipe(
     return {
         "errors": errors,
         "findings": [asdict(finding) for finding in findings],
+        **({"missing_paths": [finding.key for finding in missing]} if missing else {}),
         "inputs": list(inputs.lines),
         "positions": positions,
         **({"guessed": guessed} if guessed else {}),

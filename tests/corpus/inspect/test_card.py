@@ -6,6 +6,8 @@ from pathlib import Path
 from made_texts import sentence
 from ropewalk.corpus.inspect.card import write_card
 from ropewalk.corpus.prepare.build import build
+from ropewalk.corpus.read.provenance import describe_unseen_fields
+from ropewalk.corpus.selection_rules import Provenance
 from ropewalk.corpus.spec import CorpusSpec
 from ropewalk.corpus.tokens.corpus_folder import open_corpus
 from ropewalk.corpus.tokens.tokenizer import Tokenizer
@@ -43,3 +45,7 @@ def test_the_card_counts_origins_licences_dates_and_what_was_left_out(tokenizer:
     assert "addresses: 20 of 20 parts; a.example 13" in write_card(corpus, spec_of_joins)
     plain = spec.model_copy(update={"sources": (spec.sources[0].model_copy(update={"provenance": None}),)})
     assert "provenance" not in plain.content["sources"][0] and "addresses" not in write_card(corpus, plain)
+    named = spec.sources[0].model_copy(update={"provenance": Provenance(address="meta.link", license="rights")})
+    told = [*describe_unseen_fields([{"id": "0", "origin": {"license": "CC0"}}, {"id": "1"}], named)]
+    assert told == ["warning: source a: provenance.address: none of 2 documents has 'meta.link'"]
+    assert not [*describe_unseen_fields([{"id": "0"}], plain.sources[0])]

@@ -50,6 +50,14 @@ def test_a_threshold_drops_counts_and_explains(tokenizer: Tokenizer, tmp_path: P
     assert "best by gain" in format_columns(read_columns(corpus)) and "d29" in format_columns(read_columns(corpus))
 
 
+def test_a_rule_that_judges_no_document_is_told(
+    tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = build_scored(tmp_path, tokenizer, [{"column": "gain", "at_least": 0.5}])
+    assert len(corpus.train("a")) == 40
+    assert "source a: select gain judges none of 40 documents: they are shorter" in capsys.readouterr().err
+
+
 def test_another_threshold_tokenises_nothing_again(
     tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

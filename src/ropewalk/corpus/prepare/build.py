@@ -16,7 +16,7 @@ from jaxtyping import Bool, Int8
 from ropewalk.core.artifact import hold, is_finished, new_folder, read_manifest
 from ropewalk.core.digest import digest_file, digest_value
 from ropewalk.core.error import UserError
-from ropewalk.core.progress import say
+from ropewalk.core.progress import say, warn
 from ropewalk.core.read_json import read_written
 from ropewalk.core.record import Document, Role
 from ropewalk.corpus.clean.document import clean_document
@@ -36,6 +36,7 @@ from ropewalk.corpus.prepare.score_text import describe_score
 from ropewalk.corpus.prepare.sources import tokenize_sources
 from ropewalk.corpus.prepare.splits import REASONS, DocumentSplits, select_documents, write_dropped
 from ropewalk.corpus.prepare.tokenized import Tokenized
+from ropewalk.corpus.read.provenance import describe_unseen_fields
 from ropewalk.corpus.read.source import read_source, source_files
 from ropewalk.corpus.spec import CorpusSpec, Source
 from ropewalk.corpus.tokens.corpus_folder import KIND, Facts, content_digest, point_to, token_digest
@@ -89,6 +90,9 @@ def build(
                 DocumentRecords(stored.folder, len(stored.bytes), scratch / f"records-{number}")
                 for number, stored in enumerate(sources)
             ]
+            for source, known in zip(spec.sources, records, strict=True):
+                for line in describe_unseen_fields(known, source):
+                    warn(line)
             picked = [pick_documents(*each) for each in zip(spec.sources, sources, records, strict=True)]
             choices = select_documents(
                 sources,

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from ropewalk.core.error import UserError
+from ropewalk.core.progress import warn
 from ropewalk.core.seed import seed_for
 from ropewalk.corpus.prepare.document_records import DocumentRecords
 from ropewalk.corpus.prepare.tokenized import Tokenized
@@ -70,6 +71,11 @@ def pick_documents(source: Source, stored: Tokenized, documents: DocumentRecords
     for number, rule in enumerate(source.select):
         values = columns[number]
         applies = _applies(rule, stored) & ~np.isnan(values)
+        if count and not applies.any():
+            warn(
+                f"warning: source {source.name}: select {rule.column} judges none of {count:,} documents: they are "
+                f"shorter than from_tokens {rule.from_tokens:,}, or beyond to_tokens or language"
+            )
         cells = _cells(stored) if rule.band is not None else None
         for kind, missed, bounds in _faults(rule, values, draws[number], applies, cells):
             new = applies & missed & (which < 0)

@@ -3,7 +3,8 @@
 The recipe names the fields, because no two collections name them alike.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from ropewalk.corpus.read.nested_keys import find_value
@@ -20,3 +21,17 @@ def find_provenance(record: Any, source: Source) -> dict[str, str]:
         return {}
     values = {name: find_value(record, key) for name, key in asked.model_dump().items() if key is not None}
     return {name: str(value) for name, value in values.items() if value not in (None, "")}
+
+
+def describe_unseen_fields(records: Iterable[Mapping[str, Any]], source: Source) -> Iterator[str]:
+    """A warning for each field of ``provenance`` that none of the first stored ``records`` has: a wrong name."""
+    if source.provenance is None:
+        return
+    origins = [record.get(ORIGIN) or {} for record in islice(records, _LOOKED_AT)]
+    for name, key in source.provenance.model_dump().items():
+        if origins and key is not None and not any(name in origin for origin in origins):
+            yield f"warning: source {source.name}: provenance.{name}: none of {len(origins):,} documents has {key!r}"
+
+
+_LOOKED_AT = 1000
+"""Documents of a source that are looked at."""
