@@ -7,7 +7,7 @@ FROM python:${PYTHON}-slim-bookworm AS base
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends gcc g++ libc6-dev \
  && rm -rf /var/lib/apt/lists/*
-RUN useradd --create-home --uid 1000 walker && mkdir /work && chown walker /work
+RUN useradd --create-home --uid 1000 ropewalk && mkdir /work && chown ropewalk /work
 ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
 
@@ -20,7 +20,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY recipes recipes
 COPY src src
 RUN pip install --constraint constraints.txt ".[fast,parquet,html,lora]"
-USER walker
+USER ropewalk
 WORKDIR /work
 CMD ["ropewalk", "--help"]
 
@@ -31,6 +31,6 @@ COPY pyproject.toml README.md LICENSE ./
 COPY recipes recipes
 COPY src src
 RUN pip install --constraint constraints.txt ".[fast,parquet,html,lora,liger]"
-USER walker
+USER ropewalk
 WORKDIR /work
 CMD ["ropewalk", "--help"]

@@ -30,7 +30,7 @@ def test_the_stages_for_cpu_and_cuda_end_without_root() -> None:
     found = stages()
     assert list(found) == ["base", "cpu", "cuda"] and {name for name, _ in read()} <= KNOWN
     for name in ("cpu", "cuda"):
-        assert ("USER", "walker") in found[name] and ("WORKDIR", "/work") in found[name]
+        assert ("USER", "ropewalk") in found[name] and ("WORKDIR", "/work") in found[name]
         assert found[name][-1] == ("CMD", '["ropewalk", "--help"]')
 
 

@@ -160,6 +160,11 @@ def of_an_older_version(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor
     raise AssertionError("not called")
 
 
+def of_too_little_room(q: Tensor, k: Tensor, v: Tensor, **settings: Any) -> Any:
+    """What Triton says where a block does not fit into a multiprocessor."""
+    raise RuntimeError("out of resource: shared memory")
+
+
 def test_a_trial_finds_a_kernel_that_computes_something_else(installed: None) -> None:
     """On the CPU in bfloat16, where the made-up kernels are right but for rounding."""
     for name, kernel in SCAN_KERNELS.items():
@@ -168,6 +173,7 @@ def test_a_trial_finds_a_kernel_that_computes_something_else(installed: None) ->
         (of_wrong_heads, "differs from the recurrence"),
         (of_wrong_gradient, "differs from the recurrence by 1 "),
         (of_an_older_version, "takes other arguments"),
+        (of_too_little_room, "on this device: out of resource"),
     ):
         vars(sys.modules["fla.ops.gated_delta_rule"])[function.__name__] = function
         kernel = replace(SCAN_KERNELS["gated_delta"], function=function.__name__)

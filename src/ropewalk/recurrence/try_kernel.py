@@ -42,6 +42,8 @@ def _try(kernel: ScanKernel, kind: Recurrence, dtype: torch.dtype, key_dim: int,
             found = _differentiate(drawn, before, grads, kernel=kernel)
         except (ImportError, TypeError) as error:
             return f"this version of {kernel.package} takes other arguments: {error}"
+        except (RuntimeError, ValueError, AssertionError) as error:  # Triton's errors are RuntimeErrors
+            return f"{kernel.package} cannot compute this recurrence on this device: {error}"
     pairs = zip(found, truth, strict=True)
     # numbers -> [results]
     differences = torch.stack([(mine.float() - true).norm() / true.norm() for mine, true in pairs])
