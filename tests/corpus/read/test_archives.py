@@ -140,7 +140,7 @@ def warc(pages: list[tuple[str, str, bytes]]) -> bytes:
 
 
 def test_a_web_archive_gives_the_main_text_of_its_pages(tmp_path: Path) -> None:
-    pytest.importorskip("warcio")
+    pytest.importorskip("trafilatura")
     html = "HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8"
     pages = [
         ("http://x/1", html, PAGE.encode()),
@@ -161,7 +161,6 @@ def test_a_web_archive_gives_the_main_text_of_its_pages(tmp_path: Path) -> None:
 
 
 def test_extracted_text_of_a_crawl(tmp_path: Path) -> None:
-    pytest.importorskip("warcio")
     body = "正文。".encode()
     head = "WARC/1.0\r\nWARC-Type: conversion\r\nWARC-Target-URI: http://x\r\nContent-Type: text/plain\r\n"
     head += f"Content-Length: {len(body)}"
@@ -255,7 +254,6 @@ def test_an_address_that_cannot_be_read_is_an_error(path: str, why: str) -> None
 
 
 def test_an_encoding_that_nobody_knows_is_taken_for_utf8(tmp_path: Path) -> None:
-    pytest.importorskip("warcio")
     head = "HTTP/1.1 200 OK\r\nContent-Type: Text/Plain; charset="
     pages = [
         ("http://x/1", head + "no-such", "正文".encode()),
