@@ -40,7 +40,7 @@ from ropewalk.corpus.spec import CorpusSpec, Source
 from ropewalk.corpus.tokens.corpus_folder import open_corpus
 from ropewalk.corpus.tokens.tokenizer import Tokenizer, load_tokenizer
 
-WORDS = "river stone lantern harbour maple copper silver winter garden morning letter bridge signal thunder".split()
+WORDS = ["river", "stone", "lantern", "harbour", "maple", "copper", "silver", "winter", "garden", "morning", "letter"]
 HAN = "天地玄黄宇宙洪荒日月盈昃辰宿列张寒来暑往秋收冬藏闰余成岁律吕调阳云腾致雨露结为霜"
 Files = dict[str, bytes]
 
