@@ -1,6 +1,6 @@
 """How well `corpus score --sample` orders real documents, against the whole reading of them, and what it costs.
 
-    python benchmarks/score_sample.py --data FOLDER [--model FOLDER] [--documents 300] [--truncated 64] [--share 0.1 0.2]
+    python benchmarks/score_sample.py --data FOLDER [--model FOLDER] [--documents 300] [--truncated 64]
 
 Documents: the texts of each .jsonl.zst in FOLDER (books in pieces), as many of each file, cut to the model's context.
 Both readings score the same documents in one process; processor seconds are of the readings alone. Prints a JSON line

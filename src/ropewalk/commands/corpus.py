@@ -12,6 +12,7 @@ from ropewalk.core.error import UserError
 from ropewalk.core.run_folder import CARD, RunFolder
 from ropewalk.corpus.dedup.decontaminate import read_prompts
 from ropewalk.corpus.inspect.card import write_card
+from ropewalk.corpus.inspect.dropped import read_columns
 from ropewalk.corpus.inspect.duplicates import show_copies
 from ropewalk.corpus.inspect.statistics import survey_corpus
 from ropewalk.corpus.inspect.what_if import format_weighing, weigh
@@ -37,6 +38,7 @@ def report_corpus(recipe: Recipe) -> dict[str, Any]:
     feeds = {stage: open_stage(recipe, stage, corpus) for stage in range(len(recipe.stages))}
     counted = survey_corpus(corpus, feeds, tokenizer=tokenizer, seed=recipe.seed)
     counted["copies"] = show_copies(corpus, tokenizer=tokenizer, seed=recipe.seed)
+    counted["columns"] = read_columns(corpus)
     write_corpus_page(folder.corpus_page, folder.root.name, counted)
     write_whole(folder.corpus_survey, json.dumps(counted, ensure_ascii=False) + "\n")
     write_whole(folder.corpus_card, write_card(corpus, recipe.corpus))

@@ -133,7 +133,7 @@ def score_lengths(
 def read_gains(
     learner: ModelWithLoss, texts: Sequence[LongText], *, truncated_tokens: int, share: float
 ) -> Iterator[dict[str, Any]]:
-    """The line of each document: ``id, source, gain, loss, tokens``; of a sample also its interval and what was read."""
+    """The line of each document: ``id, source, gain, loss, tokens``; of a sample also interval and what was read."""
     if share >= 1:
         items = make_items(texts, truncated_tokens=truncated_tokens)
         sums = measure(learner, items, 2 * len(texts), name="gain of context")
