@@ -37,6 +37,7 @@ def write_corpus_page(target: Path, name: str, survey: Mapping[str, Any]) -> Non
             *([make_scores(survey["columns"])] if survey.get("columns") else []),
             *(make_rows(stage) for stage in survey["stages"]),
             _make_licences(survey),
+            *([_make_card(survey["card"])] if "card" in survey else []),
         ],
         made_from="the corpus folder and its token stores",
     )
@@ -198,6 +199,12 @@ def _make_licences(survey: Mapping[str, Any]) -> Section:
     ]
     lead = "As the recipe states them; embedded sources have their own licences."
     return Section("licences", "Licences", lead, [Table(["source", "role", "tokens", "licence"], rows, "llrl")])
+
+
+def _make_card(card: Mapping[str, Any]) -> Section:
+    lead = "As the data card tells it (corpus-card.md), which also has examples of what was left out."
+    points = [*card["origin"], *(f"filter: {line}" for line in card["filters"])]
+    return Section("origin", "Origin and filters", lead, points=points)
 
 
 def _add(contexts: Any) -> dict[str, int]:
