@@ -48,7 +48,7 @@ Files = dict[str, bytes]
 def make_texts() -> list[str]:
     """Twelve documents, in English and in Chinese."""
     rng = random.Random(0)
-    made = [" ".join(rng.choices(WORDS, k=80)) + "." for _ in range(6)]
+    made = [" ".join(rng.choices(WORDS, k=80)) + f'.\nAnd she said "{number}, no more".' for number in range(6)]
     return made + ["".join(rng.choices(HAN, k=120)) + "。" for _ in range(6)]
 
 
@@ -61,7 +61,7 @@ def lines(texts: list[str]) -> bytes:
 def table(texts: list[str], delimiter: str = ",") -> bytes:
     file = io.StringIO()
     writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
-    writer.writerows([["id", "text"], *([f"d{n}", f'{text}\nsaid "{n}"'] for n, text in enumerate(texts))])
+    writer.writerows([["id", "text"], *([f"d{n}", text] for n, text in enumerate(texts))])
     return file.getvalue().encode()
 
 
