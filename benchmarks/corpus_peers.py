@@ -1,4 +1,4 @@
-"""The peers' half of benchmarks/corpus_clean.py and corpus_whole.py, for a Python that has datatrove, datasketch, spacy and jieba.
+"""The peers' half of benchmarks/corpus_clean.py and corpus_whole.py, for a Python that has them, spacy and jieba.
 
 Reads ``{step, first, last}`` line by line, answers with processor seconds and what was decided. Nothing of ropewalk.
 """
@@ -67,7 +67,7 @@ def run_filters(texts, seen):
 
 
 class Judge(PipelineStep):
-    """The filters of each text's language, asked as in a run, but every text goes on: so all is compared and encoded."""
+    """The filters of each text's language, asked as in a run. Every text goes on, so that all is encoded."""
 
     name = "judge"
 

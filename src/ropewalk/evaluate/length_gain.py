@@ -17,7 +17,6 @@ from jaxtyping import Int64
 from ropewalk.core.artifact import write_whole
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import warn
-from ropewalk.core.read_json import read_written_lines
 from ropewalk.corpus.tokens.corpus_folder import Corpus
 from ropewalk.corpus.tokens.joined_documents import JoinedDocuments
 from ropewalk.corpus.tokens.same_tokenizer import require_tokenizer
@@ -78,10 +77,9 @@ def long_texts(corpus: Corpus, *, truncated_tokens: int, context_tokens: int) ->
     """
     for source in text_sources(corpus):
         documents = corpus.train(source)
-        read = read_written_lines(corpus.store(source) / "documents.jsonl", dict)
-        ids = [entry["id"] for entry in read if "dropped" not in entry]
-        joined = 0
-        for number in np.flatnonzero(documents.lengths >= 2 * truncated_tokens).tolist():
+        long, joined = np.flatnonzero(documents.lengths >= 2 * truncated_tokens), 0
+        ids = corpus.ids(source, {*documents.chosen[long].tolist()})
+        for number in long.tolist():
             if isinstance(documents, JoinedDocuments) and len(documents.part_starts(number)) > 1:
                 joined += 1
                 continue

@@ -105,7 +105,7 @@ def _read_columns(
     source: Source, names: Sequence[str], documents: DocumentRecords
 ) -> tuple[dict[str, Float64[np.ndarray, "documents"]], dict[str, Float64[np.ndarray, "documents"]]]:
     """For each column the value of each document, and the number from 0 to 1 that decides for it if a rule weighs."""
-    scores, seen = _read_scores(source), set[str]()
+    scores, seen = _read_scores(source, names), set[str]()
     columns = {name: np.full(len(documents), np.nan) for name in names}
     draws = {name: np.zeros(len(documents)) for name in names}
     weighed = {rule.column for rule in source.select if rule.weigh}
@@ -190,14 +190,15 @@ def _find_band(
     return low, high
 
 
-def _read_scores(source: Source) -> dict[str, dict[str, Any]]:
+def _read_scores(source: Source, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The values of the columns ``names`` in the scores file of a source, by id. Other values are not kept."""
     if source.scores is None:
         return {}
     path = Path(source.scores)
     scores: dict[str, dict[str, Any]] = {}
     lines_of: dict[str, int] = {}
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        file = path.open("rb")
     except OSError as error:
         raise UserError(
             "a scores file cannot be read",
@@ -205,28 +206,36 @@ def _read_scores(source: Source) -> dict[str, dict[str, Any]]:
             why=error.strerror or str(error),
             fix="run `ropewalk corpus score RECIPE FILE`, or correct the path",
         ) from None
-    for number, line in enumerate(lines, 1):
-        try:
-            entry = json.loads(line)
-            if entry.get("source", source.name) != source.name:
+    with file:
+        for number, line in enumerate(file, 1):
+            id, entry = _parse_score(line, source, f"{path}, line {number}")
+            if id is None:
                 continue
-            id = str(entry["id"])
-        except (ValueError, KeyError, AttributeError) as error:
-            raise UserError(
-                "a scores file has a faulty line",
-                where=f"{path}, line {number}",
-                why=f"not a JSON object with an id: {error}",
-                fix="write it again with `ropewalk corpus score RECIPE FILE`",
-            ) from None
-        if id in scores:
-            raise UserError(
-                "a scores file has a document twice",
-                where=f"{path}, line {number}",
-                why=f"{id} is also in line {lines_of[id]}, and it is unclear which score is right",
-                fix="keep one line for each id, or add `source` to each line",
-            )
-        scores[id], lines_of[id] = entry, number
+            if id in scores:
+                raise UserError(
+                    "a scores file has a document twice",
+                    where=f"{path}, line {number}",
+                    why=f"{id} is also in line {lines_of[id]}, and it is unclear which score is right",
+                    fix="keep one line for each id, or add `source` to each line",
+                )
+            scores[id], lines_of[id] = {name: entry[name] for name in names if name in entry}, number
     return scores
+
+
+def _parse_score(line: bytes, source: Source, where: str) -> tuple[str | None, dict[str, Any]]:
+    """The id and the values of a line; no id for a line of another source."""
+    try:
+        entry = json.loads(line)
+        if entry.get("source", source.name) != source.name:
+            return None, {}
+        return str(entry["id"]), entry
+    except (ValueError, KeyError, AttributeError) as error:
+        raise UserError(
+            "a scores file has a faulty line",
+            where=where,
+            why=f"not a JSON object with an id: {error}",
+            fix="write it again with `ropewalk corpus score RECIPE FILE`",
+        ) from None
 
 
 def _refuse_repeated(source: Source, id: str, seen: set[str]) -> None:
