@@ -131,7 +131,7 @@ def mix_corpus(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
     ]
     text = "\n\n".join(f"stage {number}\n{format_weighing(found)}" for number, found in enumerate(stages))
     long_shares = [*describe_long_share(recipe, corpus)]
-    return {"stages": stages, "long_shares": long_shares, "text": "\n".join([text, "", *long_shares])}
+    return {"stages": stages, "long_shares": long_shares, "text": "\n".join([text, *long_shares])}
 
 
 def _address(override: str) -> str:

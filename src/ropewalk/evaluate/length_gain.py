@@ -8,6 +8,7 @@ scoring needs torch, the selection does not.
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ from ropewalk.model.open_model import open_model
 from ropewalk.model.weights import Dtype
 from ropewalk.parallel.collective import rank_and_ranks
 from ropewalk.parallel.verify_folder import require_intact
+
+
+_BATCH_TOKENS, _HEAD_TOKENS = 1 << 26, 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +114,8 @@ def score_lengths(
     UserError where no document is long enough, or the model has another tokenizer.
     """
     require_tokenizer(corpus, load_tokenizer(model), where=model)
-    texts = list(long_texts(corpus, truncated_tokens=truncated_tokens, context_tokens=context_tokens))
-    if not texts:
+    batches = _in_batches(long_texts(corpus, truncated_tokens=truncated_tokens, context_tokens=context_tokens))
+    if (first := next(batches, None)) is None:
         raise UserError(
             "no document is long enough to be scored",
             where=str(corpus.folder),
@@ -120,12 +124,30 @@ def score_lengths(
         )
     require_intact(model, together=True)
     learner = open_model(ModelWithLoss, model, dtype=precision)
-    rows = [*read_gains(learner, texts, truncated_tokens=truncated_tokens, share=share)]
+    rows: list[dict[str, Any]] = []
+    heads: list[list[int]] = []
+    whole = 0
+    for texts in chain([first], batches):
+        rows += read_gains(learner, texts, truncated_tokens=truncated_tokens, share=share)
+        heads += [text.tokens[:_HEAD_TOKENS].tolist() for text in texts]
+        whole += sum(count_whole(len(text.tokens), truncated_tokens) for text in texts)
     if rank_and_ranks()[0] == 0:
         write_whole(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    whole = sum(count_whole(len(text.tokens), truncated_tokens) for text in texts)
     read = sum(row.get("tokens_read", 0) for row in rows) / whole if share < 1 else 1.0
-    return {"documents": len(rows), "read": read, "best": _ends(rows, texts, -1), "worst": _ends(rows, texts, 1)}
+    return {"documents": len(rows), "read": read, "best": _ends(rows, heads, -1), "worst": _ends(rows, heads, 1)}
+
+
+def _in_batches(texts: Iterator[LongText]) -> Iterator[list[LongText]]:
+    """Documents of about 64Mi tokens at a time: the long ones of a corpus may not fit into memory."""
+    held, tokens = list[LongText](), 0
+    for text in texts:
+        held.append(text)
+        tokens += len(text.tokens)
+        if tokens >= _BATCH_TOKENS:
+            yield held
+            held, tokens = [], 0
+    if held:
+        yield held
 
 
 def read_gains(
@@ -157,6 +179,6 @@ def _row(text: LongText, gain: float, loss: float) -> dict[str, Any]:
     return {"id": text.id, "source": text.source, "gain": gain, "loss": loss, "tokens": len(text.tokens)}
 
 
-def _ends(rows: Sequence[Mapping[str, Any]], texts: Sequence[LongText], sign: int) -> list[dict[str, Any]]:
+def _ends(rows: Sequence[Mapping[str, Any]], heads: Sequence[list[int]], sign: int) -> list[dict[str, Any]]:
     order = sorted(range(len(rows)), key=lambda number: sign * rows[number]["gain"])[:5]
-    return [{**rows[number], "first": texts[number].tokens[:60].tolist()} for number in order]
+    return [{**rows[number], "first": heads[number]} for number in order]
