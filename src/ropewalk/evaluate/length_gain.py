@@ -31,7 +31,6 @@ from ropewalk.model.weights import Dtype
 from ropewalk.parallel.collective import rank_and_ranks
 from ropewalk.parallel.verify_folder import require_intact
 
-
 _BATCH_TOKENS, _HEAD_TOKENS = 1 << 26, 60
 
 
