@@ -98,8 +98,9 @@ def _read_sample(
     """The documents of members that follow each other and have one name up to the first dot."""
     fields: tuple[Place, dict[str, object]] | None = None
     text: tuple[Place, WholeText] | None = None
-    for member in sample:
-        for found in _read_member(member, file, source, read_records):
+    fault: Exception | None = None
+    try:
+        for member, found in ((m, each) for m in sample for each in _read_member(m, file, source, read_records)):
             if isinstance(found, Reject):
                 yield found
             elif fields is None and file.kind == "tar" and member.name == f"{key}.json" and isinstance(found[1], dict):
@@ -108,10 +109,14 @@ def _read_sample(
                 text = found[0], found[1]
             else:
                 yield found
+    except (TornArchiveError, tarfile.TarError, _BrokenArchiveError) as error:
+        fault = error  # the next member cannot be read, but what this sample has so far can
     if fields is not None and text is not None and source.text_key not in fields[1]:
         yield text[0], {"id": f"{file.name}/{key}", **fields[1], source.text_key: text[1].text}
     else:
         yield from (found for found in (fields, text) if found is not None)
+    if fault is not None:
+        raise fault
 
 
 def _read_member(
