@@ -134,9 +134,9 @@ FORMATS: dict[str, Callable[[list[str]], bytes]] = {
     "wet.gz": lambda texts: crawl(texts, lambda record: gzip.compress(record, mtime=0), "conversion"),
     "parquet": columns,
 }
-CHECKED = ("gz", "bz2", "xz", "zst", "zip")
+CHECKED = ("gz", "bz2", "xz", "zst", "zip", "parquet")
 """Formats whose content has checksums. In others a bit of the text itself can change and nothing shows it."""
-CUT_SHOWS = ("tar", "warc", "wet", "parquet", "json")
+CUT_SHOWS = ("tar", "warc", "wet", "json")
 """Formats without them that show where a file was cut."""
 
 
