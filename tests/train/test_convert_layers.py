@@ -1,5 +1,6 @@
 """Chosen attention layers of a Qwen3 become gated delta nets: what stays, what begins, how it is trained."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,9 @@ def make_stage(**changes: Any) -> Stage:
 
 def test_the_shape_is_the_written_models(base: Path, extended: Path) -> None:
     planned, made = stretch_stage(make_stage(), read_shape(base)), read_shape(extended)
-    assert planned == made and made.recurrent is not None and made.recurrent.layers == (1, 3)
+    assert [each.mixer for each in planned.positions] == [None, "gated_delta"] * 2
+    assert replace(planned, positions=made.positions) == made, "read back, a new theta is plain RoPE"
+    assert made.recurrent is not None and made.recurrent.layers == (1, 3)
     model = load_model(extended)
     assert made.parameters == sum(each.numel() for each in model.parameters())
     told = read_manifest(extended)["facts"]
@@ -104,33 +107,28 @@ def test_new_layers_begin_with_the_attentions_matrices_and_slow_decays(base: Pat
 def test_only_new_layers_move_first_and_a_resumed_run_is_the_same(
     extended: Path, prepared: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    stage = make_stage(lr=1e-2, checkpoint_steps=2, log_steps=1, experimental={"frozen_steps": 3}, tokens=4 * 256)
-    recipe = make_recipe().model_copy(update={"stages": (stage,)})
+    flat = {"shape": "constant", "warmup": 0}
+    stage = make_stage(lr=1e-2, tokens=4 * 256, checkpoint_steps=2, schedule=flat, experimental={"frozen_steps": 3})
+    recipe = make_recipe(parallel={"ranks": 1, "context_parallel": 1})
 
-    def train(name: str, *stops: int) -> dict[str, torch.Tensor]:
-        run = tmp_path / name
-        (run / "stages" / "0").mkdir(parents=True)
-        (run / "stages" / "0" / "extended").symlink_to(extended)
-        for steps in (*stops, stage.steps):
-            shorter = stage.model_copy(update={"tokens": steps * 256, "schedule": stage.schedule})
-            step = recipe.model_copy(update={"stages": (shorter,)})
-            run_ranks(lambda step=step: train_stage(step, stage=0, run=run, corpus=prepared[1]), 2, threads=1)
+    def train(run: Path, steps: int) -> dict[str, torch.Tensor]:
+        if not run.exists():
+            (run / "stages" / "0").mkdir(parents=True)
+            (run / "stages" / "0" / "extended").symlink_to(extended)
+        one = recipe.model_copy(update={"stages": (stage.model_copy(update={"tokens": steps * 256}),)})
+        run_ranks(lambda: train_stage(one, stage=0, run=run, corpus=prepared[1]), 1, threads=1)
         checkpoint = newest(RunFolder(run).checkpoints(0))
         assert checkpoint is not None
         return dict(load_weights(checkpoint))
 
-    stage = stage.model_copy(update={"schedule": stage.schedule.model_copy(update={"shape": "constant", "warmup": 0})})
     first = read_weights(extended)
-    stage = stage.model_copy(update={"tokens": 3 * 256})
-    early = train("early")
+    early = train(tmp_path / "stopped", 2)
     moved = {name for name, weight in early.items() if not torch.equal(weight, first[name])}
     assert moved and all("linear_attn" in name for name in moved)
-    stage = stage.model_copy(update={"tokens": 4 * 256})
-    late = train("late")
-    assert all(not torch.equal(late[name], first[name]) for name in late if name not in moved)
-    resumed = train("resumed", 2)
-    assert all(torch.equal(resumed[name], late[name]) for name in late)
-    export(late, extended, tmp_path / "out", dtype="float32")
+    resumed, straight = train(tmp_path / "stopped", 4), train(tmp_path / "straight", 4)
+    assert all(not torch.equal(straight[name], first[name]) for name in straight)
+    assert all(torch.equal(resumed[name], straight[name]) for name in straight)
+    export(straight, extended, tmp_path / "out", dtype="float32")
     theirs, report = AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert type(theirs) is Qwen3_5ForCausalLM and not report["missing_keys"] and not report["unexpected_keys"]
 

@@ -25,14 +25,15 @@ from typing import Any
 import torch
 from jaxtyping import Float32
 from torch import Tensor
+from transformers import AutoConfig
 
 from ropewalk.core.error import UserError
 from ropewalk.core.seed import seed_for
+from ropewalk.model.architectures import class_of, tied_names
 from ropewalk.model.folder import read_config
 from ropewalk.model.lazy_weights import LazyWeights, read_weights
-from ropewalk.model.load import build_model
 from ropewalk.model.write_weights import write_weights
-from ropewalk.shape.convert_layers import TAPS
+from ropewalk.shape.convert_layers import CONVERTED, TAPS
 from ropewalk.shape.model_shape import ModelShape
 
 Matrix = Float32[Tensor, "rows width"]
@@ -57,13 +58,12 @@ def convert_weights(
             fix="choose a base of text alone",
         )
     stored = read_weights(base)
-    shapes = {name: tuple(tensor.shape) for name, tensor in build_model(work).state_dict().items()}
+    with torch.device("meta"):
+        skeleton = class_of(CONVERTED[shape.architecture])(AutoConfig.from_pretrained(work, local_files_only=True))
+    tied = tied_names(skeleton)
+    shapes = {name: tuple(tensor.shape) for name, tensor in skeleton.state_dict().items() if name not in tied}
     made = LazyWeights(
-        {
-            name: each
-            for name, each in shapes.items()
-            if name in stored or not (shape.tied and name == "lm_head.weight")
-        },
+        shapes,
         partial(_make, read=lambda name: stored[name].float(), shape=shape, context_tokens=context_tokens),
     )
     assert all(f"model.layers.{layer}.linear_attn.A_log" in shapes for layer in layers)
