@@ -32,7 +32,7 @@ TOKENS, TARGET, FROZEN = 480 << 10, 4096, 12
 """Of each arm; its context; and the first steps, of 60, in which only new layers are trained."""
 ARMS = {
     "none": [],
-    "a quarter": "[{}, {}, {mixer: gated_delta}, {}]",
+    "quarter": "[{}, {}, {mixer: gated_delta}, {}]",
     "half": "[{}, {mixer: gated_delta}]",
 }
 _TEXTS = [

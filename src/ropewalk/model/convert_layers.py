@@ -33,7 +33,7 @@ from ropewalk.model.architectures import class_of, tied_names
 from ropewalk.model.folder import read_config
 from ropewalk.model.lazy_weights import LazyWeights, read_weights
 from ropewalk.model.write_weights import write_weights
-from ropewalk.shape.convert_layers import CONVERTED, TAPS
+from ropewalk.shape.change_layers import CONVERTED, TAPS
 from ropewalk.shape.model_shape import ModelShape
 
 Matrix = Float32[Tensor, "rows width"]
@@ -90,16 +90,19 @@ def _make_delta(
     own: str, name: str, block: str, *, read: Read, shape: ModelShape, context_tokens: int
 ) -> Float32[Tensor, "..."]:
     heads, width, head_dim = shape.heads, shape.width, shape.head_dim
-    if own == "in_proj_qkv":  # [heads * head_dim, width] of each -> [channels, width]
+    if own == "in_proj_qkv":
+        # [heads * head_dim, width] of each -> [channels, width]
         return torch.cat(_read_projections(block, read, shape))
     if own == "conv1d":
         taps = torch.zeros(3 * heads * head_dim, 1, TAPS)
+        # [heads, head_dim] of each -> [channels]
         taps[:, 0, -1] = torch.cat([each.flatten() for each in _scale_channels(block, read, shape)])
         return taps
     if own == "out_proj":
         values = _find_sizes(_read_projections(block, read, shape)[2], block, read, heads)
         # [width, heads, head_dim] * [heads, 1] -> [width, heads * head_dim]
-        return (read(f"{block}.self_attn.o_proj.weight").unflatten(1, (heads, -1)) * values[:, None]).flatten(1)
+        scaled: Tensor = read(f"{block}.self_attn.o_proj.weight").unflatten(1, (heads, -1)) * values[:, None]
+        return scaled.flatten(1)
     if own == "in_proj_z":
         generator = torch.Generator().manual_seed(seed_for("init", name, 0))
         scale = read(f"{block}.input_layernorm.weight").square().mean().sqrt() * math.sqrt(width)

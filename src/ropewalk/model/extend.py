@@ -24,7 +24,7 @@ from ropewalk.parallel.verify_folder import require_intact
 from ropewalk.rope.frequency import wavelengths
 from ropewalk.rope.layers import LayerPosition, LayerRule
 from ropewalk.rope.scaling import Rope
-from ropewalk.shape.convert_layers import change_layers, convert_config, list_converted
+from ropewalk.shape.change_layers import change_layers, convert_config, list_converted
 from ropewalk.shape.families import require_row
 from ropewalk.shape.guessed import describe_guess
 from ropewalk.shape.layer_keys import SpelledLayers, spell_layers

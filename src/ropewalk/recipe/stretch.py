@@ -7,7 +7,7 @@ from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage import Stage
 from ropewalk.rope.longrope_search import seed_factors
 from ropewalk.rope.scaling import LongRope, Rope, Unchanged
-from ropewalk.shape.convert_layers import change_layers
+from ropewalk.shape.change_layers import change_layers
 from ropewalk.shape.model_shape import ModelShape
 
 
