@@ -56,9 +56,19 @@ _TRIAL = "a trial of few steps and few measurements, whose figures say little ab
 
 def write_report(run: Path) -> Path:
     """Write ``report.html`` into a run folder, from the files in it. Raises UserError if it is not a run folder."""
+    target = RunFolder(run).report
+    write_whole(target, render(make_page(run)))
+    return target
+
+
+def make_page(run: Path, *, live: str = "") -> Page:
+    """The report of a run folder; ``live`` is the state of its files, for a page that is watched.
+
+    Raises UserError if it is not a run folder, or if a file in it is damaged.
+    """
     contents = read_run(run)
     verdicts = judge_measures(contents)
-    page = Page(
+    return Page(
         title=f"{contents.name} (trial)" if contents.is_trial else contents.name,
         what=tell_run(contents),
         verdict=_tell_verdict(verdicts),
@@ -68,10 +78,8 @@ def write_report(run: Path) -> Path:
         sections=[section for make in _SECTIONS if (section := make(contents)) is not None],
         made_from="the files of the run folder. Intervals are 95 %; n is the number of documents, or of prompts",
         recipe=yaml.safe_dump(dict(contents.recipe), sort_keys=False, allow_unicode=True),
+        live=live,
     )
-    target = RunFolder(run).report
-    write_whole(target, render(page))
-    return target
 
 
 def summarise(run: Path) -> dict[str, Any]:
