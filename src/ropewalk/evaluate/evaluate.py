@@ -17,6 +17,7 @@ from ropewalk.corpus.tokens.same_tokenizer import require_tokenizer
 from ropewalk.corpus.tokens.tokenizer import Tokenizer, load_tokenizer
 from ropewalk.evaluate.ability_loss import plan_ability_loss
 from ropewalk.evaluate.benchmark_suite import BenchmarkPrompts, measure_benchmarks, plan_benchmarks
+from ropewalk.evaluate.controlled_grid import plan_grid
 from ropewalk.evaluate.foreign_loss import plan_foreign_loss
 from ropewalk.evaluate.gain_by_distance import GainByDistance, plan_gain_by_distance
 from ropewalk.evaluate.items import ROW_TOKENS, Sums, measure
@@ -139,6 +140,8 @@ def plan_measurements(
         plan_retrieval(probe, tokenizer, lengths=lengths, answers=spec.answers, depths=spec.depths, seed=spec.seed)
         for probe in (KeyValue(pairs=spec.pairs), *spec.probes)
     ]
+    if spec.grid is not None:
+        planned += plan_grid(spec.grid, tokenizer, lengths=lengths, depths=spec.depths, seed=spec.seed)
     if corpus is not None:
         positions = plan_position_loss(
             corpus, base_tokens=base_tokens, multiple=spec.position_lengths, documents=spec.documents, seed=spec.seed
