@@ -64,7 +64,7 @@ def evaluate_models(
         require_intact(folder, together=True)
     planned = plan_measurements(spec, tokenizer, corpus=held, base_tokens=base_context_tokens)
     ruler = _plan_ruler(spec, tokenizer, base_tokens=base_context_tokens)
-    planned += read_answers(ruler, depths=spec.depths)
+    answers = read_answers(ruler, depths=spec.depths)
     benchmarks = plan_benchmarks(
         spec.benchmarks, tokenizer, longest_tokens=max(spec.lengths) * base_context_tokens, seed=spec.seed
     )
@@ -76,7 +76,8 @@ def evaluate_models(
             sums = measure_model(folder, planned, name=name, precision=spec.precision)
             wrote: list[Score] = []
             if spec.ruler is not None:
-                wrote += measure_ruler(folder, ruler, tokenizer, spec.ruler, name=name, precision=spec.precision)
+                more, wrote = measure_ruler(folder, ruler, tokenizer, spec.ruler, name=name, precision=spec.precision)
+                sums += more
             if benchmarks:
                 wrote += measure_benchmarks(folder, benchmarks, tokenizer, name=name, precision=spec.precision)
             return sums, wrote
@@ -84,11 +85,11 @@ def evaluate_models(
         if store is None:
             found[name], written = measure_it()
         else:
-            items = [each.items for each in (*planned, *ruler)]
+            items = [each.items for each in (*planned, *answers, *ruler)]
             found[name], written = find_or_measure(
                 store, folder, items, _describe_written(spec, benchmarks), name=name, measure=measure_it
             )
-        for each, sums in zip(planned, found[name], strict=True):
+        for each, sums in zip([*planned, *answers], found[name], strict=True):
             scores += each.score(sums, model=name)
         scores += written
     scores += _score_changes(planned, found)
