@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ropewalk.commands import sweep_on_ray as module
-from ropewalk.commands.sweep_on_ray import run_command, sweep_on_ray
+from ropewalk.commands.sweep_on_ray import run_task, sweep_on_ray
 from ropewalk.core.error import UserError
 from ropewalk.recipe.sweep import RayTasks
 
@@ -65,4 +65,4 @@ def test_the_error_of_a_task_is_raised_here_and_the_others_stop(ray: StubRay, tm
     (tmp_path / "end.sh").write_text("echo rank 1 was killed >&2\nexit 1\n")
     with pytest.raises(RuntimeError, match=r"code 1: rank 1 was killed"):
         sweep_on_ray(Path("study.yaml"), [], RayTasks(tasks=1))
-    assert run_command([sys.executable], str(tmp_path))["code"] == 1
+    assert run_task([sys.executable], str(tmp_path))["code"] == 1

@@ -95,7 +95,7 @@ def test_other_sites_files_and_methods_get_nothing(tmp_path: Path) -> None:
     run = begin_run(tmp_path / "run")
     with serving(run) as server:
         assert server.url.startswith("http://127.0.0.1:")
-        for path in ("/recipe.yaml", "/../recipe.yaml", "//", "/state/", "/%2e%2e/recipe.yaml", "/?x"):
+        for path in ("/recipe.yaml", "/../recipe.yaml", "/state/", "/%2e%2e/recipe.yaml", "/?x"):
             assert ask(server.url, path)[0] == 404, path
         assert ask(server.url, host="evil.example")[0] == 403
         assert ask(server.url, method="POST")[0] == 501

@@ -27,7 +27,7 @@ def sweep_on_ray(path: Path, overrides: Sequence[str], spec: RayTasks) -> None:
     stopped; what they have saved is continued by the next start.
     """
     ray = start_ray("ray", instead="ray=null, and start the command on each machine")
-    work = ray.remote(num_cpus=spec.cpus, num_gpus=spec.gpus, max_retries=0)(run_command)
+    work = ray.remote(num_cpus=spec.cpus, num_gpus=spec.gpus, max_retries=0)(run_task)
     # `ray=null` comes last: the task does cells and starts no tasks.
     command = [sys.executable, "-m", "ropewalk", "sweep", str(path), *overrides, "ray=null", "--json"]
     running = [work.remote(command, str(Path.cwd())) for _ in range(spec.tasks)]
@@ -41,7 +41,7 @@ def sweep_on_ray(path: Path, overrides: Sequence[str], spec: RayTasks) -> None:
             ray.cancel(task)
 
 
-def run_command(command: list[str], folder: str) -> dict[str, Any]:
+def run_task(command: list[str], folder: str) -> dict[str, Any]:
     """Run ``command`` in ``folder``: its exit code, and the ends of what it wrote. Called by a worker of Ray."""
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     return {"code": done.returncode, "output": done.stdout[-_TAIL_LETTERS:], "said": done.stderr[-_TAIL_LETTERS:]}

@@ -62,6 +62,7 @@ class RunServer:
         with _interruptible():
             if not once:
                 self._server.serve_forever(_POLL_SECONDS)
+                return
             self._server.timeout = _POLL_SECONDS
             while not self._server.sent_page:
                 self._server.handle_request()

@@ -15,7 +15,7 @@ from ropewalk.core.seed import stream
 from ropewalk.corpus.tokens.tokenizer import Tokenizer
 from ropewalk.evaluate.items import Item
 from ropewalk.evaluate.retrieval import Retrieval, fit_context
-from ropewalk.probe.grid import FillerName, GridCell, GridTaskName, make_grid_prompt
+from ropewalk.probe.grid_prompt import FillerName, GridCell, GridTaskName, make_grid_prompt
 from ropewalk.probe.prompt import Prompt
 from ropewalk.recipe.grid import GridSpec
 

@@ -66,6 +66,7 @@ class GreedyWriter(ModelWithLoss):
             context_group=context_group,
             key_cache=cache,
         ).last_hidden_state
+        # [chosen, width] and [chosen] -> [at most 256, width] and [at most 256] of each part
         parts = zip(hidden[0][chosen].split(_SCORED_TOKENS), labels[chosen].split(_SCORED_TOKENS), strict=True)
         # each [3, some] -> [3, chosen]
         return torch.cat([self._judge(*part) for part in parts] or [hidden.new_zeros(3, 0).double()], dim=1)
@@ -170,4 +171,4 @@ def _read_drafts(
     table = torch.zeros(3, int(firsts[-1]), dtype=torch.float64, device=device)
     table[:, place[chosen]] = judged
     found = sum_over_ranks(table).cpu().numpy()
-    return cache, np.split(found, firsts[1:-1], axis=1)
+    return cache, np.split(found, firsts[1:-1], axis=1)  # [3, asked of all] -> [3, _] of each prompt

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from ropewalk.core.quantity import PositiveCount
 from ropewalk.core.spec import Spec
-from ropewalk.probe.grid import GRID_TASKS, FillerName, GridTaskName
+from ropewalk.probe.grid_prompt import GRID_TASKS, FillerName, GridTaskName
 from ropewalk.probe.prompt import Language
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ropewalk.core.error import UserError
-from ropewalk.core.run_folder import RunFolder
+from ropewalk.core.run_folder import RunFolder, StageFolder
 from ropewalk.report.html import Page, render
 from ropewalk.report.page import make_page
 from ropewalk.report.visible import show_hidden
@@ -70,8 +70,8 @@ def find_state(run: Path) -> str:
 
 def _folders(run: RunFolder) -> Iterator[Path]:
     yield from (run.root, run.corpus)
-    for stage in sorted(run.stages.glob("*")):
-        yield from (stage, stage / "extended", stage / "trained")
+    for stage in map(StageFolder, sorted(run.stages.glob("*"))):
+        yield from (stage.root, stage.extended, stage.trained)
 
 
 def _tell_fault(run: Path, fault: UserError | OSError, state: str) -> Page:

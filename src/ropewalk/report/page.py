@@ -15,7 +15,7 @@ from ropewalk.core.quantity import format_amount, format_length
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.report.contents import Contents, read_run
 from ropewalk.report.context_losses import make_context_losses
-from ropewalk.report.grid import make_grid
+from ropewalk.report.grid_cells import make_grid
 from ropewalk.report.html import HeadFigure, Page, render
 from ropewalk.report.inputs import make_done, make_ledger, make_mixture, make_positions, make_versions
 from ropewalk.report.outcomes import (

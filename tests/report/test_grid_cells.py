@@ -12,7 +12,7 @@ from invented_run import RECIPE
 from ropewalk.core.record import Score
 from ropewalk.recipe.load import load_recipe
 from ropewalk.report.contents import read_run
-from ropewalk.report.grid import make_grid
+from ropewalk.report.grid_cells import make_grid
 from ropewalk.report.page import make_page
 
 

@@ -9,8 +9,8 @@ import pytest
 from ropewalk.core.error import UserError
 from ropewalk.core.seed import stream
 from ropewalk.corpus.embedded.registry import EMBEDDED
-from ropewalk.probe import grid
-from ropewalk.probe.grid import FILLERS, GRID_TASKS, GridCell, make_grid_prompt
+from ropewalk.probe import grid_prompt as grid
+from ropewalk.probe.grid_prompt import FILLERS, GRID_TASKS, GridCell, make_grid_prompt
 from ropewalk.probe.haystack import count_words
 from ropewalk.probe.prompt import Language
 
