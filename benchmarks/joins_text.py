@@ -24,6 +24,7 @@ SHORT = 150, 900
 """Tokens of a text that is joined with others; a sequence is 2,048."""
 WHOLE = 900, 1700
 """Tokens of a document that gets tasks: with them it fits into a sequence."""
+_LAWS, _BOOKS = "law_zh.jsonl.zst", "books_en.jsonl.zst"
 HELD_OUT = 0.25
 """Share of the groups that are asked about."""
 _NAMED = re.compile("《([^《》]{2,40}?)(?:[(（][^《》]*)?》")
@@ -40,9 +41,14 @@ class Text(NamedTuple):
     text: str
 
 
+def missing_files(data: Path) -> list[str]:
+    """What a folder lacks of the text that is read."""
+    return [name for name in (_LAWS, _BOOKS) if not (data / name).exists()]
+
+
 def read_laws(data: Path) -> Iterator[Text]:
     """Each law, with the name of the law that it is about."""
-    with (data / "law_zh.jsonl.zst").open("rb") as raw:
+    with (data / _LAWS).open("rb") as raw:
         for line in io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(raw), encoding="utf-8"):
             record = json.loads(line)
             text = record["text"].replace("<!-- INFO END -->\n", "")
@@ -70,7 +76,7 @@ _PACKAGES = (torch, transformers)
 
 def read_book(data: Path) -> Iterator[Text]:
     """The English book in pieces of some chapters; every twentieth piece is a group."""
-    with (data / "books_en.jsonl.zst").open("rb") as raw:
+    with (data / _BOOKS).open("rb") as raw:
         text = json.loads(
             io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(raw), encoding="utf-8").readline()
         )["text"]

@@ -21,7 +21,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from joins_text import SHORT, WHOLE, Text, choose, cut_chapters, read_book, read_laws, read_programs, write
+from joins_text import (
+    SHORT,
+    WHOLE,
+    Text,
+    choose,
+    cut_chapters,
+    missing_files,
+    read_book,
+    read_laws,
+    read_programs,
+    write,
+)
 from joins_train import ask, make_corpus, measure_gain, open_base, open_rows, read_tokenizer, train
 from ropewalk.core.artifact import write_whole
 from ropewalk.corpus.task_rules import FAMILIES, TaskRules
@@ -47,7 +58,10 @@ Cell = dict[str, Any]
 
 
 def write_texts(data: Path, out: Path) -> None:
-    """The files that both studies read."""
+    """The files that both studies read, if they are not there."""
+    if (out / "texts").exists():
+        return
+    out.mkdir(parents=True, exist_ok=True)
     tokenizer = read_tokenizer()
 
     def count(text: str) -> int:
@@ -66,6 +80,7 @@ def write_texts(data: Path, out: Path) -> None:
         for half, texts in zip(("train", "asked"), halves, strict=True):
             write(texts, out / f"{name}-{half}.jsonl")
             print(f"{name}-{half}: {len(texts)} texts of {len({text.group for text in texts})} groups", flush=True)
+    (out / "texts").touch()
 
 
 def read_texts(out: Path, name: str) -> list[str]:
@@ -134,10 +149,7 @@ def list_cells() -> Iterator[tuple[str, str, int]]:
 def work(data: Path, out: Path, *, budget: float) -> None:
     """Run the cells that are missing, as many as fit into ``budget`` minutes."""
     begin, longest = time.monotonic(), 0.0
-    out.mkdir(parents=True, exist_ok=True)
-    if not (out / "texts").exists():
-        write_texts(data, out)
-        (out / "texts").touch()
+    write_texts(data, out)
     results = out / "results.json"
     cells: dict[str, Cell] = json.loads(results.read_text()) if results.exists() else {}
     for study, arm, seed in list_cells():
@@ -189,8 +201,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     if given.table is None:
-        missing = [name for name in ("law_zh.jsonl.zst", "books_en.jsonl.zst") if not (given.data / name).exists()]
-        if missing:
+        if missing := missing_files(given.data):
             print(f"skipped: {given.data} has no {', '.join(missing)}")
             return
         work(given.data, given.out, budget=given.budget)

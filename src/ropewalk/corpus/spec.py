@@ -78,7 +78,8 @@ class Source(Spec):
     fill_in_middle: FillRules | None = None
     """Programs whose middle stands at the end, for bases that have tokens for it: ``{rate: 0.5}``."""
     tasks: TaskRules | None = None
-    """Questions about long documents, made of their own content and put behind them: ``{share: 0.02}``."""
+    """Questions about long documents, made of their own content and put behind them: ``{share: 0.02}``;
+    docs/corpus-tasks.md."""
     options: dict[str, Any] = Field(default_factory=dict)
     """How files, records or a generator are read; docs/corpus.md and docs/embedded.md have them."""
 

@@ -1,4 +1,4 @@
-"""Questions of a model behind a local HTTP server, which fails half-way: nothing is asked twice, answers are checked."""
+"""Questions of a model behind a local HTTP server that fails half-way: nothing is asked twice, answers are checked."""
 
 import json
 import threading
