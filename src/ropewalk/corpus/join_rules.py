@@ -53,8 +53,8 @@ class RelatedRules(Spec):
     chunks: Annotated[int, Field(ge=2, le=16)] = 2
     """Into how many pieces a text is cut, at ends of lines where there are any."""
     knots: bool = False
-    """Number the chunks, and behind the last one of a text list the numbers of all its chunks (as in "untie the knots",
-    2409.04774, but in plain text, since new tokens would be untrained)."""
+    """Number the chunks, without loss, and behind the last one of a text list the numbers of all its chunks, with loss
+    (as in "untie the knots", 2409.04774, but in plain text, since new tokens would be untrained)."""
 
     @model_validator(mode="after")
     def _check_arrangement(self) -> "RelatedRules":

@@ -1,5 +1,6 @@
 """Texts cut into chunks that stand among those of others: every text comes back from its chunks, letter by letter."""
 
+import re
 from collections import defaultdict
 from itertools import pairwise
 from pathlib import Path
@@ -174,6 +175,12 @@ def test_knots_number_the_chunks_and_ask_for_them(chained: Corpus, tokenizer: To
     texts = TEXTS + COPIES
     corpus = make(chained.folder.parent, tokenizer, texts, "knots", arrange="interleave", knots=True)
     several = [chunks for chunks in read(corpus, tokenizer) if len(chunks) > 1]
+    documents = corpus.train("x")
+    for at in range(len(documents)):  # no loss on the numbers of chunks
+        ids, mask = documents.read(at)
+        chunks = tokenizer.decode(ids[1:-1]).split(BORDER)
+        trained = BORDER.join(re.sub(r"^\[\d+\]\n", "", chunk) for chunk in chunks)
+        assert tokenizer.decode(ids[1:-1][mask[1:-1] > 0]) == trained
     for chunks in several:
         lists: dict[str, str] = {}
         numbers: dict[str, list[str]] = defaultdict(list)

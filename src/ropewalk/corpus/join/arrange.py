@@ -18,7 +18,8 @@ from ropewalk.corpus.join_rules import RelatedRules
 from ropewalk.corpus.tokens.store import StoredDocuments
 
 _KNOT, _LIST = "[{}]\n", "\n[{}]"
-"""Before a chunk its number; behind the last chunk of a text the numbers of all its chunks."""
+"""Before a chunk its number, which nobody could foresee and which is not trained on; behind the last chunk of a text
+the numbers of all its chunks, which are."""
 
 
 class Chunk(NamedTuple):
@@ -48,7 +49,7 @@ def arrange(chains: PartOrder, documents: StoredDocuments, rules: RelatedRules, 
         opens=table[:, 3].astype(bool),
         continued=chains.continued,
         spans=table[:, 1:3],
-        before=tuple(before) if rules.knots else (),
+        knots=tuple(before) if rules.knots else (),
         behind=tuple(behind) if rules.knots else (),
     )
 

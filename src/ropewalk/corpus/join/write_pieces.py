@@ -90,8 +90,8 @@ class PartOrder:
     continued: int
     spans: Int64[np.ndarray, "parts 2"] | None = None
     """The tokens of a document that a part has: begin and end. None: parts are whole documents."""
-    before: Sequence[str] = ()
-    """Text before each part; none: the headers of the documents."""
+    knots: Sequence[str] = ()
+    """Text before each part that is not trained on; none: the headers of the documents, which are."""
     behind: Sequence[str] = ()
     """Text behind each part."""
 
@@ -133,15 +133,8 @@ def make_pieces(
 
     ``keeps_ends``: parts keep their EOS, since it ends an answer. ``trains_added``: the added tokens are trained on.
     """
-    before = parts.before or [headers[number] for number in parts.documents.tolist()]
-    behind = parts.behind or [""] * len(parts.documents)
-    texts = sorted({*before, *behind} - {""})
-    added = [Added(tokenizer.encode_inside(text).astype(np.int64), trains_added) for text in (separator, *texts)]
+    added, around = _encode_between(parts, headers, separator, trains_added=trains_added, tokenizer=tokenizer)
     size = np.array([len(each.ids) for each in added], dtype=np.int64)
-    numbers = {text: number for number, text in enumerate(texts, 1)}
-    around = np.array(
-        [[numbers.get(text, -1) for text in pair] for pair in zip(before, behind, strict=True)], dtype=np.int64
-    ).reshape(-1, 2)
     whole = tokens[parts.documents]
     begin, end = (np.zeros_like(whole), whole) if parts.spans is None else parts.spans.T
     bos = int(tokenizer.bos_id is not None)
@@ -150,7 +143,7 @@ def make_pieces(
     borders = bos * int((begins & ~parts.opens).sum()) + int(not keeps_ends) * int((ends & ~parts.closes).sum())
     return PieceTable(
         rows=_make_table(parts, (begin, end, whole), around, size, len(tokens), bos=bos, keeps_ends=keeps_ends),
-        added=tuple(added),
+        added=added,
         stored=len(tokens),
         ledger=JoinLedger(
             parts=int(begins.sum()),
@@ -162,6 +155,24 @@ def make_pieces(
             cut=int((begins & ~ends).sum()),
         ),
     )
+
+
+def _encode_between(
+    parts: PartOrder, headers: Sequence[str], separator: str, *, trains_added: bool, tokenizer: Tokenizer
+) -> tuple[tuple[Added, ...], Int64[np.ndarray, "parts 2"]]:
+    """The separator and all other added tokens, each once; and for each part the number of those before and behind it,
+    -1 for none."""
+    before = parts.knots or [headers[number] for number in parts.documents.tolist()]
+    behind = parts.behind or [""] * len(parts.documents)
+    texts = [(separator, trains_added)]
+    texts += [(text, trains_added and not parts.knots) for text in sorted({*before} - {""})]
+    first_behind = len(texts)
+    texts += [(text, trains_added) for text in sorted({*behind} - {""})]
+    heads = {text: number for number, (text, _) in enumerate(texts[1:first_behind], 1)}
+    tails = {text: number for number, (text, _) in enumerate(texts[first_behind:], first_behind)}
+    added = tuple(Added(tokenizer.encode_inside(text).astype(np.int64), trained) for text, trained in texts)
+    around = [[heads.get(one, -1), tails.get(other, -1)] for one, other in zip(before, behind, strict=True)]
+    return added, np.array(around, dtype=np.int64).reshape(-1, 2)
 
 
 def _make_table(
