@@ -74,14 +74,14 @@ def read_programs() -> Iterator[Text]:
 _PACKAGES = (torch, transformers)
 
 
-def read_book(data: Path) -> Iterator[Text]:
-    """The English book in pieces of some chapters; every twentieth piece is a group."""
+def read_book(data: Path, *, characters: int = 4500) -> Iterator[Text]:
+    """The English book in pieces; every twentieth piece begins a group."""
     with (data / _BOOKS).open("rb") as raw:
         text = json.loads(
             io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(raw), encoding="utf-8").readline()
         )["text"]
-    for at, first in enumerate(range(10_000, len(text) - 4500, 4500)):
-        yield Text(str(at // 20), f"piece {at}", at, text[first : first + 4500])
+    for at, first in enumerate(range(10_000, len(text) - characters, characters)):
+        yield Text(str(at // 20), f"piece {at}", at, text[first : first + characters])
 
 
 def cut_chapters(whole: Iterator[Text]) -> Iterator[Text]:

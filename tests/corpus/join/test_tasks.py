@@ -57,7 +57,8 @@ def chinese(number: int) -> str:
     names = ["张三", "李四", "王五", "赵六"]
     own = [names[int(random.integers(4))] + han(70 * number + at, 14 + at % 5) for at in range(90)]
     parts = [f"第{at + 1}条　" + "。\n".join(own[18 * at : 18 * at + 18]) for at in range(5)]
-    return "。\n".join(parts) + f"。\n期限：{number}\n{han(number, 30)}。\n期限：{number + 5}\n"
+    parts[2] += f"。\n期限：{number}\n{han(number, 30)}。\n期限：{number + 5}\n{han(number + 1, 9)}"
+    return "。\n".join(parts) + f"。\n{han(number, 30)}。\n"
 
 
 MAKERS = {"en": prose, "code": program, "zh": chinese}
@@ -73,6 +74,7 @@ def check(text: str, language: str, task: Task) -> None:
         assert (len(hits) == 0) if absent else numbers == [str(len(hits))]
     elif task.family == "order":
         earlier, later = sorted(task.about, key=text.index)
+        assert text.index(earlier) <= 0.75 * len(text)
         assert earlier in task.answer and later not in task.answer
     elif task.family == "mention":
         assert word in task.answer and text.count(task.answer) == 1
@@ -86,7 +88,8 @@ def check(text: str, language: str, task: Task) -> None:
             assert word not in text[at + len(task.answer) :]
     elif task.family == "cloze":
         assert word.count(GAP[language]) == 1 and text.count(word.replace(GAP[language], task.answer)) == 1
-        assert text.index(task.answer) < text.index(word.replace(GAP[language], task.answer)) - len(text) // 8
+        sentence = text.index(word.replace(GAP[language], task.answer))
+        assert text.index(task.answer) < sentence - len(text) // 8 and sentence <= 0.75 * len(text)
     elif task.family == "heading":
         check_heading(text, word, task.answer)
     elif task.family == "frequent":
@@ -99,6 +102,7 @@ def check(text: str, language: str, task: Task) -> None:
     else:
         given = re.findall(rf"^\s*{re.escape(word)}\s*[=：]\s*(.+)$", text, re.MULTILINE)
         assert given[-1].strip() == task.answer and len({*given}) > 1
+        assert text.rindex(task.answer, 0, int(0.75 * len(text)) + 50) > text.index(word)
 
 
 def check_heading(text: str, word: str, answer: str) -> None:
@@ -154,7 +158,9 @@ def test_words_sentences_and_settings_are_whole() -> None:
     figures = 'He wrote "3.5 metres of lantern." Then 2.25 more.\nThe lantern cost 4.75 crowns, e.g. in May.\n'
     found = {task.answer for task in ask(figures + "A lantern\n" + rest * 30, "mention")}
     assert found == {'He wrote "3.5 metres of lantern."'}
-    settings = "depth = 1\nwidth = 3\nwidth = 4\ndepth = 5\ndepth += 2\nstep+=1\nstep+=2\n"
+    settings = (
+        "depth = 1\nwidth = 3\nwidth = 4\ndepth = 5\ndepth += 2\nstep+=1\nstep+=2\nlate = 1\n" + rest + "late = 2\n"
+    )
     assert {(task.about[0], task.answer) for task in ask(settings, "overwrite")} == {("width", "4")}
 
 

@@ -139,6 +139,8 @@ def _order(text: Text, random: np.random.Generator, other: Text | None) -> Task 
         return None
     words = random.choice([*text.terms], size=2, replace=False).tolist()
     first = min(words, key=lambda word: text.terms[word][0])
+    if text.terms[first][0] > text.early:
+        return None
     form = _draw(ANSWERS[text.language]["order"], random)
     return _ask(text, "order", tuple(words), form.format(x=first), random)
 
@@ -159,6 +161,8 @@ def _cloze(text: Text, random: np.random.Generator, other: Text | None) -> Task 
         return None
     word = _draw([*text.terms], random)
     sentence = _sentence_around(text, text.terms[word][-1])
+    if text.terms[word][-1] > text.early:
+        return None
     far = text.terms[word][-1] - text.terms[word][-2] > len(text.text) // 8
     if sentence is None or not far or sentence.count(word) > 1 or text.text.count(sentence) > 1:
         return None
@@ -176,9 +180,11 @@ def _recall(text: Text, random: np.random.Generator, other: Text | None) -> Task
 
 def _overwrite(text: Text, random: np.random.Generator, other: Text | None) -> Task | None:
     values: dict[str, list[str]] = defaultdict(list)
+    last: dict[str, int] = {}
     for match in _SETTINGS.finditer(text.text):
         values[match[1]].append(match[2].strip())
-    changed = [key for key, given in values.items() if len(given) > 1 and len({*given}) > 1 and given[-1] != given[0]]
+        last[match[1]] = match.start()
+    changed = [key for key, given in values.items() if given[-1] != given[0] and last[key] <= text.early]
     if not changed:
         return None
     key = _draw(changed, random)
