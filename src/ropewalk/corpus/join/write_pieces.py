@@ -171,8 +171,10 @@ def _encode_between(
     heads = {text: number for number, (text, _) in enumerate(texts[1:first_behind], 1)}
     tails = {text: number for number, (text, _) in enumerate(texts[first_behind:], first_behind)}
     added = tuple(Added(tokenizer.encode_inside(text).astype(np.int64), trained) for text, trained in texts)
-    around = [[heads.get(one, -1), tails.get(other, -1)] for one, other in zip(before, behind, strict=True)]
-    return added, np.array(around, dtype=np.int64).reshape(-1, 2)
+    around = np.full((len(parts.documents), 2), -1, dtype=np.int64)
+    around[:, 0] = [heads.get(text, -1) for text in before]
+    around[:, 1] = [tails.get(text, -1) for text in behind]
+    return added, around
 
 
 def _make_table(
