@@ -51,7 +51,7 @@ JOINS: Mapping[str, dict[str, Any]] = {
 }
 TASKS: Mapping[str, dict[str, Any] | None] = {
     "plain": None,
-    "tasks": {"share": 0.05, "documents": 0.6, "from_tokens": 600},
+    "tasks": {"share": 0.05, "documents": 0.6, "from_tokens": 600, "most_tokens": "2Ki"},
 }
 ASKED = tuple(family for family in FAMILIES if family not in TaskRules().families)
 Cell = dict[str, Any]

@@ -68,6 +68,9 @@ class TaskRules(Spec):
     """Share of the long documents that get tasks."""
     from_tokens: Count = 4096
     """Shorter documents get none."""
+    most_tokens: PositiveCount = 32768
+    """Longer documents get none, and with tasks none becomes longer: a sequence that ends before the questions parts
+    them from their text."""
     families: tuple[Family, ...] = ("count", "mention", "recall", "heading")
     """``count`` a word; ``order`` of two words' first mentions; ``mention``: the first or last sentence with a word;
     ``cloze``: a word that was far before; ``recall`` the rest of a line; ``overwrite``: the last value of a key;

@@ -84,6 +84,7 @@ class Endpoint:
                     return _read_answer(json.loads(response.read()))
             except HTTPError as error:
                 why = f"HTTP {error.code} {error.reason}: {error.read(_QUOTED).decode(errors='replace')}".strip(": ")
+                why = why.replace(key, "(the key)") if key else why
                 if error.code != _BUSY and error.code < 500:
                     raise self._refuse(why, tries=turn) from None
             except (URLError, http.client.HTTPException, OSError) as error:

@@ -60,21 +60,25 @@ def insert_tasks(
         number = int(rows[rows[:, 1] < table.stored][0, 1])
         language = language_kind(language_of(number))
         random = stream("tasks", seed, int(digests[number]))
-        if language not in _LANGUAGES or tokens < rules.from_tokens or random.random() >= rules.documents:
+        fits = language in _LANGUAGES and rules.from_tokens <= tokens <= rules.most_tokens
+        if not fits or random.random() >= rules.documents:
             continue
         text = read_terms(_read_text(rows, table, documents, tokenizer), language)
         tasks = _make_tasks(text, rules, random, other, writer)
-        own: list[tuple[int, int]] = []
+        own: list[Added] = []
         while spent < rules.share * (before + spent) and (task := next(tasks, None)) is not None:
-            for words, trained in ((f"\n\n{task['question']}\n", rules.loss == "all"), (task["answer"], True)):
-                ids = tokenizer.encode_inside(words).astype(np.int64)
-                own.append((table.stored + len(added), len(ids)))
-                added.append(Added(ids, trained))
-                spent += len(ids)
+            words = (f"\n\n{task['question']}\n", task["answer"])
+            question, answer = (tokenizer.encode_inside(each).astype(np.int64) for each in words)
+            tokens += len(question) + len(answer)
+            if tokens > rules.most_tokens:
+                break
+            own += [Added(question, rules.loss == "all"), Added(answer, True)]
+            spent += len(question) + len(answer)
             records.append({"document": joined, **task})
         other = text
         if own:
-            blocks += [table.rows[done : last - 1], *_open_end(table.rows[last - 1], joined, own)]
+            blocks += [table.rows[done : last - 1], *_open_end(rows[-1], joined, own, table.stored + len(added))]
+            added += own
             done = last
     made = np.concatenate([*blocks, table.rows[done:]])
     ledger = replace(table.ledger, tasks=len(records), task_tokens=spent)
@@ -82,10 +86,10 @@ def insert_tasks(
 
 
 def _open_end(
-    last: Int64[np.ndarray, "5"], joined: int, own: Sequence[tuple[int, int]]
+    last: Int64[np.ndarray, "5"], joined: int, own: Sequence[Added], number: int
 ) -> list[Int64[np.ndarray, "_ 5"]]:
-    """The last row of a document, with added tokens ``(number, size)`` before its EOS."""
-    new = np.array([[joined, number, 0, size, 0] for number, size in own], dtype=np.int64)
+    """The last row of a document, with added tokens, numbered from ``number`` on, before its EOS."""
+    new = np.array([[joined, number + at, 0, len(each.ids), 0] for at, each in enumerate(own)], dtype=np.int64)
     end, cut = last.copy(), last.copy()
     end[2], end[4] = end[3] - 1, 0
     cut[3] -= 1
