@@ -110,7 +110,7 @@ def choose(
         for name in own:
             for each in groups[name]:
                 if (
-                    tokens[0] <= len(each.text) // 5 <= 4 * tokens[1]
+                    0.7 * tokens[0] <= len(each.text) <= 6 * tokens[1]  # a token has 1 to 4 characters here
                     and tokens[0] <= (n := count(each.text)) <= tokens[1]
                 ):
                     taken.append(each)

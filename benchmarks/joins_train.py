@@ -5,6 +5,7 @@ number of sequences; they differ in the rules of the corpus.
 """
 
 import math
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ropewalk.corpus.join.tasks import make_task, read_terms
+from ropewalk.corpus.join.tasks import Task, Text, make_task, read_terms
 from ropewalk.corpus.mix.dataset import Dataset, open_dataset
 from ropewalk.corpus.prepare.build import build
 from ropewalk.corpus.spec import CorpusSpec
@@ -97,27 +98,33 @@ def measure_gain(learner: ModelWithLoss, texts: Mapping[str, Sequence[np.ndarray
 
 
 def ask(
-    learner: ModelWithLoss, texts: Mapping[str, Sequence[str]], families: Sequence[Family], tokenizer: Tokenizer
+    learner: ModelWithLoss,
+    texts: Mapping[str, Sequence[str]],
+    families: Sequence[Family],
+    untrained: Sequence[Family],
+    tokenizer: Tokenizer,
 ) -> Measures:
-    """Share of right answers of each family, in percent: of ``order`` the likelier of two words, of the others all
-    tokens. Up to two tasks of a family stand behind a document, one after the other."""
+    """Share of right answers of each family, in percent: of ``order`` and ``frequent`` the likeliest of two and three
+    words, of the others all tokens. Up to two tasks of a family stand behind a document, one after the other."""
     right: dict[str, list[bool]] = {family: [] for family in families}
     for kind, own in texts.items():
         for number, text in enumerate(own):
             for tokens, answers in _lay_out(text, kind, number, families, tokenizer):
                 logits = _read(learner, tokens)
-                for family, at, answer, other in answers:
-                    if other is None:
+                for family, at, answer, others in answers:
+                    if not others:
                         guessed = logits[at - 1 : at - 1 + len(answer)].argmax(dim=-1).numpy()
                         right[family].append(bool((guessed == answer).all()))
                     else:
-                        right[family].append(bool(logits[at - 1, answer[0]] > logits[at - 1, other]))
-    return {f"asked: {family}": 100 * float(np.mean(found)) for family, found in right.items() if found} | {
-        f"asked: {family}, questions": len(found) for family, found in right.items()
+                        right[family].append(bool(logits[at - 1, answer[0]] > logits[at - 1, others].max()))
+    pools = {**{family: found for family, found in right.items() if found}}
+    pools["families that are not trained"] = [each for family in untrained for each in right[family]]
+    return {f"asked: {name}": 100 * float(np.mean(found)) for name, found in pools.items()} | {
+        f"asked: {name}, questions": len(found) for name, found in pools.items()
     }
 
 
-Asked = tuple[Family, int, np.ndarray, int | None]
+Asked = tuple[Family, int, np.ndarray, list[int]]
 
 
 def _lay_out(
@@ -136,16 +143,26 @@ def _lay_out(
             if task is None or task.about in seen or len(seen) == 2:
                 continue
             seen.add(task.about)
-            words = sorted(task.about, key=text.index) if family == "order" else [task.answer]
-            answer, *others = (tokenizer.encode_inside(word) for word in words)
+            answer, *others = (tokenizer.encode_inside(word) for word in _choices(task, known))
             question = tokenizer.encode_inside(f"\n\n{task.question}\n")
-            if len(ids) + len(question) + len(answer) > CONTEXT or (others and others[0][0] == answer[0]):
+            firsts = [int(each[0]) for each in others]
+            if len(ids) + len(question) + len(answer) > CONTEXT or answer[0] in firsts:
                 continue
             ids += [*question]
-            answers.append((family, len(ids), answer, int(others[0][0]) if others else None))
+            answers.append((family, len(ids), answer, firsts))
             ids += [*answer]
     if answers:
         yield np.array(ids, dtype=np.int64), answers
+
+
+def _choices(task: Task, text: Text) -> list[str]:
+    """The bare answer, and the words between which it was to be chosen."""
+    if task.family == "order":
+        return sorted(task.about, key=text.text.index)
+    if task.family == "frequent":
+        return sorted(task.about, key=lambda word: -len(text.terms[word]))
+    number = re.search(r"\d+", task.answer) if task.family == "count" else None
+    return [number[0] if number else task.answer]
 
 
 def _read(learner: ModelWithLoss, tokens: np.ndarray) -> torch.Tensor:

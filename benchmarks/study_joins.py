@@ -7,7 +7,7 @@
 The measure is context gain on text that no arm has read, the same for all arms: the loss of a document's last quarter
 with the base's window, minus the loss with the whole document. **tasks**: tasks of half of the families behind
 documents against the same documents without; the other families are asked. Differences are taken seed by seed, with
-Student's 95 % interval. Every finished arm is written to OUT/results.json, and another start goes on with the next one.
+Student's 95 % interval. Every finished arm is a file in OUT, and another start goes on with the next one.
 DATA is a folder with ``law_zh.jsonl.zst`` and ``books_en.jsonl.zst``; without them the program says so and ends.
 """
 
@@ -34,15 +34,16 @@ from joins_text import (
     write,
 )
 from joins_train import ask, make_corpus, measure_gain, open_base, open_rows, read_tokenizer, train
-from ropewalk.core.artifact import write_whole
+from ropewalk.core.artifact import FolderInUseError, hold, write_whole
 from ropewalk.corpus.task_rules import FAMILIES, TaskRules
 from ropewalk.evaluate.score import mean
 
 SEEDS = (1, 2, 3)
 ROWS, ROWS_A_STEP = 224, 4
-SHORT_TOKENS, WHOLE_TOKENS = (230_000, 90_000), (150_000, 60_000)
+SHORT_TOKENS, WHOLE_TOKENS = (240_000, 90_000), (160_000, 60_000)
 DOCUMENTS = 24
 """Documents of a kind that are measured."""
+RESULTS = Path(__file__).parent / "results" / "2026-11-29-study-joins.json"
 BEGIN, END = "<!-- tables -->\n", "<!-- /tables -->"
 JOINS: Mapping[str, dict[str, Any]] = {
     "random": {"related": {"target_tokens": "2Ki", "control": True}},
@@ -59,7 +60,7 @@ Cell = dict[str, Any]
 
 def write_texts(data: Path, out: Path) -> None:
     """The files that both studies read, if they are not there."""
-    if (out / "texts").exists():
+    if (out / "texts" / "done").exists():
         return
     out.mkdir(parents=True, exist_ok=True)
     tokenizer = read_tokenizer()
@@ -80,7 +81,8 @@ def write_texts(data: Path, out: Path) -> None:
         for half, texts in zip(("train", "asked"), halves, strict=True):
             write(texts, out / f"{name}-{half}.jsonl")
             print(f"{name}-{half}: {len(texts)} texts of {len({text.group for text in texts})} groups", flush=True)
-    (out / "texts").touch()
+    (out / "texts").mkdir(exist_ok=True)
+    (out / "texts" / "done").touch()
 
 
 def read_texts(out: Path, name: str) -> list[str]:
@@ -129,7 +131,7 @@ def run_tasks(out: Path, arm: str, seed: int) -> Cell:
         f"one long {name}": [tokenizer.encode(text) for text in read_texts(out, f"long-{name}")[:DOCUMENTS]]
         for name in ("law", "code")
     }
-    return {**told, **spent, **ask(learner, whole, FAMILIES, tokenizer), **measure_gain(learner, long)}
+    return {**told, **spent, **ask(learner, whole, FAMILIES, ASKED, tokenizer), **measure_gain(learner, long)}
 
 
 STUDIES: Mapping[str, tuple[Callable[[Path, str, int], Cell], tuple[str, ...]]] = {
@@ -139,32 +141,47 @@ STUDIES: Mapping[str, tuple[Callable[[Path, str, int], Cell], tuple[str, ...]]] 
 
 
 def list_cells() -> Iterator[tuple[str, str, int]]:
-    """Seed by seed, so that what is there can be compared at any time."""
-    for study in STUDIES:
-        for seed in SEEDS:
-            for arm in STUDIES[study][1]:
-                yield study, arm, seed
+    """Seed by seed, so that what is there can be compared at any time; first two arms of each study."""
+    for arms in (slice(2), slice(2, None)):
+        for study in STUDIES:
+            for seed in SEEDS:
+                for arm in STUDIES[study][1][arms]:
+                    yield study, arm, seed
+
+
+def read_cells(out: Path) -> dict[str, Cell]:
+    """All arms that are finished."""
+    return {name: json.loads(path.read_text()) for path in sorted(out.glob("*.cell.json")) if (name := name_of(path))}
+
+
+def name_of(path: Path) -> str:
+    """``joins/related/1`` of ``joins-related-1.cell.json``."""
+    return path.name.removesuffix(".cell.json").replace("-", "/")
 
 
 def work(data: Path, out: Path, *, budget: float) -> None:
-    """Run the cells that are missing, as many as fit into ``budget`` minutes."""
+    """Run the arms that are missing, as many as fit into ``budget`` minutes; others may do so beside it."""
     begin, longest = time.monotonic(), 0.0
-    write_texts(data, out)
-    results = out / "results.json"
-    cells: dict[str, Cell] = json.loads(results.read_text()) if results.exists() else {}
+    out.mkdir(parents=True, exist_ok=True)
+    with hold(out / "texts", waits=True):
+        write_texts(data, out)
     for study, arm, seed in list_cells():
-        name = f"{study}/{arm}/{seed}"
-        if name in cells:
-            continue
-        if time.monotonic() - begin + 1.2 * longest > 60 * budget:
-            print(f"the budget ends before {name}; the same command goes on")
-            return
-        started = time.process_time()
-        cell = STUDIES[study][0](out, arm, seed)
-        cells[name] = {**cell, "cpu_seconds": time.process_time() - started}
-        longest = max(longest, time.process_time() - started)
-        write_whole(results, json.dumps(cells, indent=1) + "\n")
-        print(name, json.dumps(cells[name]), flush=True)
+        path = out / f"{study}-{arm}-{seed}.cell.json"
+        try:
+            with hold(path.with_suffix(".run")):
+                if path.exists():
+                    continue
+                if time.monotonic() - begin + 1.2 * longest > 60 * budget:
+                    print(f"the budget ends before {name_of(path)}; the same command goes on")
+                    return
+                started, clock = time.process_time(), time.monotonic()
+                cell = STUDIES[study][0](out, arm, seed)
+                cell["cpu_seconds"] = time.process_time() - started
+                longest = max(longest, time.monotonic() - clock)
+                write_whole(path, json.dumps(cell, indent=1) + "\n")
+                print(name_of(path), json.dumps(cell), flush=True)
+        except FolderInUseError:
+            continue  # another process has it
     print("nothing is left")
 
 
@@ -207,7 +224,9 @@ def main() -> None:
         work(given.data, given.out, budget=given.budget)
         return
     before, _, rest = given.table.read_text().partition(BEGIN)
-    tables = tabulate(json.loads((given.out / "results.json").read_text()))
+    cells = read_cells(given.out)
+    write_whole(RESULTS, json.dumps(cells, indent=1) + "\n")
+    tables = tabulate(cells)
     given.table.write_text(f"{before}{BEGIN}{tables}{END}{rest.partition(END)[2]}")
 
 

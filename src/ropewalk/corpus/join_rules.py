@@ -32,6 +32,9 @@ Arrangement = Literal["chain", "interleave", "negatives"]
 """How the texts of one document stand in it."""
 
 
+_CHUNKS = 2
+
+
 class RelatedRules(Spec):
     """Documents of a source that share rare words, together in one document; each is used once."""
 
@@ -50,7 +53,7 @@ class RelatedRules(Spec):
     """``chain``: one text after the other, each nearest to the one before. ``interleave``: every text is cut into
     ``chunks``; all first ones stand before all second ones (LongSkywork 2406.00605; with ``control`` of random texts).
     ``negatives``: a text is cut, and the texts nearest to it stand whole between its chunks (NExtLong 2501.12766)."""
-    chunks: Annotated[int, Field(ge=2, le=16)] = 2
+    chunks: Annotated[int, Field(ge=2, le=16)] = _CHUNKS
     """Into how many pieces a text is cut, at ends of lines where there are any."""
     knots: bool = False
     """Number the chunks, without loss, and behind the last one of a text list the numbers of all its chunks, with loss
@@ -58,7 +61,7 @@ class RelatedRules(Spec):
 
     @model_validator(mode="after")
     def _check_arrangement(self) -> "RelatedRules":
-        if self.arrange == "chain" and ({"chunks", "knots"} & self.model_fields_set):
+        if self.arrange == "chain" and (self.chunks != _CHUNKS or self.knots):
             raise ValueError("chunks and knots are for arrange: interleave or negatives; a chain has whole texts")
         if self.arrange == "negatives" and self.control:
             raise ValueError(

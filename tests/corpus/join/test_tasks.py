@@ -48,7 +48,8 @@ def program(number: int) -> str:
         f"def run_{number}_{at}(x):\n    " + "\n    ".join(lines[at::5]) + f"\n\ntotal_{number} = 0\n"
         for at in range(5)
     ]
-    return "\n".join(functions)
+    rest = [f"    # {' '.join(random.choice(WORDS, 9).tolist())}" for _ in range(40)]
+    return "\n".join([*functions, f"def end_{number}(x):", *rest])
 
 
 def chinese(number: int) -> str:

@@ -18,7 +18,7 @@ from ropewalk.core.error import UserError
 from ropewalk.core.seed import stream
 from ropewalk.corpus.join import endpoint as endpoint_module
 from ropewalk.corpus.join.tasks import read_terms
-from ropewalk.corpus.join.written_questions import cut_passages, judge, read_pairs
+from ropewalk.corpus.join.written_questions import cut_passages, judge_question, parse_reply
 from ropewalk.corpus.prepare.build import build
 from ropewalk.corpus.spec import CorpusSpec
 from ropewalk.corpus.task_rules import WrittenRules
@@ -96,8 +96,9 @@ def text_of(number: int) -> str:
 
 def make(folder: Path, tokenizer: Tokenizer, stub: Stub, name: str = "corpus", **written: Any) -> Corpus:
     folder.mkdir(exist_ok=True)
-    path = write_records(folder, "x.jsonl", [{"text": text_of(number)} for number in range(12)])
+    path = write_records(folder, "x.jsonl", [{"text": text_of(number)} for number in range(5)])
     rules = {"endpoint": stub.address, "model": "some-model", "key_from": "QUESTIONS_KEY", "sections": 2, "tries": 2}
+    rules["section_characters"] = 1000
     tasks = {"share": 0.2, "documents": 1, "from_tokens": 100, "families": [], "written": {**rules, **written}}
     source = {"name": "x", "path": str(path), "role": "general", "language": "en", "profile": "markup", "tasks": tasks}
     made = {"store": str(folder / "store"), "mix": {"x": 1}, "repeated_sections": None, "worker_count": 1}
@@ -113,7 +114,7 @@ def test_answers_stand_in_the_document_and_say_who_wrote_them(stub: Stub, tokeni
     corpus = make(tmp_path, tokenizer, stub)
     found, documents = tasks_of(corpus), corpus.train("x")
     told = corpus.ledger["x"]["joins"]
-    assert len(found) == told["train"]["tasks"] == told["written"]["kept"] > 10
+    assert len(found) == told["train"]["tasks"] == told["written"]["kept"] > 6
     assert told["written"] == {
         "requests": len(stub.sent),
         "kept": len(stub.sent),
@@ -129,7 +130,7 @@ def test_answers_stand_in_the_document_and_say_who_wrote_them(stub: Stub, tokeni
     assert all(sent["model"] == "some-model" and sent["temperature"] == 0 for sent in stub.sent)
 
 
-@pytest.mark.parametrize("fault", [(500, {}), (0, None), (429, {}), (200, {"error": "overloaded"})])
+@pytest.mark.parametrize("fault", [(500, {}), (0, None)])
 def test_a_run_that_fails_half_way_goes_on_and_asks_nothing_twice(
     stub: Stub, tokenizer: Tokenizer, tmp_path: Path, fault: Reply
 ) -> None:
@@ -146,12 +147,26 @@ def test_a_run_that_fails_half_way_goes_on_and_asks_nothing_twice(
     before = len(stub.sent)
     corpus = make(tmp_path / "half", tokenizer, stub)
     assert {*stub.answered} == asked and len(stub.sent) - before == len(asked) - failing
-    assert fault[0] == 200 or set(stub.answered.values()) == {1}
+    assert set(stub.answered.values()) == {1}
     assert corpus.digest == whole.digest and tasks_of(corpus) == tasks_of(whole)
     again, sent = make(tmp_path / "half", tokenizer, stub, "again", endpoint="http://127.0.0.1:9/v1"), len(stub.sent)
     assert again.digest == corpus.digest and len(stub.sent) == sent  # all answers are in the store
     kept = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert len(kept) > 20 and not any(KEY.encode() in path.read_bytes() for path in kept)
+    assert len(kept) > 10 and not any(KEY.encode() in path.read_bytes() for path in kept)
+
+
+@pytest.mark.parametrize("fault", [(429, {}), (503, {}), (0, None), (200, {"error": "overloaded"}), (200, "")])
+def test_a_request_without_an_answer_is_sent_again(stub: Stub, tmp_path: Path, fault: Reply) -> None:
+    rules = WrittenRules(endpoint=stub.address, model="m", tries=3, at_once=2)
+    stub.reply = lambda number, prompt: fault if number < 3 else (200, prompt.upper())
+    endpoint = endpoint_module.Endpoint(rules, tmp_path, where="x")
+    found = [answer for _, answer in endpoint.ask(["one", "two", "one"])]
+    if fault == (200, ""):  # an empty answer is one: its questions are counted as none
+        assert len(stub.sent) == 2 and found == ["", "", ""]
+    else:
+        assert len(stub.sent) == 4 and found == ["ONE", "TWO", "ONE"]
+    assert stub.keys == {None} and len([*tmp_path.glob("*/*.json")]) == 2
+    assert [answer for _, answer in endpoint.ask(["two"])] == found[1:2] and len(stub.sent) in (2, 4)
 
 
 def test_what_waiting_does_not_mend_is_not_tried_again(stub: Stub, tokenizer: Tokenizer, tmp_path: Path) -> None:
@@ -192,15 +207,15 @@ PASSAGE = "The lamp of Orla is kept in the seventh drawer.\nNobody opens it.\n" 
 )
 def test_questions_are_judged(pair: Any, reason: str | None) -> None:
     text = read_terms(PASSAGE + "filling. " * 40 + "the end", "en")
-    assert judge(pair, text, PASSAGE, known={"Seen?": None}) == reason
+    assert judge_question(pair, text, PASSAGE, known={"Seen?": None}) == reason
 
 
 def test_what_models_reply() -> None:
     pair = {"question": "q", "answer": "a"}
     for reply in (json.dumps([pair]), f"```\n{json.dumps([pair])}\n```", f"Sure!\n```json\n{json.dumps([pair])}```"):
-        assert [*read_pairs(reply)] == [pair]
+        assert [*parse_reply(reply)] == [pair]
     for reply in ("", "no", "{}", "[]", "[" * 100_000, "null", '[{"question": "q"'):
-        assert [*read_pairs(reply)] == [None]
+        assert [*parse_reply(reply)] == [None]
 
 
 def test_passages_lie_in_the_first_three_quarters() -> None:

@@ -29,13 +29,13 @@ class TextCutter:
         self._ends_line = cache(lambda id: tokenizer.decode([id]).endswith("\n"))
 
     def cut(self, ids: Integer[np.ndarray, "tokens"], chunks: int) -> list[int]:
-        """The borders of the chunks in tokens, with 0 and the end: each after a line, if one ends within a quarter of a
-        chunk behind the even place."""
+        """The borders of the chunks in tokens, with 0 and the end: each after a line, if one ends within half a chunk
+        behind the even place."""
         chunks = max(1, min(chunks, len(ids) // self._fewest_tokens))
         borders = [0]
         for number in range(1, chunks):
             even = len(ids) * number // chunks
-            reach = range(even, min(len(ids) - 1, even + len(ids) // (4 * chunks)))
+            reach = range(even, min(len(ids) - 1, even + len(ids) // (2 * chunks)))
             line = next((at for at in reach if self._ends_line(int(ids[at - 1]))), None)
             at = between_characters(self._tokenizer, ids, even) if line is None else line
             if at > borders[-1]:

@@ -33,6 +33,10 @@ class _StayHere(HTTPRedirectHandler):
         return None
 
 
+class _NoAnswerError(Exception):
+    """Why a request has no answer."""
+
+
 class Endpoint:
     """A model that answers prompts; the answers are in ``folder``."""
 
@@ -47,14 +51,13 @@ class Endpoint:
         missing = {name: body for name, body in named.items() if not self._file(name).exists()}
         if missing:
             key = None if self._rules.key_from is None else read_secret(self._rules.key_from, where=self._where)
+            failed: list[str] = []
             with ThreadPoolExecutor(self._rules.at_once) as pool:
-                waiting = [pool.submit(self._fetch, name, body, key) for name, body in missing.items()]
-                try:
-                    for each in waiting:
-                        each.result()
-                except UserError:
-                    pool.shutdown(wait=True, cancel_futures=True)  # what is on its way is kept, too
-                    raise
+                fetching = [pool.submit(self._fetch, name, body, key, failed) for name, body in missing.items()]
+            for each in fetching:
+                each.result()  # a disk that is full
+            if failed:  # what was on its way is kept, too
+                raise self._refuse(failed[0])
         return [(name, read_written(self._file(name))["answer"]) for name in map(digest_value, bodies)]
 
     def _write_body(self, prompt: str) -> dict[str, Any]:
@@ -67,14 +70,21 @@ class Endpoint:
     def _file(self, name: str) -> Path:
         return self._folder / name[:2] / f"{name}.json"
 
-    def _fetch(self, name: str, body: Mapping[str, Any], key: str | None) -> None:
-        answer = self._post(body, key)
+    def _fetch(self, name: str, body: Mapping[str, Any], key: str | None, failed: list[str]) -> None:
+        """Keep the answer to a request, or say why there is none. After a failure no request is begun."""
+        if failed:
+            return
+        try:
+            answer = self._post(body, key)
+        except _NoAnswerError as error:
+            failed.append(str(error))
+            return
         self._file(name).parent.mkdir(parents=True, exist_ok=True)
         kept = {"model": self._rules.model, "answer": answer}
         write_whole(self._file(name), json.dumps(kept, ensure_ascii=False) + "\n")
 
     def _post(self, body: Mapping[str, Any], key: str | None) -> str:
-        """Send a request until it is answered, ``tries`` times."""
+        """Send a request until it is answered, ``tries`` times. Raises _NoAnswerError."""
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
         request = Request(f"{self._rules.endpoint}/chat/completions", json.dumps(body).encode(), headers, method="POST")
         for turn in range(1, self._rules.tries + 1):
@@ -86,21 +96,21 @@ class Endpoint:
                 why = f"HTTP {error.code} {error.reason}: {error.read(_QUOTED).decode(errors='replace')}".strip(": ")
                 why = why.replace(key, "(the key)") if key else why
                 if error.code != _BUSY and error.code < 500:
-                    raise self._refuse(why, tries=turn) from None
+                    raise _NoAnswerError(why) from None
             except (URLError, http.client.HTTPException, OSError) as error:
                 why = str(getattr(error, "reason", error)) or type(error).__name__
             except ValueError as error:
                 why = f"its answer is not that of a chat: {error}"
             if turn < self._rules.tries:
                 time.sleep(pause)
-        raise self._refuse(why, tries=self._rules.tries)
+        raise _NoAnswerError(f"{why} (tried {self._rules.tries} times)")
 
-    def _refuse(self, why: str, *, tries: int) -> UserError:
+    def _refuse(self, why: str) -> UserError:
         kept = sum(1 for _ in self._folder.glob("*/*.json"))
         return UserError(
             "the endpoint that writes questions gave no answer",
             where=f"{self._where}: {self._rules.endpoint}",
-            why=f"{why} (tried {tries} times)" if tries > 1 else why,
+            why=why,
             fix=f"start it, or mend its address, model or key, and run the same command again: {kept} answers are "
             "kept, and only the missing ones are asked for",
         )

@@ -21,6 +21,8 @@ from ropewalk.corpus.task_rules import Family
 _WORDS = re.compile(r"(?<!\w)[A-Za-z_][A-Za-z0-9_'’-]*(?!\w)")
 _HAN = re.compile("[\u4e00-\u9fff]{2,}")
 _CLOSING = "\"'”’)]」』）"
+_ENDING = {"", "\n", *".!?。！？:：;；", *_CLOSING}
+_LINE = 300
 _CLOSE = f"[{re.escape(_CLOSING)}]*"
 _SENTENCES = re.compile(rf"(?:[^\n。！？.!?]|[.!?](?!{_CLOSE}(?:\s|$)))+(?:[。！？]{_CLOSE}|[.!?]{_CLOSE}(?=\s|$))")
 """A point that ends no sentence, as in a number, has a letter or digit behind it."""
@@ -269,6 +271,9 @@ def _sentence_around(text: Text, at: int) -> str | None:
     begin = max((text.text.rfind(mark, 0, at) for mark in "\n。！？"), default=-1) + 1
     for match in _SENTENCES.finditer(text.text, begin, min(len(text.text), at + _LONGEST_QUOTE)):
         if match.start() <= at < match.end():
+            before, _, rest = text.text[max(0, match.start() - _LINE) : match.start()].rpartition("\n")
+            if not rest.strip() and (before.rstrip(" \t") + "\n")[-2:-1] not in _ENDING:
+                return None  # it begins in the line before
             sentence = match[0].strip().lstrip(_CLOSING)
             return sentence if 8 <= len(sentence) <= _LONGEST_QUOTE else None
     return None

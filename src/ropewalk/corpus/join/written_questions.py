@@ -44,8 +44,8 @@ class QuestionWriter:
         self.counts["requests"] += len(answers)
         found: dict[str, WrittenQuestion] = {}
         for passage, (request, answer) in zip(passages, answers, strict=True):
-            for pair in islice(read_pairs(answer), self._rules.questions):
-                reason = judge(pair, text, passage, known=found)
+            for pair in islice(parse_reply(answer), self._rules.questions):
+                reason = judge_question(pair, text, passage, known=found)
                 self.counts[reason or "kept"] += 1
                 if reason is None:
                     question, words = pair["question"].strip(), pair["answer"].strip()
@@ -67,7 +67,7 @@ def cut_passages(text: Text, *, count: int, characters: int) -> list[str]:
     return [*found]
 
 
-def read_pairs(answer: str) -> Iterator[Any]:
+def parse_reply(answer: str) -> Iterator[Any]:
     """What a model gave as questions; one ``None`` where it gave no list."""
     fenced = _FENCED.search(answer)
     try:
@@ -77,7 +77,7 @@ def read_pairs(answer: str) -> Iterator[Any]:
     yield from given if isinstance(given, list) and given else [None]
 
 
-def judge(pair: Any, text: Text, passage: str, *, known: Sequence[str] | dict[str, Any]) -> str | None:
+def judge_question(pair: Any, text: Text, passage: str, *, known: Sequence[str] | dict[str, Any]) -> str | None:
     """Why a question is not used; None where it is."""
     if not isinstance(pair, dict):
         return "no list of questions"

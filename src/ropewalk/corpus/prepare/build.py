@@ -101,7 +101,8 @@ def build(
                 held_out=spec.held_out,
                 unfit=[each.unfit for each in picked],
                 places=[
-                    joins if source.notes_parts else None for source, joins in zip(spec.sources, places, strict=True)
+                    joins if source.join is not None else None
+                    for source, joins in zip(spec.sources, places, strict=True)
                 ],
                 scratch=scratch,
             )
