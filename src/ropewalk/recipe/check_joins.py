@@ -23,7 +23,8 @@ def check_joins(recipe: Recipe) -> Iterator[Finding]:
 
 
 def _check_source(source: Source, key: str, longest: int) -> Iterator[Finding]:
-    related, tasks, fill = source.join and source.join.related, source.tasks, source.fill_in_middle
+    related = source.join.related if source.join is not None else None
+    tasks, fill = source.tasks, source.fill_in_middle
     if related is not None and related.target_tokens > longest:
         message = (
             f"joined documents have up to {format_length(related.target_tokens)} tokens, and the longest sequences "

@@ -57,7 +57,7 @@ def cut_passages(text: Text, *, count: int, characters: int) -> list[str]:
     """At most ``count`` passages of the first three quarters, of ``characters`` or less, each from a line's begin."""
     early = text.text[: text.early]
     count = min(count, -(-len(early) // characters))
-    found = {}
+    found: dict[str, None] = {}
     for number in range(count):
         at = number * len(early) // count
         at = early.find("\n", at) + 1 if number else 0
