@@ -256,7 +256,7 @@ def test_a_text_is_cut_at_lines_and_never_within_a_character(tokenizer: Tokenize
         ({"chunks": 3}, "a chain has whole texts"),
         ({"knots": True}, "a chain has whole texts"),
         ({"arrange": "negatives", "control": True}, "negatives are the nearest ones"),
-        ({"arrange": "interleave", "chunks": 1}, "greater than or equal to 2"),
+        ({"arrange": "interleave", "chunks": 1}, "is cut into 2 to 16 chunks"),
     ],
 )
 def test_rules_that_make_no_sense(rules: dict[str, Any], fault: str) -> None:
