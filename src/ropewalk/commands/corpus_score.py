@@ -6,7 +6,7 @@ from typing import Any
 from ropewalk.commands.on_ranks import on_ranks
 from ropewalk.commands.run_inputs import base_model, rank_setup, require
 from ropewalk.core.error import UserError
-from ropewalk.core.quantity import format_length, parse_count
+from ropewalk.core.quantity import format_count, format_length, parse_count
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.corpus.tokens.corpus_folder import open_corpus
 from ropewalk.corpus.tokens.tokenizer import load_tokenizer
@@ -47,7 +47,7 @@ def score_recipe(recipe: Recipe, out: Path, *, model: str | None, truncated: str
         setup=rank_setup(recipe, scorer),
     )
     tokenizer = load_tokenizer(scorer)
-    lines = [f"{found['documents']} documents, {out}"]
+    lines = [f"{format_count(found['documents'], 'document')}, {out}"]
     for end in ("best", "worst"):
         for row in found[end]:
             first = " ".join(tokenizer.decode(row.pop("first")).split())

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from ropewalk.core.error import UserError
-from ropewalk.core.quantity import OPEN, Count, OpenCount, PositiveCount
+from ropewalk.core.quantity import OPEN, Count, OpenCount, PositiveCount, format_count
 from ropewalk.core.spec import Spec
 
 Offload = Literal["none", "inputs", "attention"]
@@ -16,7 +16,7 @@ def require_even(ranks: int, *, context: int, replicas: int) -> None:
     for key, name, count in (("context_parallel", "context ranks", context), ("replicas", "replicas", replicas)):
         if ranks % count:
             raise UserError(
-                f"{ranks} ranks cannot be divided into groups of {count} {name}",
+                f"{format_count(ranks, 'rank')} cannot be divided into groups of {count} {name}",
                 where=f"parallel.{key}",
                 why="the number of ranks must be a multiple of it",
                 fix=f"choose a divisor of {ranks}",
