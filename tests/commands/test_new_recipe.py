@@ -39,6 +39,32 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
             new_recipe(kind, model=model, out=tmp_path / name)
 
 
+@pytest.mark.parametrize(("kind", "tokens", "ranks"), [("64Ki", 65536, 4), ("65536", 65536, 4), ("1Mi", 1 << 20, 8)])
+def test_a_kind_is_a_context_length_as_recipes_write_it(kind: str, tokens: int, ranks: int, tmp_path: Path) -> None:
+    new_recipe(kind, model="Qwen/Qwen3-0.6B-Base", out=tmp_path / "mine.yaml")
+    recipe = load_recipe(tmp_path / "mine.yaml")
+    assert (recipe.stages[0].context_length, recipe.parallel.context_parallel) == (tokens, ranks)
+    for wrong in ("64KiB", "many", "-4", "0"):
+        with pytest.raises(UserError, match="unknown kind"):
+            new_recipe(wrong, model="Qwen/Qwen3-0.6B-Base", out=tmp_path / "other.yaml")
+
+
+def test_the_place_of_the_text_is_given_with_data(tmp_path: Path) -> None:
+    for data in ("my text/all of it.jsonl", "s3://bucket/web", '{odd} "name".txt'):
+        out = tmp_path / "mine.yaml"
+        new_recipe("32k", model="HuggingFaceTB/SmolLM2-360M", out=out, data=data)
+        recipe = load_recipe(out)
+        assert [(source.path, source.role) for source in recipe.corpus.sources] == [(data, "domain")]
+        assert check_recipe(recipe)["errors"] == 0 and recipe.corpus.sources[0].language is None
+        out.unlink()
+        new_recipe("domain", model="HuggingFaceTB/SmolLM2-360M", out=out, data=data)
+        places = {source.name: source.path for source in load_recipe(out).corpus.sources}
+        assert places.pop("own") == data and set(places) == {"web", "books", "chat"}
+        out.unlink()
+    with pytest.raises(UserError, match="--data has no meaning"):
+        new_recipe("quickstart", model=None, out=tmp_path / "q.yaml", data="text")
+
+
 def test_a_shipped_recipe_is_known_by_its_name(tmp_path: Path) -> None:
     made = new_recipe("llama3.1-8b-512k", model="meta-llama/Llama-3.1-8B", out=tmp_path / "mine.yaml")
     assert load_recipe(tmp_path / "mine.yaml") == load_recipe(Path("llama3.1-8b-512k")) and made["text"].endswith(

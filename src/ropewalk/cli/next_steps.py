@@ -15,7 +15,7 @@ NEXT = {
     "prepare": "ropewalk corpus report {target} shows the text; ropewalk train {target}",
     "extend": "ropewalk train {target}",
     "extend MODEL": "ropewalk export {second} --verify",
-    "advise": "put the recommended rope into a recipe: ropewalk new 32k --model {target} begins one",
+    "advise": "put the recommended rope into a recipe: ropewalk new 32Ki --model {target} begins one",
     "advise RECIPE": "put the recommended rope into {target}, then ropewalk check {target}",
     "train": "ropewalk evaluate {target}",
     "evaluate": "ropewalk export {target}, then ropewalk report {target}",
