@@ -21,7 +21,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from ropewalk.core.error import EXIT_CODE, STOPPED_CODE, RankError
+from ropewalk.core.error import EXIT_CODE, STOPPED_CODE, RankError, UserError
 from ropewalk.core.progress import say
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.parallel.torchrun import find_store_address, hand_on_rank
@@ -46,8 +46,14 @@ def configure_workers(recipe: Path | str, overrides: Sequence[str] = ()) -> dict
     driver's present folder. ``run`` in the result is the run folder, ``ranks`` the number of workers to ask for, and
     ``use_gpu`` whether each needs a GPU. Raises UserError where the recipe cannot be used.
     """
-    read, folder = load_recipe(Path(recipe), list(overrides)), Path.cwd()
-    named = Path(recipe)
+    read, folder, named = load_recipe(Path(recipe), list(overrides)), Path.cwd(), Path(recipe)
+    if "parallel.ranks" in read.open_keys:
+        raise UserError(
+            "the number of workers is open",
+            where="parallel.ranks",
+            why="it is auto, and Ray must know how many workers to start",
+            fix="parallel.ranks=8, or as many GPUs as the run may have",
+        )
     return {
         "recipe": str(named.absolute() if find_named(named) == named else named),
         "overrides": list(overrides),
@@ -76,15 +82,26 @@ def run_on_worker(config: Mapping[str, Any]) -> int:
         say(f"checkpoints and results are in {config['run']}; Ray's storage has metrics and its own state only")
     command = ["run", config["recipe"], *config["overrides"]]
     with start_child(command, folder=Path(config["folder"]), environment=hand_on_rank()) as child:
-        codes = _follow(child, store, rank, ranks, Path(config["run"]))
+        codes = follow_child(child, store, rank, ranks, Path(config["run"]))
+    return judge_codes(codes, config["run"])
+
+
+def judge_codes(codes: Sequence[int], run: str) -> int:
+    """The exit code that the ``codes`` of all ranks mean, where a second try mends nothing: 0 or 2.
+
+    Raises StoppedOnRayError where all ranks stopped and saved, and RankError where one failed: for these Ray tries
+    again.
+    """
     if EXIT_CODE in codes:
         return EXIT_CODE
     if all(code in (0, STOPPED_CODE) for code in codes):
         if not any(codes):
             return 0
-        raise StoppedOnRayError(f"stopped on request, and saved: the same run continues from {config['run']}")
+        raise StoppedOnRayError(f"stopped on request, and saved: the same run continues from {run}")
     failed = {index: code for index, code in enumerate(codes) if code not in (0, STOPPED_CODE)}
-    raise RankError("; ".join(f"rank {index} of {ranks} ended with exit code {code}" for index, code in failed.items()))
+    raise RankError(
+        "; ".join(f"rank {index} of {len(codes)} ended with exit code {code}" for index, code in failed.items())
+    )
 
 
 def fit_trainer(trainer: Any) -> int:
@@ -121,7 +138,7 @@ def start_child(
         child.wait()
 
 
-def _follow(child: "subprocess.Popen[bytes]", store: Any, rank: int, ranks: int, run: Path) -> list[int]:
+def follow_child(child: "subprocess.Popen[bytes]", store: Any, rank: int, ranks: int, run: Path) -> list[int]:
     """Wait until the children of all workers have ended; return their exit codes in the order of ranks.
 
     Where one failed, the others are asked to end, and are killed where they do not. Every worker takes part in every

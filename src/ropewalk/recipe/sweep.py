@@ -17,7 +17,7 @@ from ropewalk.core.error import UserError
 from ropewalk.core.quantity import PositiveCount
 from ropewalk.core.spec import Spec
 from ropewalk.recipe.load import parse_as, parse_recipe, read_data
-from ropewalk.recipe.named import find_named
+from ropewalk.recipe.named import find_named, find_shipped_recipe
 from ropewalk.recipe.spec import ModelSource, Recipe
 from ropewalk.recipe.suffix import YAML
 from ropewalk.recipe.vary import Range, Value, make_arms
@@ -179,9 +179,8 @@ def _find_recipe(study: Path, recipe: str) -> Path:
         if there.is_file():
             return there
     named = Path(recipe)
-    bare = named.with_suffix("") if named.suffix in YAML else named
-    found = find_named(bare)
-    return named if found == bare else found
+    shipped = find_shipped_recipe(named.stem if named.suffix in YAML else named.name)
+    return shipped if named.name == recipe and shipped.is_file() else named
 
 
 def _points(sweep: Sweep, path: Path) -> Iterator[tuple[str | None, dict[str, str], Overrides]]:
