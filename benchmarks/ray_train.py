@@ -1,10 +1,10 @@
-"""A run through Ray Train's TorchTrainer on this machine, one of whose ranks is killed, beside the same run without Ray.
+"""A run through Ray Train's TorchTrainer on this machine, one of whose ranks is killed, beside that run without Ray.
 
     python benchmarks/ray_train.py [--folder runs/ray-train] [--out FILE]
 
-Needs `pip install 'ropewalk[cluster]'` and pandas. Both runs are a few steps of the quickstart on two CPU ranks. Ray must
-start its workers again after SIGKILL of a rank, the weights must be those of the run without Ray, and a recipe that fails
-after it was accepted must end with 2 without a second try. Finished parts are kept, so the program can be started again.
+Needs `pip install 'ray[train]'`. Both runs are a few steps of the quickstart on two CPU ranks. Ray must start its
+workers again after SIGKILL of a rank, the weights must be those of the run without Ray, and a recipe that fails after
+it was accepted must end with 2 without a second try. Finished parts are kept, so it can be started again.
 """
 
 import argparse

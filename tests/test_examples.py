@@ -1,6 +1,6 @@
 """Each example is short, runs under torchrun, and says the same on two ranks as on one.
 
-ray_train.py needs a Ray cluster: tests/parallel/test_ray_worker.py tests what it calls, benchmarks/ray_train.py runs it.
+ray_train.py needs a Ray cluster: tests/parallel/test_ray_worker.py has its parts, benchmarks/ray_train.py runs them.
 """
 
 import re

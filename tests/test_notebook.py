@@ -1,4 +1,7 @@
-"""The notebook is stored without outputs, imports what exists, and its recipe holds; benchmarks/run_notebook.py runs it."""
+"""The notebook is stored without outputs, imports what exists, and its recipe holds.
+
+benchmarks/run_notebook.py runs it as a whole.
+"""
 
 import ast
 import json
