@@ -25,6 +25,7 @@ from ropewalk.recipe.check_data import check_data
 from ropewalk.recipe.finding import Finding
 from ropewalk.recipe.lora import require_peft
 from ropewalk.recipe.missing_paths import is_there
+from ropewalk.recipe.parallel import require_moments_kernel
 from ropewalk.recipe.spec import ModelSource, Recipe
 from ropewalk.recipe.trackers import require_trackers
 from ropewalk.shape.find import TINY_BASE, find_model
@@ -178,6 +179,10 @@ def _find_missing_packages(recipe: Recipe) -> Iterator[Finding]:
             require_peft()
         except UserError as error:
             yield Finding("warning", "stages: lora", f"{error.what}, which is not here", error.why, error.fix)
+    try:
+        require_moments_kernel(recipe.parallel.moments_kernel)
+    except UserError as error:
+        yield Finding("warning", error.where, f"{error.what}, which is not here", error.why, error.fix)
     wanted = {"corpus.workers": "ray"} if recipe.corpus.workers == "ray" else {}
     for index, source in enumerate(recipe.corpus.sources):
         if source.hub is not None:

@@ -197,6 +197,7 @@ def begin_stage(context: StageContext, dataset: Dataset, savings: Savings) -> Tr
         betas=spec.betas,
         embedding_lr=spec.embedding_lr,
         eight_bit=savings.eight_bit,
+        moments_kernel=parallel.moments_kernel,
     )
     return TrainState(learner, optimizer, stage=context.number, inputs=inputs, plan=describe_stage_plan(spec))
 
