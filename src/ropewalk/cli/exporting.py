@@ -8,6 +8,7 @@ import typer
 
 from ropewalk.cli.options import AsJson, load_given, print_result
 from ropewalk.core.error import UserError
+from ropewalk.core.run_folder import RunFolder
 from ropewalk.recipe.named import is_recipe, list_recipes
 
 
@@ -67,13 +68,14 @@ def _export(target: Path, overrides: list[str], *, verify: bool, pushes: bool) -
             why="a model folder is already an export, to be verified or pushed; a checkpoint needs a new folder",
             fix=f"ropewalk export {target} --verify, or ropewalk export RUN/stages/0/checkpoints/step-00000100 OUT",
         )
+    named = _require_there(target)
     if not verify:
         from ropewalk.shape.find import find_model
 
-        return {"model": str(find_model(_require_there(target))), "text": str(target)}
+        return {"model": str(find_model(named)), "text": str(target)}
     from ropewalk.commands.verify_export import verify_model
 
-    return verify_model(_require_there(target))
+    return verify_model(named)
 
 
 def _require_there(target: Path) -> str:
@@ -81,12 +83,13 @@ def _require_there(target: Path) -> str:
 
     Raises UserError for a path at which nothing is, and for a run folder, whose model is one folder deeper.
     """
-    if (target / "export" / "config.json").is_file():
+    run = RunFolder(target)
+    if (run.export / "config.json").is_file():
         raise UserError(
             f"{target} is a run folder",
             where="the command line",
-            why="its model is in the folder export",
-            fix=f"ropewalk export {target / 'export'}, or ropewalk export {target / 'recipe.yaml'}",
+            why=f"its model is {run.export}",
+            fix=f"ropewalk export {run.export}, or ropewalk export {run.recipe}",
         )
     if target.exists() or str(target) == "tiny-base" or "@" in str(target):
         return str(target)
@@ -102,7 +105,6 @@ def _require_there(target: Path) -> str:
 def _export_recipe(target: Path, overrides: list[str], *, verify: bool) -> dict[str, Any]:
     from ropewalk.commands.run import do_part
     from ropewalk.commands.verify_export import verify_recipe
-    from ropewalk.core.run_folder import RunFolder
 
     loaded = load_given(target, overrides)
     made = verify_recipe(loaded) if verify else do_part("export", loaded)
