@@ -36,12 +36,19 @@ class Train:
 
     def __init__(self) -> None:
         self.reported: list[dict[str, Any]] = []
+        self.files: list[dict[str, Any]] = []
         self.preempted: Any = None
         self._barrier = threading.Barrier(2)
 
-    def report(self, metrics: dict[str, Any]) -> None:
+    class Checkpoint:
+        @staticmethod
+        def from_directory(folder: str) -> Any:
+            return json.loads((Path(folder) / "ropewalk.json").read_text())
+
+    def report(self, metrics: dict[str, Any], checkpoint: Any = None) -> None:
         self._barrier.wait(SECONDS)
         self.reported.append(metrics)
+        self.files += [] if checkpoint is None else [checkpoint]
 
     def get_preemption_info(self) -> Any:
         self._barrier.wait(SECONDS)
@@ -85,6 +92,7 @@ def test_both_workers_report_the_newest_step_together_until_both_children_end(tr
     assert len(train.reported) >= 4 and len(train.reported) % 2 == 0, "each round is reported by both"
     assert newest.items() <= train.reported[0].items() and "exit_code" not in train.reported[0]
     assert train.reported[-1] == {**newest, "run": str(tmp_path / "run"), "exit_code": 0}
+    assert train.files == [train.reported[-1]], "Ray's result has the metrics of a report with a file"
     assert read_newest(tmp_path / "nowhere") == {}
 
 

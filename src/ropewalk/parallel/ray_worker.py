@@ -13,6 +13,7 @@ round with an entry in the store, so every worker makes the same calls in the sa
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -166,7 +167,7 @@ def follow_child(child: "subprocess.Popen[bytes]", store: Any, rank: int, ranks:
         if store.check([f"round/{rounds}"]):
             metrics = json.loads(store.get(f"round/{rounds}"))
             rounds += 1
-            _report(metrics, child)
+            _report(metrics, child, with_file=rank == 0 and _EXIT_KEY in metrics)
             if _EXIT_KEY in metrics:
                 return [int(store.get(key)) for key in keys]
         time.sleep(_PAUSE_SECONDS)
@@ -177,11 +178,19 @@ def _ask_to_end(child: "subprocess.Popen[bytes]") -> float:
     return time.monotonic() + _STOP_SECONDS
 
 
-def _report(metrics: Mapping[str, Any], child: "subprocess.Popen[bytes]") -> None:
-    """Take part in one round: report, and pass on that a machine is about to be taken away."""
+def _report(metrics: Mapping[str, Any], child: "subprocess.Popen[bytes]", *, with_file: bool) -> None:
+    """Take part in one round: report, and pass on that a machine is about to be taken away.
+
+    Ray's Result has the metrics of the newest report that came with files, so the last one has a file with them.
+    """
     from ray import train
 
-    train.report(dict(metrics))
+    if with_file:
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "ropewalk.json").write_text(json.dumps(metrics), encoding="utf-8")
+            train.report(dict(metrics), checkpoint=train.Checkpoint.from_directory(folder))
+    else:
+        train.report(dict(metrics))
     ask: Callable[[], Any] | None = getattr(train, "get_preemption_info", None)
     if ask is not None and ask() is not None and child.poll() is None:
         child.terminate()  # it finishes its step, saves and ends with 75
