@@ -13,7 +13,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no
 # pip would compile 18,000 files on one core. A file that does not compile is no module of this Python.
 COMPILE := $(BIN)/python -W ignore -m compileall -qq -j 0 $(VENV)/lib || true
 
-.PHONY: quickstart wheel-test test conformance faults check docs gpu-wheels gpu-dry clean
+.PHONY: quickstart notebook wheel-test test conformance faults check docs gpu-wheels gpu-dry clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -52,6 +52,10 @@ wheel-test: $(VENV)/.workshop
 	  fi; \
 	  (cd build/away && ../fresh/bin/ropewalk --version && ../fresh/bin/ropewalk run quickstart --fast && test -f runs/quickstart-fast/report.html); \
 	done
+
+# The cells of examples/stretch.ipynb in order, in runs/notebook; ends with 1 where that takes more than five minutes.
+notebook: $(VENV)/.installed
+	$(BIN)/python benchmarks/run_notebook.py
 
 conformance: $(VENV)/.workshop
 	$(TESTS) tests/conformance

@@ -1,4 +1,7 @@
-"""Each example is short, runs under torchrun, and says the same on two ranks as on one."""
+"""Each example is short, runs under torchrun, and says the same on two ranks as on one.
+
+ray_train.py needs a Ray cluster: tests/parallel/test_ray_worker.py has its parts, benchmarks/ray_train.py runs them.
+"""
 
 import re
 import subprocess
@@ -44,8 +47,8 @@ def numbers(text: str) -> list[float]:
 
 
 def test_every_example_is_known_and_short() -> None:
-    assert sorted(path.name for path in EXAMPLES.glob("*.py")) == sorted(PROGRAMS)
-    for name in PROGRAMS:
+    assert sorted(path.name for path in EXAMPLES.glob("*.py")) == sorted([*PROGRAMS, "ray_train.py"])
+    for name in (*PROGRAMS, "ray_train.py"):
         assert len((EXAMPLES / name).read_text().splitlines()) <= 40, name
 
 

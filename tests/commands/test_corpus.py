@@ -112,6 +112,11 @@ def test_shares_then_prepare_then_report_mix_and_export(recipe: Path, tmp_path: 
     assert (tmp_path / "out" / "corpus-card.md").read_text() == card
     with pytest.raises(UserError, match="there already"):
         say("corpus", "export", str(recipe), str(tmp_path / "out"), "--format", "olmo")
+    dry = CliRunner().invoke(app, ["run", str(recipe), f"run={tmp_path / 'dry'}", "stages.0.tokens=90M"])
+    assert isinstance(dry.exception, UserError) and "more than max_repeats" in dry.exception.why
+    assert "== prepare" in dry.stderr and "== extend" not in dry.stderr, "nothing is done after text runs dry"
+    again = CliRunner().invoke(app, ["prepare", str(recipe), f"run={tmp_path / 'dry'}", "stages.0.tokens=90M"])
+    assert isinstance(again.exception, UserError), "a second try says the same, though the corpus is there"
 
 
 @pytest.mark.parametrize("share", ["2/2", "x", "1", "-1/2"])

@@ -157,7 +157,7 @@ def test_a_fault_on_the_rank_that_prepares_ends_all(recipe: Recipe, tmp_path: Pa
     done = start_torchrun("run", path)
     assert done.returncode == 1 and done.stderr.count("ropewalk: files that the recipe names are missing") == 1
     path.write_text(yaml.safe_dump({**recipe.to_json(), "parallel": {"ranks": 1}}))
-    assert "the recipe needs 1 ranks, but torchrun started 2" in start_torchrun("run", path).stderr
+    assert "the recipe needs 1 rank, but torchrun started 2" in start_torchrun("run", path).stderr
 
 
 def start_torchrun(verb: str, path: Path) -> "subprocess.CompletedProcess[str]":

@@ -11,6 +11,7 @@ from ropewalk.commands.claim import read_base_shape
 from ropewalk.commands.decide_open import count_ranks_started, settle_given
 from ropewalk.core.artifact import is_finished
 from ropewalk.core.error import UserError
+from ropewalk.core.quantity import format_count
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.corpus.tokens.corpus_folder import open_corpus
 from ropewalk.plan.explain_plan import explain_terms, tabulate_front
@@ -76,7 +77,7 @@ def check_recipe(
     if simulate:
         lines += [f"{'simulated':<11} stage {index}: {line}" for index, line in simulate_stages(recipe, shape, plans)]
     answers = _answer(given, shape, plans, why_not, explain=explain)
-    lines += [*answers.values(), f"{_count(errors, 'error')}, {_count(len(findings) - errors, 'warning')}"]
+    lines += [*answers.values(), f"{format_count(errors, 'error')}, {format_count(len(findings) - errors, 'warning')}"]
     return {
         "errors": errors,
         "findings": [asdict(finding) for finding in findings],
@@ -138,7 +139,3 @@ def _answer(
         front = find_front(space.stages, space.layouts)
         answers["explain"] = "\n".join(tabulate_front(front, priced=priced))
     return answers
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

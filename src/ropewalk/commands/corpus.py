@@ -9,6 +9,7 @@ from ropewalk.commands.prepare import ask_probes
 from ropewalk.commands.run_inputs import base_model, require
 from ropewalk.core.artifact import new_folder, write_whole
 from ropewalk.core.error import UserError
+from ropewalk.core.quantity import format_count
 from ropewalk.core.run_folder import CARD, RunFolder
 from ropewalk.corpus.dedup.decontaminate import read_prompts
 from ropewalk.corpus.inspect.card import describe_data, write_card
@@ -77,7 +78,7 @@ def tokenise_recipe(recipe: Recipe, share: str) -> dict[str, Any]:
         shares=int(of),
     )
     then = "run the array again: sections are compared once all shares are surveyed" if done.waits else "ready"
-    text = f"share {share}: {done.tasks} tasks done; {then}"
+    text = f"share {share}: {format_count(done.tasks, 'task')} done; {then}"
     return {"share": share, "tasks": done.tasks, "waits": done.waits, "text": text}
 
 

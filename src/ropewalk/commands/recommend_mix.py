@@ -11,7 +11,7 @@ from ropewalk.core.quantity import format_amount, parse_count
 from ropewalk.core.read_json import read_written
 from ropewalk.evaluate.score import Interval
 from ropewalk.evaluate.study_fit import Kind, StudyFit, find_critical, fit_study, is_accepted, tell_laws
-from ropewalk.recipe.suffix import YAML
+from ropewalk.recipe.named import is_recipe
 from ropewalk.recipe.sweep import load_sweep
 
 _LIMIT = re.compile(r"general_loss<=([+-]?\d+(?:\.\d+)?)(%?)")
@@ -60,7 +60,7 @@ def recommend_mix(study: Path, limit: str, *, tokens: str | None = None) -> dict
 def find_results(study: Path) -> Path:
     """The ``results.json`` of a study, given as its file, its folder, or the results themselves."""
     folder = study
-    if study.suffix in YAML:
+    if is_recipe(study):
         folder = Path(load_sweep(study)[0].study)
     found = folder if folder.suffix == ".json" else folder / "results.json"
     if not found.is_file():

@@ -26,7 +26,7 @@ from ropewalk.commands.train import train_stages
 from ropewalk.core.artifact import FolderInUseError, is_finished, read_manifest, write_whole
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
-from ropewalk.core.quantity import format_amount
+from ropewalk.core.quantity import format_amount, format_count
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.evaluate.compare_arms import find_hopeless, rank_arms
 from ropewalk.evaluate.study_fit import MIX_FIT, fit_study, is_ratio_study, tell_laws
@@ -48,7 +48,7 @@ def run_sweep(path: Path, overrides: list[str]) -> dict[str, Any]:
     sweep, cells = load_sweep(path, overrides)
     cells = [replace(cell, recipe=settle_given(cell.recipe).recipe) for cell in cells]
     left = [cell for cell in cells if not _is_done(cell)]
-    say(f"{len(cells)} cells, {len(cells) - len(left)} of them done")
+    say(f"{format_count(len(cells), 'cell')}, {len(cells) - len(left)} of them done")
     say(tell_budget(left))
     if sweep.ray is None:
         _do_cells(sweep, cells, left)
@@ -75,8 +75,9 @@ def tell_budget(left: Sequence[Cell]) -> str:
     tokens = sum(stage.rows * stage.context_length for cell in trained for stage in cell.recipe.stages)
     flops = sum(count_flops(cell.recipe, _folder(cell)) for cell in trained)
     return (
-        f"left to do: {len(trained)} trainings with {format_amount(tokens)} tokens and {flops:.2g} FLOPs at most, "
-        f"{len(left)} measurements"
+        f"left to do: {format_count(len(trained), 'training')} with {format_amount(tokens)} tokens and "
+        f"{flops:.2g} FLOPs at most, "
+        f"{format_count(len(left), 'measurement')}"
     )
 
 

@@ -14,6 +14,7 @@ from ropewalk.parallel.stop import Stopped
 from ropewalk.parallel.torchrun import is_first
 from ropewalk.plan.named_hardware import require_hardware
 from ropewalk.recipe.lora import Lora, require_peft
+from ropewalk.recipe.parallel import require_moments_kernel
 from ropewalk.recipe.spec import ModelSource, Recipe
 from ropewalk.recipe.trackers import require_trackers
 
@@ -59,8 +60,9 @@ def _train_stage(recipe: Recipe, folder: RunFolder, stage: int) -> str:
 
 
 def require_packages(recipe: Recipe) -> None:
-    """Raise UserError where a package that the recipe's trackers or adapters need is missing."""
+    """Raise UserError where a package that the recipe's trackers, adapters or moments need is missing."""
     require_trackers(recipe.trackers)
+    require_moments_kernel(recipe.parallel.moments_kernel)
     if any(stage.lora is not None for stage in recipe.stages):
         require_peft()
 

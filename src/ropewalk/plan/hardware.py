@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ropewalk.core.quantity import format_count
 from ropewalk.plan.devices import (
     ATTENTION_SHARES,
     MATMUL_SHARES,
@@ -138,7 +139,9 @@ def measure_cpu(*, ranks: int = 1) -> Machine:
         left @ left
         elapsed = time.perf_counter() - begun
         best_seconds, spent = min(best_seconds, elapsed), spent + elapsed
-    source = f"measured: a {_PROBE_WIDTH}^3 product in {best_seconds * 1e3:.1f} ms, shared by {ranks} ranks"
+    source = (
+        f"measured: a {_PROBE_WIDTH}^3 product in {best_seconds * 1e3:.1f} ms, shared by {format_count(ranks, 'rank')}"
+    )
     return describe_cpu(2 * _PROBE_WIDTH**3 / best_seconds / ranks, ranks=ranks, source=source)
 
 

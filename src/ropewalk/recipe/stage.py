@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ropewalk.core.quantity import Count, OpenCount, PositiveCount
+from ropewalk.core.quantity import Count, OpenCount, PositiveCount, format_count
 from ropewalk.core.spec import Spec
 from ropewalk.recipe.experimental import Experimental
 from ropewalk.recipe.expert_training import ExpertTraining
@@ -176,8 +176,8 @@ class Stage(Spec):
     def _check_annealing(self) -> "Stage":
         if self.rope_interpolation_steps > self.steps:
             raise ValueError(
-                f"rope_interpolation_steps: the stage ends after {self.steps} steps, "
-                f"before its {self.rope_interpolation_steps} steps of interpolation"
+                f"rope_interpolation_steps: the stage ends after {format_count(self.steps, 'step')}, "
+                f"before its {format_count(self.rope_interpolation_steps, 'step')} of interpolation"
             )
         return self
 
@@ -193,7 +193,8 @@ class Stage(Spec):
             if judged > self.steps:
                 raise ValueError(
                     f"stop.saturated: {FEWEST_VALIDATIONS} validations, the fewest that show a trend, are done after "
-                    f"{judged} steps, and the stage ends after {self.steps}; make validation.steps smaller, or give "
+                    f"{format_count(judged, 'step')}, and the stage ends after {self.steps}; make "
+                    "validation.steps smaller, or give "
                     "the stage more tokens or max_steps"
                 )
         return self

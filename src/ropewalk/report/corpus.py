@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.core.artifact import write_whole
-from ropewalk.core.quantity import format_amount, format_bytes, format_length
+from ropewalk.core.quantity import format_amount, format_bytes, format_count, format_length
 from ropewalk.report.corpus_charts import draw_lengths, draw_prefixes
 from ropewalk.report.corpus_rows import make_copies, make_rows
 from ropewalk.report.corpus_scores import make_scores
@@ -23,7 +23,7 @@ def write_corpus_page(target: Path, name: str, survey: Mapping[str, Any]) -> Non
     survey = show_all(survey)
     page = Page(
         title=f"Corpus of {name}",
-        what=f"{len(survey['sources'])} sources, digest {survey['digest']}",
+        what=f"{format_count(len(survey['sources']), 'source')}, digest {survey['digest']}",
         verdict=_tell_verdict(survey),
         verdict_mark="pass" if _holds(survey) else "fail",
         tiles=_make_tiles(survey),
@@ -81,7 +81,7 @@ def _make_tiles(survey: Mapping[str, Any]) -> list[HeadFigure]:
     ]  # fmt: skip
     for stage in survey["stages"]:
         all_tokens = stage["rows"] * stage["context_tokens"]
-        name = f"padding of the {stage['rows']:,} sequences of stage {stage['stage']}"
+        name = f"padding of the {format_count(stage['rows'], 'sequence')} of stage {stage['stage']}"
         tiles.append(HeadFigure(name, "", _percent(stage["padding_tokens"], all_tokens), "", ""))
     return tiles
 
@@ -115,7 +115,7 @@ def _make_ledger(survey: Mapping[str, Any]) -> Section:
         "tokens all add up."
     )
     points = [
-        f"{name}: PII was masked in the answers of {entry['masked_answers']:,} documents"
+        f"{name}: PII was masked in the answers of {format_count(entry['masked_answers'], 'document')}"
         for name, entry in ledger.items()
         if entry.get("masked_answers")
     ]
@@ -182,7 +182,8 @@ def _make_mix(survey: Mapping[str, Any], stage: Mapping[str, Any]) -> Section:
         columns, rows = columns[:-1], [row[:-1] for row in rows]
     padding = stage["padding_tokens"] / max(1, stage["rows"] * stage["context_tokens"])
     lead = (
-        f"{stage['rows']:,} sequences of {format_length(stage['context_tokens'])}: {format_amount(stage['tokens'])} "
+        f"{format_count(stage['rows'], 'sequence')} of {format_length(stage['context_tokens'])}: "
+        f"{format_amount(stage['tokens'])} "
         f"tokens in {stage['pieces']:,} documents and segments, {padding:.3%} padding. No source differs by more "
         f"than {stage['most_rows_off']:.2f} sequences from its share of the tokens so far."
     )

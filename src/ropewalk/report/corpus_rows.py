@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ropewalk.core.quantity import format_amount, format_length
+from ropewalk.core.quantity import format_amount, format_count, format_length
 from ropewalk.report.figure import SVG, shorten
 from ropewalk.report.section import Section, Strip, TextRun
 from ropewalk.report.table import Table
@@ -18,7 +18,8 @@ def make_rows(stage: Mapping[str, Any]) -> Section:
     length = format_length(stage["context_tokens"])
     strips = [_make_strip(row, stage["context_tokens"]) for row in stage["rows_shown"]]
     lead = (
-        f"{len(strips)} random sequences of {length}. A colour is a document or a segment of one; no token attends "
+        f"{format_count(len(strips), 'random sequence')} of {length}. A colour is a document or a segment of "
+        "one; no token attends "
         "to another colour. For each, the first and last words and the number of its tokens in the sequence are "
         "shown; the white end of a bar is padding."
     )
@@ -41,7 +42,7 @@ def _make_strip(row: Mapping[str, Any], context_tokens: int) -> Strip:
     lengths = row["lengths"]
     runs = [_make_run(number, piece) for number, piece in enumerate(row["pieces"])]
     left = len(lengths) - len(runs)
-    documents = f"{len(lengths)} documents" if len(lengths) > 1 else "1 document"
+    documents = format_count(len(lengths), "document")
     return Strip(
         title=f"sequence {row['row']:,}, {row['source']}: {documents}, {sum(lengths):,} of {context_tokens:,} tokens",
         bar=_draw_bar(lengths, context_tokens),
@@ -70,7 +71,7 @@ def _draw_bar(lengths: Sequence[int], context_tokens: int) -> str:
         colour = _COLOURS[number % len(_COLOURS)]
         parts.append(f'<rect x="{at:.2f}" y="0" width="{width:.2f}" height="20" fill="{colour}"/>')
         at += width
-    told = f"{len(lengths)} documents fill {sum(lengths) / context_tokens:.1%} of the sequence"
+    told = f"{format_count(len(lengths), 'document')}: {sum(lengths) / context_tokens:.1%} of the sequence"
     frame = '<rect x="0" y="0" width="1000" height="20" fill="#ffffff"/>'
     place = 'viewBox="0 0 1000 20" preserveAspectRatio="none"'
     return f'<svg xmlns="{SVG}" {place} role="img" aria-label="{told}">{frame}{"".join(parts)}</svg>'
@@ -94,4 +95,4 @@ def _tabulate_copies(reason: str, pairs: Sequence[Mapping[str, Any]]) -> Table:
         "similarity",
         "text" if reason.startswith("exact") else "text, from where they differ",
     ]
-    return Table(columns, rows, "llwrrw", f"Dropped as {reason}: {len(pairs)} examples.")
+    return Table(columns, rows, "llwrrw", f"Dropped as {reason}: {format_count(len(pairs), 'example')}.")

@@ -199,6 +199,7 @@ def begin_stage(context: StageContext, dataset: Dataset, savings: Savings) -> Tr
         embedding_lr=spec.embedding_lr,
         eight_bit=savings.eight_bit,
         begins_with=name_recurrent(learner.causal) if spec.experimental is not None else None,
+        moments_kernel=parallel.moments_kernel,
     )
     return TrainState(learner, optimizer, stage=context.number, inputs=inputs, plan=describe_stage_plan(spec))
 

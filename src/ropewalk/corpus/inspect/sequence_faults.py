@@ -6,7 +6,7 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from ropewalk.core.quantity import format_amount, format_length
+from ropewalk.core.quantity import format_amount, format_count, format_length
 from ropewalk.corpus.mix.dataset import Dataset
 from ropewalk.corpus.tokens.corpus_folder import Corpus
 from ropewalk.corpus.tokens.long_documents import BeyondRow
@@ -28,7 +28,8 @@ def find_row_faults(corpus: Corpus, dataset: Dataset) -> Iterator[RowFault]:
     for name, (without, rows) in dataset.unlabelled.items():
         if without > MOST_UNLABELLED * rows:
             message = (
-                f"{without:,} of the {rows:,} sequences of {name} ({without / rows:.1%}) have no label, so the model "
+                f"{without:,} of the {format_count(rows, 'sequence')} of {name} ({without / rows:.1%}) "
+                f"{'has' if without == 1 else 'have'} no label, so the model "
                 f"learns nothing from them; long_documents of this source is {corpus.long_documents[name]}"
             )
             yield RowFault(name, "long_documents", message)
@@ -40,10 +41,11 @@ def find_row_faults(corpus: Corpus, dataset: Dataset) -> Iterator[RowFault]:
 def tell_beyond(corpus: Corpus, name: str, beyond: BeyondRow, context_tokens: int) -> str:
     """The message about documents of a source that are longer than a sequence and not read."""
     facts = corpus.facts(name)
-    parts = [f"{beyond.left_out:,} are left out"] * bool(beyond.left_out)
-    parts += [f"{beyond.cut_short:,} are cut short"] * bool(beyond.cut_short)
+    parts = [f"{beyond.left_out:,} {'is' if beyond.left_out == 1 else 'are'} left out"] * bool(beyond.left_out)
+    parts += [f"{beyond.cut_short:,} {'is' if beyond.cut_short == 1 else 'are'} cut short"] * bool(beyond.cut_short)
     return (
-        f"of the {facts.documents:,} documents of {name}, {' and '.join(parts)}, because they are longer than a "
+        f"of the {format_count(facts.documents, 'document')} of {name}, {' and '.join(parts)}, because they are "
+        "longer than a "
         f"sequence of {format_length(context_tokens)}: {format_amount(beyond.tokens)} of "
         f"{format_amount(facts.tokens)} tokens "
         f"({beyond.tokens / facts.tokens:.1%}) are not read; long_documents of this source is "

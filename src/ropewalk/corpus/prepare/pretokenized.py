@@ -47,7 +47,7 @@ def _find(source: Source) -> FoundFiles:
         raise UserError(
             "a source has no files",
             where=f"source {source.name}: {source.path}",
-            why=f"none of its {len(found.files):,} files ends in {suffix}",
+            why=f"none of its files ({len(found.files):,}) ends in {suffix}",
             fix=f"give the path of the token id files, or another format than tokens: {source.tokens}",
         )
     return replace(found, files=files)

@@ -19,6 +19,7 @@ from jaxtyping import Int64, Shaped, UInt32, UInt64
 from ropewalk.core.artifact import read_manifest
 from ropewalk.core.error import UserError
 from ropewalk.core.owned import Owned
+from ropewalk.core.quantity import format_count
 from ropewalk.core.record import Document
 from ropewalk.corpus.clean.document import MASKED
 from ropewalk.corpus.prepare.filters import CONTAMINATED, PASSAGE, REPEATED, Judged, Screened
@@ -232,7 +233,7 @@ def refuse_empty(source: Source, ledger: SourceLedger) -> None:
     raise UserError(
         f"no document of source {source.name} is left",
         where=f"source {source.name}, profile {_name_profile(source)}",
-        why=f"all {ledger.read.documents:,} documents were dropped: {reasons}",
+        why=f"{format_count(ledger.read.documents, 'document')} read, all dropped: {reasons}",
         fix=f"choose a profile that fits the text ({', '.join(PROFILES)}), or another text_key",
     )
 
