@@ -60,7 +60,7 @@ def test_limits_of_the_parts_sum_up(report: Any) -> None:
 )
 def test_a_part_that_fails_keeps_its_lines_and_its_tail(code: str, status: str, report: Any) -> None:
     part = report.Part("a part", 3, (("-c", code),))
-    found = report.run_part(part, [], 3)
+    found = report.run_part(part, [], 2)
     assert (found["status"], found["lines"]) == (status, [{"what": 1}])
     assert status != "failed" or "no GPU" in found["tail"]
     assert found["seconds"] < 20
@@ -68,8 +68,8 @@ def test_a_part_that_fails_keeps_its_lines_and_its_tail(code: str, status: str, 
 
 def test_ranks_of_a_part_end_with_it(report: Any, tmp_path: Path) -> None:
     """Else they would hold the GPU's memory while the next part is measured."""
-    child = "import time, pathlib, sys; time.sleep(4); pathlib.Path(sys.argv[1]).touch()"
+    child = "import time, pathlib, sys; time.sleep(1); pathlib.Path(sys.argv[1]).touch()"
     code = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {child!r}, {str(tmp_path / 'alive')!r}])"
     assert report.run_part(report.Part("a part", 30, (("-c", code),)), [], 30)["status"] == "passed"
-    time.sleep(5)
+    time.sleep(2)
     assert not (tmp_path / "alive").exists()

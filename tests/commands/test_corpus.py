@@ -92,7 +92,7 @@ def test_shares_then_prepare_then_report_mix_and_export(recipe: Path, tmp_path: 
     card = (tmp_path / "run" / "corpus-card.md").read_text()
     assert say("corpus", "card", str(recipe)).strip().endswith("corpus-card.md") and "| web | general |" in card
     survey = json.loads((tmp_path / "run" / "corpus.json").read_text())
-    assert survey == made["survey"] and survey["stages"][0]["rows"] == 40
+    assert survey == made["survey"] and survey["stages"][0]["sequences"] == 40
     assert "Corpus of run" in (tmp_path / "run" / "corpus.html").read_text()
 
     weights = json.loads(say("corpus", "mix", str(recipe), "mix.domain=3", "lengths.0=1", "lengths.512=3", "--json"))

@@ -28,7 +28,7 @@ from ropewalk.recipe.check import base_context, check
 from ropewalk.recipe.check_corpus import check_corpus, describe_long_share
 from ropewalk.recipe.missing_paths import find_missing_paths
 from ropewalk.recipe.spec import Recipe
-from ropewalk.recipe.stage_rows import open_stage
+from ropewalk.recipe.stage_dataset import open_stage
 from ropewalk.recipe.stretch import describe_stages
 from ropewalk.shape.guessed import describe_guess
 from ropewalk.shape.model_shape import ModelShape
@@ -104,7 +104,7 @@ def simulate_stages(recipe: Recipe, shape: ModelShape | None, plans: Sequence[Pl
         work: tuple[float, ...] = (1.0,)
         if is_finished(corpus):
             dataset = open_stage(recipe, index, open_corpus(corpus))
-            held = [dataset.document_tokens(row) for row in range(min(dataset.rows, _READ_SEQUENCES))]
+            held = [dataset.document_tokens(number) for number in range(min(dataset.sequences, _READ_SEQUENCES))]
             pair_flops = 2 * plan.flops.attention / (plan.context_tokens + 1)
             work = weigh_sequences(held, linear_flops=plan.flops.linear, attention_flops_of_pair=pair_flops)
         yield index, simulate_plan(plan, save_steps=stage.checkpoint_steps, work=work)[0]

@@ -9,6 +9,7 @@ from typing import Any
 from ropewalk.core.error import UserError
 from ropewalk.core.quantity import format_amount, parse_count
 from ropewalk.core.read_json import read_written
+from ropewalk.core.run_folder import RESULTS
 from ropewalk.evaluate.score import Interval
 from ropewalk.evaluate.study_fit import Kind, StudyFit, find_critical, fit_study, is_accepted, tell_laws
 from ropewalk.recipe.named import is_recipe
@@ -62,7 +63,7 @@ def find_results(study: Path) -> Path:
     folder = study
     if is_recipe(study):
         folder = Path(load_sweep(study)[0].study)
-    found = folder if folder.suffix == ".json" else folder / "results.json"
+    found = folder if folder.suffix == ".json" else folder / RESULTS
     if not found.is_file():
         raise UserError(
             "the study has no results yet",

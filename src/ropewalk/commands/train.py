@@ -121,7 +121,7 @@ def check_gate(recipe: Recipe, folder: RunFolder, stage: int) -> None:
 
     Raises UserError on every rank where a gate is missed and the recipe stops then.
     """
-    from ropewalk.evaluate.stage_gate import measure_promotion, read_verdicts, refuse_missed_gate, spell_verdicts
+    from ropewalk.evaluate.stage_gate import measure_gate, read_verdicts, refuse_missed_gate, spell_verdicts
     from ropewalk.parallel.collective import rank_and_ranks, share_from_first
 
     spec, path, base = recipe.stages[stage], folder.gate(stage), base_model(folder, recipe)
@@ -130,7 +130,7 @@ def check_gate(recipe: Recipe, folder: RunFolder, stage: int) -> None:
         models = {"base": base, "before": stage_input(folder, recipe, stage), "trained": folder.trained(stage)}
         if stage == 0:
             del models["before"]
-        verdicts = measure_promotion(
+        verdicts = measure_gate(
             spec.gate, recipe.evaluate, models=models, reach_tokens=spec.reach_tokens, corpus=folder.corpus
         )
         if verdicts is not None:

@@ -32,11 +32,6 @@ def set_quiet(quiet: bool) -> None:
     _VOICE.quiet = quiet
 
 
-def is_quiet() -> bool:
-    """Whether nothing but warnings and errors is shown."""
-    return _VOICE.quiet
-
-
 @runtime_checkable
 class Advance(Protocol):
     """Report the amount just done, optionally with a note to show and the remaining time in seconds.

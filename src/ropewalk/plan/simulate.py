@@ -89,14 +89,6 @@ class Simulated:
         return (self.ideal_seconds + self.slow_seconds) / self.seconds
 
 
-def expect_seconds(steps: Steps, cluster: Cluster, *, save_seconds_apart: float) -> float:
-    """The mean wall time without slow ranks and unequal work, by Daly's formula (2006) for exponential failures."""
-    mean, restart = cluster.failure_seconds, cluster.restart_seconds
-    part = save_seconds_apart + cluster.save_seconds
-    saves = steps.count * steps.seconds / save_seconds_apart
-    return saves * (mean + restart) * math.expm1(part / mean)
-
-
 def simulate_run(steps: Steps, cluster: Cluster, *, save_steps: int, seed: int = 0) -> Simulated:
     """Run ``steps`` on ``cluster`` with a save after every ``save_steps`` steps.
 

@@ -123,14 +123,14 @@ def _check_ranks(recipe: Recipe) -> Iterator[Finding]:
         )
         yield Finding("error", "parallel.ulysses_degree", message, "arithmetic")
     for index, stage in enumerate(recipe.stages):
-        rows = stage.step_tokens // stage.context_length
-        if rows < ranks // context:
+        sequences = stage.step_tokens // stage.context_length
+        if sequences < ranks // context:
             message = (
-                f"a step has {format_count(rows, 'sequence')}, so some of the {ranks // context} data ranks have no "
-                "work"
+                f"a step has {format_count(sequences, 'sequence')}, so some of the {ranks // context} data ranks have "
+                "no work"
             )
             yield Finding("error", f"stages.{index}.step_tokens", message, "arithmetic")
-        whole = stage.step_rows * stage.context_length
+        whole = stage.step_sequences * stage.context_length
         if abs(whole / stage.step_tokens - 1) > _STEP_ROUNDING:
             message = (
                 f"a step of whole sequences has {format_amount(whole)} tokens, not {format_amount(stage.step_tokens)}"

@@ -49,7 +49,7 @@ def _check_amount(recipe: Recipe, held: Mapping[str, float]) -> Iterator[Finding
     for stage in recipe.stages:
         mix = recipe.mix(stage)
         for key, weight in mix.items():
-            read[key] = read.get(key, 0.0) + weight / sum(mix.values()) * stage.rows * stage.context_length
+            read[key] = read.get(key, 0.0) + weight / sum(mix.values()) * stage.sequences * stage.context_length
     for key, tokens in read.items():
         members = [
             each.name

@@ -139,7 +139,7 @@ def refuse_rates(now: Rates, before: Rates, *, taken: int, where: str) -> UserEr
     )
 
 
-def annealing_share(step: int, *, steps: int) -> float:
+def interpolation_share(step: int, *, steps: int) -> float:
     """Return the share of the way from the former positions (0) to the new ones (1) at step ``step``, counted from 0.
 
     The share rises linearly, and it is 1 from step ``steps`` on.

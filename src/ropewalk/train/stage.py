@@ -34,7 +34,7 @@ from ropewalk.plan.savings import Savings
 from ropewalk.recipe.expert_training import refuse_misfits
 from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage import Stage
-from ropewalk.recipe.stage_rows import open_stage
+from ropewalk.recipe.stage_dataset import open_stage
 from ropewalk.recipe.trackers import require_trackers
 from ropewalk.recurrence import describe_recurrent_kernels
 from ropewalk.train.loop import Monitor, run_loop
@@ -129,9 +129,9 @@ def _train(
         monitor.metrics_log.rewind(context.number, state.step)
         if state.ended:
             return state
-        planned = state.cursor + (spec.steps - state.step) * spec.step_rows
-        if planned > dataset.rows:  # after a rollback the stage needs more sequences than were planned
-            dataset = open_stage(recipe, context.number, corpus, rows=planned)
+        planned = state.cursor + (spec.steps - state.step) * spec.step_sequences
+        if planned > dataset.sequences:  # after a rollback the stage needs more sequences than were planned
+            dataset = open_stage(recipe, context.number, corpus, sequences=planned)
         with _open_trackers(recipe, state, context) as trackers:
             state = run_loop(state, context, dataset, monitor, asked, trackers=trackers)
         if not is_astray(state.recent, guard=spec.guard):

@@ -73,11 +73,11 @@ def _origin(corpus: Corpus, source: Source) -> tuple[str, list[str]]:
     if source.provenance is None:
         return place, []
     hosts, licences, dates, known, trained = Counter[str](), Counter[str](), list[str](), 0, 0
-    fates, number = corpus.fates(source.name), 0
+    splits, number = corpus.splits(source.name), 0
     for entry in read_written_lines(corpus.store(source.name) / "documents.jsonl", dict):
         if "dropped" in entry:
             continue
-        is_trained = fates[number] == TRAIN
+        is_trained = splits[number] == TRAIN
         origin = entry.get(ORIGIN, {}) if is_trained else {}
         number, trained = number + 1, trained + is_trained
         if "address" in origin:
