@@ -152,10 +152,10 @@ def test_no_test_asks_cuda_before_it_runs() -> None:
 
 
 def test_a_fork_after_cuda_was_used_is_refused(monkeypatch: pytest.MonkeyPatch, one_gpu: None) -> None:
-    begun: list[int] = []
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
-    with pytest.raises(UserError, match="no ranks can be forked for GPUs"):
-        run_ranks(lambda: begun.append(1), 1)
+    with monkeypatch.context() as block, pytest.raises(UserError, match="no ranks can be forked for GPUs"):
+        block.setattr(launch, "_run_forked", lambda *_: pytest.fail("a rank was forked"))
+        run_ranks(lambda: None, 1)
     assert run_ranks(lambda: rank_device().type, 1, setup=RankSetup("cpu")) == ["cpu"], "ranks on the CPU may be"
 
 

@@ -98,5 +98,6 @@ def _derive(kind: type[nn.Module], backend: str) -> type[nn.Module]:
     """One class for all modules of a kind, since a program holds for the class that it was traced for."""
     # Lengths are not left dynamic: the program must not depend on the lengths that a process has read before. torch's
     # settings belong to a thread, and backward may run in another one, so the limit is given here.
-    compiled = torch.compile(kind.forward, dynamic=False, backend=backend, recompile_limit=_PROGRAMS)
+    limit: dict[str, Any] = {"recompile_limit": _PROGRAMS}  # torch's own types lack it
+    compiled = torch.compile(kind.forward, dynamic=False, backend=backend, **limit)
     return type(kind.__name__, (_Compiled, kind), {"compiled": staticmethod(compiled)})

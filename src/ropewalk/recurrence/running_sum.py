@@ -15,8 +15,9 @@ def running_sum(values: Float[Tensor, "*shape"], dim: int) -> Float[Tensor, "*sh
         return values.cumsum(dim)
     total, length, shift = values, values.shape[dim], 1
     while shift < length:
+        # [outer, length, inner] -> [outer, shift, inner] and [outer, left, inner]
         first, last = total.split([shift, length - shift], dim)
-        # [.., shift, ..] and [.., length - shift, ..] -> [.., length, ..]
+        # [outer, shift, inner] and [outer, left, inner] -> [outer, length, inner]
         total = torch.cat([first, last + total.narrow(dim, 0, length - shift)], dim)
         shift *= 2
     return total
