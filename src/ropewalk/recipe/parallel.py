@@ -77,7 +77,7 @@ class Parallel(Spec):
     kernels: Literal["auto", "torch", "liger"] = "auto"
     """Whose kernels norms, rotation and SwiGLU run in; ``auto`` is Liger's on a GPU where it is installed."""
     compile: Literal["auto", "none", "blocks"] = "auto"
-    """Whether torch compiles what a block does besides its attention, at the first step of each sequence length;
+    """Whether torch (2.13) compiles what a block does besides its attention, at the first step of each sequence length;
     ``auto`` does so on a GPU where Liger's kernels do not run and Triton is installed, but not for experts."""
     loss_chunk_tokens: Literal["auto"] | PositiveCount = "auto"
     """Tokens whose logits exist at once; ``auto`` is 4096 on a GPU and 1024 on a CPU."""
