@@ -127,6 +127,7 @@ SIDES: Mapping[str, Side] = {
     "evaluate.abilities": "evaluate",
     "evaluate.pairs": "evaluate",
     "evaluate.probes": "evaluate",
+    "evaluate.grid": "evaluate",
     "evaluate.ruler": "evaluate",
     "evaluate.benchmarks": "evaluate",
     "evaluate.seed": "evaluate",
