@@ -66,7 +66,8 @@ class Case(NamedTuple):
         text = "one document" if self.median is None else "packed documents around 4Ki"
         layer = {"delta": "gated delta net", "mamba": "Mamba-2"}[self.sizes.kind]
         layers = f"3 blocks of {layer} and 1 of attention" if self.sizes.stack else f"{layer} and MLP"
-        return f"{text}, {self.tokens} tokens, {layers}, width {self.sizes.width}, 2 ranks, {self.peer}"
+        sizes = f"width {self.sizes.width}, states {self.sizes.key_dim} x {self.sizes.value_dim}"
+        return f"{text}, {self.tokens} tokens, {layers}, {sizes}, 2 ranks, {self.peer}"
 
     def draw(self) -> np.ndarray:
         """The row's documents."""

@@ -6,8 +6,8 @@
 The packaged tiny base is a Llama of three layers, and no class of transformers has gated delta nets beside its
 attention. So the base of this study is a Qwen3 of four layers, made of it: the fourth layer adds nothing at first, and
 the norms of queries and keys get the mean sizes of its queries and keys. It is trained for 1.2M tokens at 512, as the
-tiny base was in its last stages. Then each arm is extended to 4Ki and trained on the same tokens, with three seeds; in
-the first fifth of the steps the arms with new layers train these alone. One CPU rank; FOLDER gets all runs.
+tiny base was in its last stages. Then each arm is extended to 4Ki and trained on the same 160Ki tokens, with three
+seeds; in the first fifth of the steps the arms with new layers train these alone. One CPU rank; FOLDER gets all runs.
 """
 
 import argparse
@@ -28,8 +28,8 @@ from ropewalk.model.folder import copy_tokenizer
 from ropewalk.shape.find import find_model
 
 BEGIN, END = "<!-- tables -->\n", "<!-- /tables -->"
-TOKENS, TARGET, FROZEN = 480 << 10, 4096, 12
-"""Of each arm; its context; and the first steps, of 60, in which only new layers are trained."""
+TOKENS, TARGET, FROZEN = 160 << 10, 4096, 4
+"""Of each arm; its context; and the first steps, of 20, in which only new layers are trained."""
 ARMS = {
     "none": [],
     "quarter": "[{}, {}, {mixer: gated_delta}, {}]",
@@ -114,7 +114,7 @@ def make_study(folder: Path) -> dict[str, Any]:
     shares = {"general": 7, "domain": 2, "instruction": 1}
     recipe = _make_recipe(folder / "base" / "export", folder / "arm", [*_TEXTS, keys], shares, stage)
     recipe["evaluate"] = {
-        **{"lengths": [1, 2, 4, 8], "answers": 200, "documents": 16, "position_lengths": 8, "short_tokens": "4Ki"},
+        **{"lengths": [1, 2, 4, 8], "answers": 100, "documents": 8, "position_lengths": 8, "short_tokens": "4Ki"},
         **{"pairs": [4, 12], "precision": "bfloat16"},
     }
     (folder / "arm.yaml").write_text(yaml.safe_dump(recipe))
