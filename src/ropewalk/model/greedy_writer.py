@@ -80,7 +80,8 @@ class GreedyWriter(ModelWithLoss):
         most = scores.amax(-1)
         logits = scores * scale if cap is None else cap * torch.tanh(scores * scale / cap)
         nll = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
-        return torch.stack((scores.argmax(-1).double(), nll.double(), (wanted >= most).double()))
+        correct = wanted >= most
+        return torch.stack((scores.argmax(-1).double(), nll.double(), correct.double()))  # thrice [some] -> [3, some]
 
 
 def write_greedily(
