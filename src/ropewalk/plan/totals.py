@@ -58,11 +58,16 @@ def total_up(recipe: Recipe, shape: ModelShape, plans: Sequence[Plan]) -> Totals
     return Totals(
         training_seconds=training,
         evaluation_seconds=evaluation,
-        preparation_core_seconds=_CORE_SECONDS * sum(plan.tokens for plan in plans),
+        preparation_core_seconds=estimate_preparation(sum(plan.tokens for plan in plans)),
         device_hours=hours,
         dollars=None if machine.dollars_per_hour is None else hours * machine.dollars_per_hour,
         limits=f"{name.replace('_', ' ')}, {seconds / training:.0%} of the training",
     )
+
+
+def estimate_preparation(tokens: int) -> float:
+    """Seconds of one core to read, clean, de-duplicate and tokenise text of so many tokens."""
+    return _CORE_SECONDS * tokens
 
 
 def estimate_evaluation(recipe: Recipe, shape: ModelShape, plan: Plan) -> float:

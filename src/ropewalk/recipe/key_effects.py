@@ -69,6 +69,7 @@ SIDES: Mapping[str, Side] = {
     "stages.context_length": "positions",
     "stages.rope": "positions",
     "stages.layers": "positions",
+    "stages.experimental": "training",
     "stages.pose": "positions",
     "stages.rope_interpolation_steps": "training",
     "stages.tokens": "rates",
