@@ -13,10 +13,10 @@ import pytest
 import yaml
 
 from forked_verb import start_verb
-from invented_run import RECIPE, make_rows, write_scores
+from invented_run import RECIPE
 from ropewalk.commands.watch import RunServer
 from ropewalk.core.error import UserError
-from ropewalk.core.record import Score, append_metrics
+from ropewalk.core.record import Score, write_scores
 from ropewalk.recipe.load import load_recipe
 from ropewalk.report import live_report
 from ropewalk.report.page import write_report
@@ -64,19 +64,15 @@ def test_the_page_follows_the_records_from_before_the_first_one(tmp_path: Path) 
         status, headers, first = ask(server.url)
         assert status == 200 and "no-store" in headers and "No step has been taken yet." in first
         state = ask(server.url, "/state")[2]
-        assert f'!=="{state}"' in first
-        assert ask(server.url) == (status, headers, first) or ask(server.url)[2] == first
+        assert f'!=="{state}"' in first and ask(server.url)[2] == first
         assert list_files(run) == before, "nothing is written"
-        append_metrics(run / "metrics.jsonl", make_rows({"topics": 1.0}, steps=3))
-        assert ask(server.url, "/state")[2] != state
-        assert "No step has been taken yet." not in ask(server.url)[2]
         (run / "scores.json").write_text("[{")
+        assert ask(server.url, "/state")[2] != state
         damaged = ask(server.url)[2]
-        assert "cannot be read" in damaged and "scores.json" in damaged
-        write_scores(
-            run / "scores.json", [Score("base", "ruler/vt", "string_match", 512, None, "en", 8, 0.5, 0.2, 0.8)]
-        )
-        assert "ruler" not in damaged and "vt" in ask(server.url)[2].partition('id="written"')[2]
+        assert "cannot be read" in damaged and "scores.json" in damaged and "string_match" not in damaged
+        score = Score("base", "ruler/vt", "string_match", 512, None, "en", 8, 0.5, 0.2, 0.8)
+        write_scores(run / "scores.json", [score])
+        assert "vt" in ask(server.url)[2].partition('id="written"')[2]
 
 
 def test_a_watched_page_is_the_report_and_one_script_that_its_policy_names(tmp_path: Path) -> None:
