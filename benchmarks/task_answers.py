@@ -41,11 +41,23 @@ def find_over(text: str, at: int, answer: str) -> bool:
     return False
 
 
+def find_last_setting(text: str, key: str) -> str | None:
+    """What stands behind the last line ``key = value`` or ``key: value``."""
+    found = None
+    for line in text.split("\n"):
+        rest = line.strip().removeprefix(key).strip()
+        if line.strip().startswith(key) and rest[:1] in ("=", ":", "：") and rest[1:2] not in ("=", ""):
+            found = rest[1:].strip() if not rest.startswith("://") else found
+    return found
+
+
 def is_right(text: Text, language: str, task: Task) -> bool:
     """Whether the answer is found again."""
     if task.family == "heading":
         word = task.about[0]
         return find_over(text.text, text.text.index(word), task.answer)
+    if task.family == "overwrite":
+        return find_last_setting(text.text, task.about[0]) == task.answer
     try:
         check(text.text, "zh" if language == "zh" else "en", task)
     except AssertionError:
