@@ -92,10 +92,10 @@ class Peers:
             [python, str(script), str(texts)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def ask(self, step: str, first: int, last: int) -> dict[str, object]:
+    def ask(self, step: str, first: int, last: int, **more: object) -> dict[str, object]:
         """Processor seconds and results of one step on one part."""
         assert self._process.stdin is not None and self._process.stdout is not None
-        print(json.dumps({"step": step, "first": first, "last": last}), file=self._process.stdin, flush=True)
+        print(json.dumps({"step": step, "first": first, "last": last, **more}), file=self._process.stdin, flush=True)
         answer: dict[str, object] = json.loads(self._process.stdout.readline())
         return answer
 

@@ -1,4 +1,4 @@
-"""The peers' half of benchmarks/corpus_clean.py, for a Python that has datatrove, datasketch, spacy and jieba.
+"""The peers' half of benchmarks/corpus_clean.py and corpus_whole.py, for a Python that has them, spacy and jieba.
 
 Reads ``{step, first, last}`` line by line, answers with processor seconds and what was decided. Nothing of ropewalk.
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 from datasketch import MinHash, MinHashLSH
 from datatrove.data import Document
 from datatrove.executor.local import LocalPipelineExecutor
+from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.dedup import (
     MinhashConfig,
     MinhashDedupBuckets,
@@ -22,6 +23,7 @@ from datatrove.pipeline.dedup import (
 )
 from datatrove.pipeline.filters import FineWebQualityFilter, GopherQualityFilter, GopherRepetitionFilter
 from datatrove.pipeline.readers import JsonlReader
+from datatrove.pipeline.tokens import DocumentTokenizer
 from datatrove.pipeline.writers import JsonlWriter
 from datatrove.utils.logging import logger
 
@@ -64,27 +66,49 @@ def run_filters(texts, seen):
     return decisions
 
 
-def run_datatrove(texts, folder):
-    """Its four stages, 14 bands of 8 as it comes, in this process."""
+class Judge(PipelineStep):
+    """The filters of each text's language, asked as in a run. Every text goes on, so that all is encoded."""
+
+    name = "judge"
+
+    def run(self, data, rank=0, world_size=1):
+        for document in data:
+            for each in FILTERS[LANGUAGES[document.metadata["kind"]]]:
+                each.filter(document)
+            yield document
+
+
+def run_datatrove(texts, folder, *, tokenizer=None):
+    """Its four stages, 14 bands of 8 as it comes, in this process; with ``tokenizer`` its filters before them, and its
+    tokeniser behind."""
     (folder / "in").mkdir()
     (folder / "in" / "a.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in texts))
     config = MinhashConfig(n_grams=5, num_buckets=14, hashes_per_bucket=8)
+    first = "in" if tokenizer is None else "judged"
 
     def read():
-        return JsonlReader(str(folder / "in"))
+        return JsonlReader(str(folder / first))
 
-    stages = [
+    stages = (
+        []
+        if tokenizer is None
+        else [([JsonlReader(str(folder / "in")), Judge(), JsonlWriter(str(folder / "judged"), compression=None)], 1)]
+    )
+    stages += [
         ([read(), MinhashDedupSignature(output_folder=str(folder / "sig"), config=config, language="eng")], 1),
         ([MinhashDedupBuckets(str(folder / "sig"), str(folder / "buckets"), config=config)], 14),
         ([MinhashDedupCluster(str(folder / "buckets"), str(folder / "remove"), config=config)], 1),
         ([read(), MinhashDedupFilter(str(folder / "remove")), JsonlWriter(str(folder / "out"), compression=None)], 1),
     ]
+    if tokenizer is not None:
+        encode = DocumentTokenizer(str(folder / "tokens"), tokenizer_name_or_path=tokenizer)
+        stages.append(([JsonlReader(str(folder / "out")), encode], 1))
     begun = time.process_time()
     for number, (pipeline, tasks) in enumerate(stages):
         logs = str(folder / f"logs{number}")
         LocalPipelineExecutor(pipeline=pipeline, tasks=tasks, workers=1, logging_dir=logs).run()
     seconds = time.process_time() - begun
-    kept = sum(len(path.read_text().splitlines()) for path in (folder / "out").glob("*.jsonl"))
+    kept = sum(path.read_text().count("\n") for path in (folder / "out").glob("*.jsonl"))
     return seconds, len(texts) - kept
 
 
@@ -115,6 +139,10 @@ def main():
         elif asked["step"] == "datasketch":
             answer["dropped"] = run_datasketch(part)
         answer["seconds"] = time.process_time() - begun
+        if asked["step"] == "whole":
+            with tempfile.TemporaryDirectory() as folder:
+                made = run_datatrove(part, Path(folder), tokenizer=asked["tokenizer"])
+                answer["seconds"], answer["dropped"] = made
         if asked["step"] == "datatrove":
             with tempfile.TemporaryDirectory() as folder:
                 answer["seconds"], answer["dropped"] = run_datatrove(part, Path(folder))

@@ -26,7 +26,7 @@ SLOW = {
     "torch.utils.tensorboard": "imports the optional tensorboard",
 }
 OPTIONAL = (
-    *("fast", "parquet", "chinese", "html", "pdf", "warc", "fasttext", "kenlm", "lora", "gguf", "liger", "hub"),
+    *("fast", "parquet", "chinese", "html", "pdf", "fasttext", "kenlm", "lora", "gguf", "liger", "hub"),
     *("cluster", "track"),
 )
 """Extras of pyproject.toml: their packages may be absent."""

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from ropewalk.corpus.prepare.build import build
 from ropewalk.corpus.spec import CorpusSpec
 from ropewalk.corpus.tokens.corpus_folder import Corpus, open_corpus
 from ropewalk.corpus.tokens.tokenizer import Tokenizer
+from ropewalk.evaluate.gain_sample import choose_stretch, count_whole
 from ropewalk.evaluate.length_gain import long_texts, make_items, score_lengths
 
 NEAR, CONTEXT = 32, 96
@@ -67,6 +69,56 @@ def test_both_readings_count_the_same_tokens(corpus: Corpus) -> None:
         np.add.at(counts, item.group[item.group >= 0], 1)
         assert item.group[0] == -1
     assert counts.reshape(-1, 2).T.tolist() == [[len(text.tokens) - NEAR for text in texts]] * 2
+
+
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.4, 0.9])
+def test_a_stretch_costs_its_share_and_holds_its_windows(share: float) -> None:
+    for number, truncated in enumerate([16, 64, 4096]):
+        for times in (2, 2.1, 8, 33):
+            length = int(times * truncated)
+            stretch = choose_stretch(length, truncated, share, "s", str(number))
+            windows, step = np.array(stretch.windows), truncated // 4
+            assert 0 <= stretch.begin < stretch.end <= length and len(windows) >= 1
+            assert (windows >= stretch.begin + truncated).all() and windows[-1] + step == stretch.end
+            assert (np.diff(windows) >= step).all()
+            least = 2 * truncated + step
+            assert stretch.count_read(truncated) <= max(least, share * count_whole(length, truncated))
+            assert stretch == choose_stretch(length, truncated, share, "s", str(number))
+            assert length < 3 * truncated or share > 0.5 or stretch != choose_stretch(length, truncated, share, "s", "another")
+
+
+def test_a_sampled_gain_is_that_of_its_windows(models: dict[str, Path], corpus: Corpus, tmp_path: Path) -> None:
+    """Each window against plain transformers, and an interval that holds the whole gain most times."""
+    outs = [tmp_path / "whole.jsonl", tmp_path / "sample.jsonl"]
+    lengths: dict[str, Any] = {"truncated_tokens": NEAR, "context_tokens": CONTEXT, "precision": "float32"}
+    found = [
+        score_lengths(models["base"], corpus, out=out, share=s, **lengths)
+        for out, s in zip(outs, [1, 0.4], strict=True)
+    ]
+    whole, rows = ([json.loads(line) for line in out.read_text().splitlines()] for out in outs)
+    assert found[0]["read"] == 1 and 0.3 < found[1]["read"] < 0.5
+    assert sum(row["tokens_read"] for row in rows) == round(
+        found[1]["read"] * sum(count_whole(row["tokens"], NEAR) for row in rows)
+    )
+    assert [row["id"] for row in rows] == [row["id"] for row in whole]
+    inside = [row["low"] <= each["gain"] <= row["high"] for row, each in zip(rows, whole, strict=True)]
+    assert np.mean(inside) > 0.8
+    texts = list(long_texts(corpus, truncated_tokens=NEAR, context_tokens=CONTEXT))
+    model = AutoModelForCausalLM.from_pretrained(models["base"], dtype=torch.float64)
+    with torch.inference_mode():
+        for text, row in list(zip(texts, rows, strict=True))[:4]:
+            ids = torch.from_numpy(text.tokens)[None]
+
+            def loss(begin: int, first: int, end: int, ids: torch.Tensor = ids) -> float:
+                """Of tokens [first, end), read from ``begin`` on."""
+                logits = model(ids[:, begin:end]).logits[0, first - begin - 1 : -1].log_softmax(-1)
+                return -float(logits.gather(1, ids[0, first:end, None]).sum())
+
+            step = NEAR // 4
+            gains = [
+                loss(at + step - NEAR, at, at + step) - loss(row["read"][0], at, at + step) for at in row["windows"]
+            ]
+            assert row["gain"] == pytest.approx(sum(gains) / step / len(gains), abs=1e-5)
 
 
 def test_joined_documents_get_no_score_and_this_is_told(

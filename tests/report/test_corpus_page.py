@@ -48,6 +48,11 @@ def survey(name: str = "law") -> dict[str, Any]:
         ],
         "copies": {"near duplicate": [{"dropped": pair, "kept": pair, "similarity": 0.9}],
                    "exact duplicate": [{"dropped": pair, "kept": pair, "similarity": None}]},
+        "columns": {name: [{"column": "gain", "documents": 3, "percentiles": {"50": 0.5}, "edges": [0.0, 0.5, 1.0],
+                            "counts": [1, 2], "best": [], "worst": [],
+                            "around": [{"bound": "at_least", "value": 0.4, "above": [],
+                                        "below": [{"id": name, "value": 0.3125, "text": f"score of {name}"}]}]}]},
+        "card": {"origin": [f"{name}: data/law; dates: 2026-01-01 to 2026-02-01"], "filters": [f"{name}: profile law"]},
     }  # fmt: skip
 
 
@@ -69,7 +74,18 @@ def write(tmp_path: Path, counted: dict[str, Any]) -> str:
 def test_every_section_is_there(tmp_path: Path) -> None:
     page = write(tmp_path, survey())
     sections = re.findall(r'<section id="([\w-]+)">', page)
-    assert sections == ["summary", "ledger", "lengths", "languages", "mix-0", "copies", "rows-0", "licences"]
+    assert sections == [
+        "summary",
+        "ledger",
+        "lengths",
+        "languages",
+        "mix-0",
+        "copies",
+        "scores",
+        "rows-0",
+        "licences",
+        "origin",
+    ]
     assert (
         "The ledger balances: every document, byte and token has an entry. No source differs by more than 0.50 "
         "sequences" in page
@@ -83,9 +99,13 @@ def test_every_section_is_there(tmp_path: Path) -> None:
         "same text",
         "split although they fit",
         "> 32Ki",
+        "below at_least 0.4",
+        "0.3125",
+        "dates: 2026-01-01 to 2026-02-01",
+        "filter: law: profile law",
     ):
         assert words in page or words.replace(">", "&gt;") in page, words
-    assert 'class="run c0"' in page and page.count("<svg") == 3
+    assert 'class="run c0"' in page and page.count("<svg") == 4
 
 
 @pytest.mark.parametrize("unit", ["documents", "bytes", "tokens"])

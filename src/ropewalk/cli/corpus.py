@@ -84,10 +84,14 @@ def corpus_score_command(
     truncated: Annotated[
         str, typer.Option(help="The truncated context in tokens, which is compared with the full context.")
     ] = "4Ki",
+    sample: Annotated[
+        float, typer.Option(metavar="SHARE", help="Read only this share of the tokens; 0.1 costs a tenth.")
+    ] = 1.0,
     as_json: AsJson = False,
 ) -> None:
     """Write the gain from long context for each long document: loss with truncated context minus loss with full
     context."""
     from ropewalk.commands.corpus_score import score_recipe
 
-    print_result(score_recipe(load_given(recipe, overrides), out, model=model, truncated=truncated), as_json)
+    given = load_given(recipe, overrides)
+    print_result(score_recipe(given, out, model=model, truncated=truncated, sample=sample), as_json)

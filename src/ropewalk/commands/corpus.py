@@ -11,7 +11,8 @@ from ropewalk.core.artifact import new_folder, write_whole
 from ropewalk.core.error import UserError
 from ropewalk.core.run_folder import CARD, RunFolder
 from ropewalk.corpus.dedup.decontaminate import read_prompts
-from ropewalk.corpus.inspect.card import write_card
+from ropewalk.corpus.inspect.card import describe_data, write_card
+from ropewalk.corpus.inspect.dropped import read_columns
 from ropewalk.corpus.inspect.duplicates import show_copies
 from ropewalk.corpus.inspect.statistics import survey_corpus
 from ropewalk.corpus.inspect.what_if import format_weighing, weigh
@@ -20,6 +21,7 @@ from ropewalk.corpus.tokens.corpus_folder import open_corpus
 from ropewalk.corpus.tokens.foreign_formats import Format, write_tokens
 from ropewalk.corpus.tokens.same_tokenizer import EXPORTED, require_tokenizer
 from ropewalk.corpus.tokens.tokenizer import load_tokenizer
+from ropewalk.recipe.check_corpus import describe_long_share
 from ropewalk.recipe.load import load_recipe
 from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage_rows import open_stage
@@ -37,6 +39,8 @@ def report_corpus(recipe: Recipe) -> dict[str, Any]:
     feeds = {stage: open_stage(recipe, stage, corpus) for stage in range(len(recipe.stages))}
     counted = survey_corpus(corpus, feeds, tokenizer=tokenizer, seed=recipe.seed)
     counted["copies"] = show_copies(corpus, tokenizer=tokenizer, seed=recipe.seed)
+    counted["columns"] = read_columns(corpus)
+    counted["card"] = describe_data(corpus, recipe.corpus)
     write_corpus_page(folder.corpus_page, folder.root.name, counted)
     write_whole(folder.corpus_survey, json.dumps(counted, ensure_ascii=False) + "\n")
     write_whole(folder.corpus_card, write_card(corpus, recipe.corpus))
@@ -126,7 +130,8 @@ def mix_corpus(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
         for stage in recipe.stages
     ]
     text = "\n\n".join(f"stage {number}\n{format_weighing(found)}" for number, found in enumerate(stages))
-    return {"stages": stages, "text": text}
+    long_shares = [*describe_long_share(recipe, corpus)]
+    return {"stages": stages, "long_shares": long_shares, "text": "\n".join([text, *long_shares])}
 
 
 def _address(override: str) -> str:

@@ -15,10 +15,11 @@ from ropewalk.shape.find import find_model
 from ropewalk.shape.read import read_shape
 
 
-def score_recipe(recipe: Recipe, out: Path, *, model: str | None, truncated: str) -> dict[str, Any]:
+def score_recipe(recipe: Recipe, out: Path, *, model: str | None, truncated: str, sample: float) -> dict[str, Any]:
     """Score the corpus of ``recipe`` into the file ``out``; the text of the result shows the best and worst documents.
 
-    Raises UserError where the corpus is not built, or where the model cannot read twice the truncated context.
+    ``sample`` is the share of the tokens of a whole reading that is read. Raises UserError where the corpus is not
+    built, or where the model cannot read twice the truncated context.
     """
     folder = RunFolder(Path(recipe.run))
     corpus = require(folder.corpus, verb="prepare")
@@ -35,6 +36,13 @@ def score_recipe(recipe: Recipe, out: Path, *, model: str | None, truncated: str
             why=f"the model reads {format_length(context_tokens)} tokens",
             fix=f"--truncated {format_length(context_tokens // 4)}, or use a model with a longer context",
         )
+    if not 0 < sample <= 1:
+        raise UserError(
+            "this is no share of a reading",
+            where=f"--sample {sample:g}",
+            why="it must be above 0 and at most 1",
+            fix="--sample 0.1 reads a tenth, --sample 1 all",
+        )
     found = on_ranks(
         score_lengths_on_rank,
         recipe.parallel.ranks,
@@ -43,24 +51,28 @@ def score_recipe(recipe: Recipe, out: Path, *, model: str | None, truncated: str
         corpus,
         truncated_tokens,
         context_tokens,
+        sample,
         out,
         setup=rank_setup(recipe, scorer),
     )
     tokenizer = load_tokenizer(scorer)
-    lines = [f"{found['documents']} documents, {out}"]
+    read = "" if sample == 1 else f", {found['read']:.1%} of the tokens of a whole reading"
+    lines = [f"{found['documents']} documents{read}, {out}"]
     for end in ("best", "worst"):
         for row in found[end]:
             first = " ".join(tokenizer.decode(row.pop("first")).split())
             row["text"] = first
-            lines.append(f"{end}  {row['gain']:+.4f}  {row['source']}: {row['id']}  | {first[:100]}")
+            within = f" [{row['low']:+.4f}, {row['high']:+.4f}]" if row.get("low") is not None else ""
+            lines.append(f"{end}  {row['gain']:+.4f}{within}  {row['source']}: {row['id']}  | {first[:100]}")
     return {"file": str(out), **found, "text": "\n".join(lines)}
 
 
 def score_lengths_on_rank(
-    recipe: Recipe, model: Path, corpus: Path, truncated_tokens: int, context_tokens: int, out: Path
+    recipe: Recipe, model: Path, corpus: Path, truncated_tokens: int, context_tokens: int, sample: float, out: Path
 ) -> dict[str, Any]:
     """Write the gain from far context for each long document into a column file."""
     from ropewalk.evaluate.length_gain import score_lengths as score
 
     lengths = {"truncated_tokens": truncated_tokens, "context_tokens": context_tokens}
-    return score(model, open_corpus(corpus), precision=recipe.evaluate.precision, out=out, **lengths)
+    precision = recipe.evaluate.precision
+    return score(model, open_corpus(corpus), precision=precision, out=out, share=sample, **lengths)

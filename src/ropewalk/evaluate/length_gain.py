@@ -8,6 +8,7 @@ scoring needs torch, the selection does not.
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,11 @@ from jaxtyping import Int64
 from ropewalk.core.artifact import write_whole
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import warn
-from ropewalk.core.read_json import read_written_lines
 from ropewalk.corpus.tokens.corpus_folder import Corpus
 from ropewalk.corpus.tokens.joined_documents import JoinedDocuments
 from ropewalk.corpus.tokens.same_tokenizer import require_tokenizer
 from ropewalk.corpus.tokens.tokenizer import load_tokenizer
+from ropewalk.evaluate.gain_sample import WINDOWS, choose_stretch, count_whole, find_gains, sample_items
 from ropewalk.evaluate.held_out import text_sources
 from ropewalk.evaluate.items import Item, measure
 from ropewalk.model.model_with_loss import ModelWithLoss
@@ -30,7 +31,7 @@ from ropewalk.model.weights import Dtype
 from ropewalk.parallel.collective import rank_and_ranks
 from ropewalk.parallel.verify_folder import require_intact
 
-_STRIDES = 4
+_BATCH_TOKENS, _HEAD_TOKENS = 1 << 26, 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ def make_items(
     The same tokens count in both readings: those from ``truncated_tokens`` on, so truncated context is 3/4 to all of
     ``truncated_tokens``. With ``last_tokens``, only the text's last ``last_tokens`` of them count.
     """
-    stride = truncated_tokens // _STRIDES
+    stride = truncated_tokens // WINDOWS
     items = []
     for number, text in enumerate(texts):
         length = len(text.tokens)
@@ -79,10 +80,9 @@ def long_texts(corpus: Corpus, *, truncated_tokens: int, context_tokens: int) ->
     """
     for source in text_sources(corpus):
         documents = corpus.train(source)
-        read = read_written_lines(corpus.store(source) / "documents.jsonl", dict)
-        ids = [entry["id"] for entry in read if "dropped" not in entry]
-        joined = 0
-        for number in np.flatnonzero(documents.lengths >= 2 * truncated_tokens).tolist():
+        long, joined = np.flatnonzero(documents.lengths >= 2 * truncated_tokens), 0
+        ids = corpus.ids(source, {*documents.chosen[long].tolist()})
+        for number in long.tolist():
             if isinstance(documents, JoinedDocuments) and len(documents.part_starts(number)) > 1:
                 joined += 1
                 continue
@@ -97,16 +97,24 @@ def long_texts(corpus: Corpus, *, truncated_tokens: int, context_tokens: int) ->
 
 
 def score_lengths(
-    model: Path, corpus: Corpus, *, truncated_tokens: int, context_tokens: int, precision: Dtype, out: Path
+    model: Path,
+    corpus: Corpus,
+    *,
+    truncated_tokens: int,
+    context_tokens: int,
+    precision: Dtype,
+    out: Path,
+    share: float = 1.0,
 ) -> dict[str, Any]:
     """Write ``id, source, gain`` of every long document to ``out``; every rank calls it.
 
-    Returns the number of documents, and the best and the worst of them. Raises UserError where no document is long
-    enough, or the model has another tokenizer.
+    With a ``share`` below 1 only about this share of the tokens is read, and each line has the interval of its gain and
+    what was read. Returns the number of documents, the share that was read, and the best and the worst of them. Raises
+    UserError where no document is long enough, or the model has another tokenizer.
     """
     require_tokenizer(corpus, load_tokenizer(model), where=model)
-    texts = list(long_texts(corpus, truncated_tokens=truncated_tokens, context_tokens=context_tokens))
-    if not texts:
+    batches = _in_batches(long_texts(corpus, truncated_tokens=truncated_tokens, context_tokens=context_tokens))
+    if (first := next(batches, None)) is None:
         raise UserError(
             "no document is long enough to be scored",
             where=str(corpus.folder),
@@ -115,19 +123,61 @@ def score_lengths(
         )
     require_intact(model, together=True)
     learner = open_model(ModelWithLoss, model, dtype=precision)
-    items = make_items(texts, truncated_tokens=truncated_tokens)
-    sums = measure(learner, items, 2 * len(texts), name="gain of context")
-    loss = (sums.nll / sums.count).reshape(-1, 2)
-    rows = [_row(text, full, truncated) for text, (full, truncated) in zip(texts, loss.tolist(), strict=True)]
+    rows: list[dict[str, Any]] = []
+    heads: list[list[int]] = []
+    whole = 0
+    for texts in chain([first], batches):
+        rows += read_gains(learner, texts, truncated_tokens=truncated_tokens, share=share)
+        heads += [text.tokens[:_HEAD_TOKENS].tolist() for text in texts]
+        whole += sum(count_whole(len(text.tokens), truncated_tokens) for text in texts)
     if rank_and_ranks()[0] == 0:
         write_whole(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    return {"documents": len(rows), "best": _ends(rows, texts, -1), "worst": _ends(rows, texts, 1)}
+    read = sum(row.get("tokens_read", 0) for row in rows) / whole if share < 1 else 1.0
+    return {"documents": len(rows), "read": read, "best": _ends(rows, heads, -1), "worst": _ends(rows, heads, 1)}
 
 
-def _row(text: LongText, full: float, truncated: float) -> dict[str, Any]:
-    return {"id": text.id, "source": text.source, "gain": truncated - full, "loss": full, "tokens": len(text.tokens)}
+def _in_batches(texts: Iterator[LongText]) -> Iterator[list[LongText]]:
+    """Documents of about 64Mi tokens at a time: the long ones of a corpus may not fit into memory."""
+    held, tokens = list[LongText](), 0
+    for text in texts:
+        held.append(text)
+        tokens += len(text.tokens)
+        if tokens >= _BATCH_TOKENS:
+            yield held
+            held, tokens = [], 0
+    if held:
+        yield held
 
 
-def _ends(rows: Sequence[Mapping[str, Any]], texts: Sequence[LongText], sign: int) -> list[dict[str, Any]]:
+def read_gains(
+    learner: ModelWithLoss, texts: Sequence[LongText], *, truncated_tokens: int, share: float
+) -> Iterator[dict[str, Any]]:
+    """The line of each document: ``id, source, gain, loss, tokens``; of a sample also interval and what was read."""
+    if share >= 1:
+        items = make_items(texts, truncated_tokens=truncated_tokens)
+        sums = measure(learner, items, 2 * len(texts), name="gain of context")
+        loss = (sums.nll / sums.count).reshape(-1, 2)
+        for text, (full, truncated) in zip(texts, loss.tolist(), strict=True):
+            yield _row(text, truncated - full, full)
+        return
+    stretches = [choose_stretch(len(text.tokens), truncated_tokens, share, text.source, text.id) for text in texts]
+    items, firsts = sample_items([text.tokens for text in texts], stretches, truncated_tokens=truncated_tokens)
+    sums = measure(learner, items, firsts[-1], name="gain of context")
+    for text, stretch, found in zip(texts, stretches, find_gains(sums, firsts), strict=True):
+        yield {
+            **_row(text, found.gain, found.loss),
+            "low": found.low,
+            "high": found.high,
+            "read": [stretch.begin, stretch.end],
+            "windows": list(stretch.windows),
+            "tokens_read": stretch.count_read(truncated_tokens),
+        }
+
+
+def _row(text: LongText, gain: float, loss: float) -> dict[str, Any]:
+    return {"id": text.id, "source": text.source, "gain": gain, "loss": loss, "tokens": len(text.tokens)}
+
+
+def _ends(rows: Sequence[Mapping[str, Any]], heads: Sequence[list[int]], sign: int) -> list[dict[str, Any]]:
     order = sorted(range(len(rows)), key=lambda number: sign * rows[number]["gain"])[:5]
-    return [{**rows[number], "first": texts[number].tokens[:60].tolist()} for number in order]
+    return [{**rows[number], "first": heads[number]} for number in order]

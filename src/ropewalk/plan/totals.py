@@ -58,11 +58,16 @@ def total_up(recipe: Recipe, shape: ModelShape, plans: Sequence[Plan]) -> Totals
     return Totals(
         training_seconds=training,
         evaluation_seconds=evaluation,
-        preparation_core_seconds=_CORE_SECONDS * sum(plan.tokens for plan in plans),
+        preparation_core_seconds=estimate_preparation(sum(plan.tokens for plan in plans)),
         device_hours=hours,
         dollars=None if machine.dollars_per_hour is None else hours * machine.dollars_per_hour,
         limits=f"{name.replace('_', ' ')}, {seconds / training:.0%} of the training",
     )
+
+
+def estimate_preparation(tokens: int) -> float:
+    """Seconds of one core to read, clean, de-duplicate and tokenise text of so many tokens."""
+    return _CORE_SECONDS * tokens
 
 
 def estimate_evaluation(recipe: Recipe, shape: ModelShape, plan: Plan) -> float:
@@ -103,6 +108,9 @@ def _list_forwards(spec: EvaluateSpec, base_tokens: int, sources: int) -> Iterat
     prompts = spec.answers / (sum(spec.pairs) / 2) * (1 + len(spec.probes))
     for multiple in spec.lengths:
         yield multiple * base_tokens, prompts * multiple * base_tokens
+        if spec.grid is not None:
+            cells = spec.grid.prompts * len(spec.grid.tasks) * len(spec.grid.fillers) * spec.depths
+            yield multiple * base_tokens, cells * multiple * base_tokens
         if spec.ruler is not None:
             yield multiple * base_tokens, spec.ruler.samples * len(spec.ruler.tasks) * multiple * base_tokens
     whole = spec.position_lengths * base_tokens

@@ -12,6 +12,7 @@ from ropewalk.corpus.mix.dataset import Dataset
 from ropewalk.corpus.mix.held_out_text import count_long, tell_long
 from ropewalk.corpus.mix.strata import Stratum
 from ropewalk.corpus.tokens.corpus_folder import Corpus
+from ropewalk.corpus.tokens.joined_documents import JoinedDocuments
 from ropewalk.recipe.finding import Finding
 from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage_rows import open_stage, plan_stage_strata
@@ -57,10 +58,16 @@ def describe_long_share(recipe: Recipe, corpus: Corpus) -> Iterator[str]:
         except UserError:
             continue
         least = stage.context_length // 2
-        share = sum(each.share * each.lengths[each.lengths >= least].sum() / each.tokens for each in strata)
+        share, joined = 0.0, 0.0
+        for each in strata:
+            long = each.lengths >= least
+            share += each.share * each.lengths[long].sum() / each.tokens
+            if isinstance(each.documents, JoinedDocuments):
+                joined += each.share * each.lengths[long & (each.documents.part_counts > 1)].sum() / each.tokens
+        parts = f", natural {share - joined:.0%} and joined {joined:.0%}" if joined else ""
         yield (
             f"stage {index} long documents: {share:.0%} of the tokens are of documents of {format_length(least)} "
-            f"tokens or more (half a sequence); {_LONG_SHARES}"
+            f"tokens or more (half a sequence){parts}; {_LONG_SHARES}"
         )
 
 

@@ -8,6 +8,7 @@ from ropewalk.core.artifact import write_whole
 from ropewalk.core.quantity import format_amount, format_bytes, format_length
 from ropewalk.report.corpus_charts import draw_lengths, draw_prefixes
 from ropewalk.report.corpus_rows import make_copies, make_rows
+from ropewalk.report.corpus_scores import make_scores
 from ropewalk.report.html import HeadFigure, Page, render
 from ropewalk.report.ledger import balances, tabulate_balance, tabulate_drops, tabulate_unread
 from ropewalk.report.section import Section
@@ -33,8 +34,10 @@ def write_corpus_page(target: Path, name: str, survey: Mapping[str, Any]) -> Non
             _make_languages(survey),
             *(_make_mix(survey, stage) for stage in survey["stages"]),
             make_copies(survey),
+            *([make_scores(survey["columns"])] if survey.get("columns") else []),
             *(make_rows(stage) for stage in survey["stages"]),
             _make_licences(survey),
+            *([_make_card(survey["card"])] if "card" in survey else []),
         ],
         made_from="the corpus folder and its token stores",
     )
@@ -196,6 +199,12 @@ def _make_licences(survey: Mapping[str, Any]) -> Section:
     ]
     lead = "As the recipe states them; embedded sources have their own licences."
     return Section("licences", "Licences", lead, [Table(["source", "role", "tokens", "licence"], rows, "llrl")])
+
+
+def _make_card(card: Mapping[str, Any]) -> Section:
+    lead = "As the data card tells it (corpus-card.md), which also has examples of what was left out."
+    points = [*card["origin"], *(f"filter: {line}" for line in card["filters"])]
+    return Section("origin", "Origin and filters", lead, points=points)
 
 
 def _add(contexts: Any) -> dict[str, int]:

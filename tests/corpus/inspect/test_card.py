@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from made_texts import sentence
-from ropewalk.corpus.inspect.card import write_card
+from ropewalk.corpus.inspect.card import describe_data, write_card
 from ropewalk.corpus.prepare.build import build
 from ropewalk.corpus.read.provenance import describe_unseen_fields
 from ropewalk.corpus.selection_rules import Provenance
@@ -17,7 +17,10 @@ def test_the_card_counts_origins_licences_dates_and_what_was_left_out(tokenizer:
     records = [
         {
             "text": sentence(n, 60),
-            "meta": {"url": f"https://{'a' if n % 3 else 'b'}.example/page/{n}", "when": f"2026-01-{n + 1:02d}"},
+            "meta": {
+                "url": f"https://{'a' if n % 3 else 'b'}.example/page/{n}" if n else "http://[no",
+                "when": f"2026-01-{n + 1:02d}",
+            },
             **({"rights": "CC-BY-4.0" if n % 2 else "CC0"} if n != 5 else {}),
         }
         for n in range(20)
@@ -34,9 +37,12 @@ def test_the_card_counts_origins_licences_dates_and_what_was_left_out(tokenizer:
     corpus = open_corpus(build(spec, tokenizer=tokenizer, seed=0, folder=tmp_path / "corpus"))
     card = write_card(corpus, spec)
     assert "| a | general | 20 | " in card and "general 7, law 3" in card
-    assert "addresses: 20 of 20 documents; a.example 13, b.example 7" in card and "copy.example" not in card
+    assert "addresses: 20 of 20 documents; a.example 13, b.example 6, no host 1" in card and "copy.example" not in card
     assert "licences: 19 of 20 documents; CC0 10, CC-BY-4.0 9" in card
     assert "dates: 2026-01-01 to 2026-01-20" in card and "made by ropewalk: statutes_zh" in card
+    told = describe_data(corpus, spec)
+    assert told["origin"][0].startswith(f"a: {tmp_path / 'a.jsonl'}; addresses: 20 of 20 documents; a.example 13")
+    assert "a: profile by role and language" in told["filters"] and "- a: profile by role and language" in card
     assert "| a | too short | 1 | 5 B |" in card and "| a | exact duplicate | 1 |" in card and "`short`" in card
     joined = {**sources[0], "join": {"related": {"target_tokens": 4096}}}
     spec_of_joins = CorpusSpec.model_validate({**keys, "sources": [joined, sources[1]], "worker_count": 1})

@@ -124,6 +124,7 @@ def test_tokens_in_are_tokens_out(joined: Corpus) -> None:
     assert used.max() == 1 and used.sum() + told["border_tokens"] == stored.lengths[train].sum() == told["tokens_in"]
     assert used.sum() + added == documents.tokens == told["tokens_out"] and added == told["added_tokens"]
     assert told["parts"] == len(train) and told["documents"] == len(documents)
+    assert documents.part_counts.tolist() == [len(documents.part_starts(at)) for at in range(len(documents))]
 
 
 def test_a_shuffled_input_gives_the_same_bytes(joined: Corpus, tokenizer: Tokenizer, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Batch
+from ropewalk.corpus.mix import mixture, sequences
 from ropewalk.corpus.mix.dataset import Dataset, open_dataset
 from ropewalk.corpus.prepare.build import build
 from ropewalk.corpus.spec import CorpusSpec
@@ -64,6 +65,21 @@ def test_the_ratio_holds_at_every_prefix(corpus: Corpus) -> None:
         realised = [0, 0, 0] if cursor == 0 else given_tokens[cursor - 1].tolist()
         assert list(planned.realised(cursor).values()) == realised
     assert planned.padding_tokens == (batch.document < 0).sum()
+
+
+def test_rows_do_not_depend_on_the_blocks_in_which_they_are_held(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for block in (1 << 16, 2):
+        monkeypatch.setattr(sequences, "_BLOCK_ROWS", block)
+        monkeypatch.setattr(mixture, "_BLOCK_ROWS", block)
+        planned = dataset(corpus)
+        found.append(([planned.describe_row(row)[0][1:] for row in range(planned.rows)], planned.most_rows_off))
+    assert found[0] == found[1]
+    given = np.array([[*planned.realised(row).values()] for row in range(1, planned.rows + 1)])
+    ideal = np.array([planned.planned[name] for name in planned.sources]) * given.sum(axis=1, keepdims=True)
+    assert planned.most_rows_off == pytest.approx(np.abs(given - ideal).max() / CONTEXT)
 
 
 def test_an_epoch_has_every_token_once(corpus: Corpus, tokenizer: Tokenizer) -> None:

@@ -44,9 +44,14 @@ def test_a_threshold_drops_counts_and_explains(tokenizer: Tokenizer, tmp_path: P
     (reason,) = inspect_corpus(corpus)
     assert reason.reason == "not selected" and len(reason.examples) == 20
     assert {example.why for example in reason.examples if example.id == "d10"} == {"gain 0.25 below 0.5"}
-    ends = read_columns(corpus)["a"]["gain"]
+    (ends,) = read_columns(corpus)["a"]
     assert [each["id"] for each in ends["best"]] == ["d29", "d28", "d27", "d26", "d25"]
     assert [each["id"] for each in ends["worst"]] == ["d0", "d1", "d2", "d3", "d4"]
+    (around,) = ends["around"]
+    assert around["bound"] == "at_least" and around["value"] == 0.5 and ends["documents"] == sum(ends["counts"]) == 30
+    assert [each["id"] for each in around["below"]] == ["d19", "d18", "d17", "d16", "d15"]
+    assert [each["id"] for each in around["above"]] == ["d20", "d21", "d22", "d23", "d24"]
+    assert "a: gain, below at_least 0.5\n  0.475  d19" in format_columns(read_columns(corpus))
     assert "best by gain" in format_columns(read_columns(corpus)) and "d29" in format_columns(read_columns(corpus))
 
 

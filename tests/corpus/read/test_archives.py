@@ -5,6 +5,7 @@ import io
 import json
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +15,8 @@ import zstandard
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Document
 from ropewalk.corpus.dedup.prompt_texts import read_prompt_texts
+from ropewalk.corpus.read import archive as packed_files
+from ropewalk.corpus.read import archive_members
 from ropewalk.corpus.read.source import Reject, digest_files, read_source, source_files
 from ropewalk.corpus.spec import Source
 
@@ -121,13 +124,68 @@ def test_a_fault_in_a_member_names_archive_member_and_line(tmp_path: Path) -> No
     assert texts(found) == ["fine"] and isinstance(found[1], Reject)
 
 
+def test_a_damaged_header_and_a_second_tar_are_told(tmp_path: Path) -> None:
+    """tarfile takes both for the end of the archive, and would pass over the rest."""
+    first, second = (tar({f"{part}{n}.txt": f"text {part} {n}" for n in range(4)}) for part in "ab")
+    damaged = bytearray(first)
+    damaged[2 * 1024 + 3] ^= 1  # the header of the third member
+    for whole in (bytes(damaged), first + second):
+        (tmp_path / "x.tar").write_bytes(whole)
+        with pytest.raises(UserError, match="damaged header, or another archive"):
+            read(tmp_path / "x.tar")
+        found = read(tmp_path / "x.tar", faults="skip")
+        assert texts(found)[:2] == ["text a 0", "text a 1"]
+        assert [item.reason for item in found if isinstance(item, Reject)] == ["torn archive"]
+
+
+def test_a_link_in_an_archive_is_counted(tmp_path: Path) -> None:
+    link = tarfile.TarInfo("b.txt")
+    link.type, link.linkname = tarfile.SYMTYPE, "a.txt"
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        archive.add(Path(__file__), "a.txt")
+        archive.addfile(link)
+    reasons = [item.reason for item in read(tmp_path / "x.tar") if isinstance(item, Reject)]
+    assert reasons == ["a member that is not read (link)"]
+
+
+def test_of_a_zip_with_a_damaged_member_the_others_are_read(tmp_path: Path) -> None:
+    whole = bytearray(pack("x.zip", {f"{'n' * 300}{n}.txt": f"text {n} {'word ' * n}" for n in range(4)}))
+    whole[whole.index(b"1.txt") + 9] ^= 1  # in the content of the second one
+    (tmp_path / "x.zip").write_bytes(whole)
+    with pytest.raises(UserError, match="broken archive member"):
+        read(tmp_path / "x.zip")
+    found = read(tmp_path / "x.zip", faults="skip")
+    assert [text[:6] for text in texts(found)] == ["text 0", "text 2", "text 3"]
+    assert [item.reason for item in found if isinstance(item, Reject)] == ["broken archive member"]
+    named = pack("x.zip", {"名.txt": "text"})
+    (tmp_path / "x.zip").write_bytes(named.replace("名".encode(), b"\xff\xfe\xfd"))
+    with pytest.raises(UserError, match="broken archive"):
+        read(tmp_path / "x.zip")
+
+
+@pytest.mark.parametrize("name", ["x.jsonl.gz", "x.tar.gz", "x.zip"])
+def test_an_archive_that_grows_as_no_text_does_is_refused(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From 64 MiB on; here from 1 MiB."""
+    monkeypatch.setattr(packed_files, "_FREE_BYTES", 1 << 20)
+    monkeypatch.setattr(archive_members, "_LARGE_BYTES", 1 << 20)
+    bomb = json.dumps({"text": "a" * (2 << 20)})
+    whole = gzip.compress(bomb.encode()) if "jsonl" in name else pack(name, {"a.jsonl": bomb, "b.txt": "text"})
+    (tmp_path / name).write_bytes(whole)
+    with pytest.raises(UserError, match=r"larger than text can|no text can"):
+        read(tmp_path / name)
+    if name == "x.zip":
+        assert texts(read(tmp_path / name, faults="skip")) == ["text"]
+
+
 def test_files_of_an_archive_are_not_joined(tmp_path: Path) -> None:
     (tmp_path / "x.tar").write_bytes(tar({"a.txt": "x"}))
     with pytest.raises(UserError, match="cannot be joined"):
         read(tmp_path / "x.tar", join={"by": "folder"})
 
 
-def warc(pages: list[tuple[str, str, bytes]]) -> bytes:
+def warc(pages: list[tuple[str, str, bytes]], pack: Callable[[bytes], bytes] = gzip.compress) -> bytes:
     """A WARC file of ``(url, status and headers, body)``: one gzip frame for each record, as crawlers write them."""
     packed = b""
     for number, (url, head, body) in enumerate(pages):
@@ -135,12 +193,12 @@ def warc(pages: list[tuple[str, str, bytes]]) -> bytes:
         lines = ["WARC/1.0", "WARC-Type: response", f"WARC-Target-URI: {url}", f"WARC-Record-ID: <urn:uuid:{number}>"]
         lines += ["WARC-Date: 2026-01-01T00:00:00Z", "Content-Type: application/http; msgtype=response"]
         lines += [f"Content-Length: {len(content)}", "", ""]
-        packed += gzip.compress("\r\n".join(lines).encode() + content + b"\r\n\r\n")
+        packed += pack("\r\n".join(lines).encode() + content + b"\r\n\r\n")
     return packed
 
 
 def test_a_web_archive_gives_the_main_text_of_its_pages(tmp_path: Path) -> None:
-    pytest.importorskip("warcio")
+    pytest.importorskip("trafilatura")
     html = "HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8"
     pages = [
         ("http://x/1", html, PAGE.encode()),
@@ -160,8 +218,65 @@ def test_a_web_archive_gives_the_main_text_of_its_pages(tmp_path: Path) -> None:
         read(tmp_path / "torn.warc.gz")
 
 
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (lambda whole: whole[:-30], "bytes of a record are missing"),
+        (lambda whole: whole[: whole.rindex(b"HTTP/")], "bytes of a record are missing"),
+        (lambda whole: whole[: whole.rindex(b"WARC-Date")], "ends within the fields"),
+        (lambda whole: whole.replace(b"Content-Length: 9", b"Content-Length: 8"), "not followed by an empty line"),
+        (lambda whole: whole.replace(b"Content-Length: 9", b"Content-Length: x9"), "not a number of bytes"),
+        (lambda whole: whole.replace(b"WARC/1.0", b"\0\0\0\0\0\0\0\0"), "must begin with WARC/"),
+        (lambda whole: whole.replace(b"response\r", b"request\r"), "no record of a page"),
+    ],
+)
+def test_a_web_archive_that_breaks_off_is_told(tmp_path: Path, fault: Callable[[bytes], bytes], told: str) -> None:
+    head = "HTTP/1.1 200 OK\r\nContent-Type: text/plain"
+    pages = [(f"http://x/{n}", head, f"page {n} {'word ' * 8}".encode()) for n in range(3)]
+    whole = warc(pages, bytes)
+    (tmp_path / "x.warc").write_bytes(whole)
+    assert texts(read(tmp_path / "x.warc")) == [body.decode() for *_, body in pages]
+    assert fault(whole) != whole
+    (tmp_path / "x.warc").write_bytes(fault(whole))
+    with pytest.raises(UserError, match=told):
+        read(tmp_path / "x.warc")
+
+
+def test_pages_are_taken_out_of_their_encodings(tmp_path: Path) -> None:
+    head, body = "HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\n", "正文 of a page. ".encode() * 20
+    chunked = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (body[:100], body[100:])) + b"0\r\n\r\n"
+    deflated = zlib.compress(body)
+    pages = [
+        ("http://x/0", f"{head}Transfer-Encoding: chunked", chunked),
+        ("http://x/1", f"{head}Content-Encoding: gzip", gzip.compress(body)),
+        ("http://x/2", f"{head}Content-Encoding: deflate", deflated),
+        ("http://x/3", f"{head}Content-Encoding: deflate", deflated[2:-4]),
+        ("http://x/4", f"{head}Content-Encoding: gzip\r\nTransfer-Encoding: chunked", body),  # decoded by the crawler
+        ("http://x/5", f"{head}Content-Encoding: gzip", gzip.compress(body)[:-9]),
+        ("http://x/6", f"{head}Transfer-Encoding: chunked", chunked[:-40]),
+        ("http://x/7", f"{head}Content-Encoding: br", body),
+    ]
+    (tmp_path / "x.warc.gz").write_bytes(warc(pages))
+    found = read(tmp_path / "x.warc.gz")
+    assert texts(found) == [body.decode()] * 5
+    whys = [item.why.partition(":")[0] for item in found if isinstance(item, Reject)]
+    assert whys == ["its gzip is not complete", "its parts are damaged", "encoded as br"]
+
+
+def test_pages_are_those_of_warcio(tmp_path: Path) -> None:
+    iterator = pytest.importorskip("warcio.archiveiterator").ArchiveIterator
+    head = "HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8"
+    pages = [(f"http://x/{n}", head, f"第 {n} page {'word ' * (n % 50)}".encode()) for n in range(300)]
+    (tmp_path / "x.warc.gz").write_bytes(warc(pages))
+    with (tmp_path / "x.warc.gz").open("rb") as file:
+        theirs = [
+            (page.rec_headers.get_header("WARC-Record-ID"), page.content_stream().read()) for page in iterator(file)
+        ]
+    ours = [(item.id, item.text.encode()) for item in read(tmp_path / "x.warc.gz") if isinstance(item, Document)]
+    assert ours == theirs
+
+
 def test_extracted_text_of_a_crawl(tmp_path: Path) -> None:
-    pytest.importorskip("warcio")
     body = "正文。".encode()
     head = "WARC/1.0\r\nWARC-Type: conversion\r\nWARC-Target-URI: http://x\r\nContent-Type: text/plain\r\n"
     head += f"Content-Length: {len(body)}"
@@ -255,7 +370,6 @@ def test_an_address_that_cannot_be_read_is_an_error(path: str, why: str) -> None
 
 
 def test_an_encoding_that_nobody_knows_is_taken_for_utf8(tmp_path: Path) -> None:
-    pytest.importorskip("warcio")
     head = "HTTP/1.1 200 OK\r\nContent-Type: Text/Plain; charset="
     pages = [
         ("http://x/1", head + "no-such", "正文".encode()),

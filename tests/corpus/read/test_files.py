@@ -358,6 +358,5 @@ def test_the_cases_that_were_found() -> None:
     assert len(read(CASES / "records.ndjson")) == len(read(CASES / "long_window.jsonl.zst")) == 10
     with pytest.raises(UserError, match="broken table row"):  # it ends within quotes
         read(CASES / "table.csv")
-    pytest.importorskip("warcio")
     page = read(CASES / "page.warc.wet.gz")[0]
     assert isinstance(page, Document) and page.text.startswith("# 人体损伤程度鉴定标准")

@@ -43,9 +43,20 @@ def write_card(corpus: Corpus, spec: CorpusSpec) -> str:
         "",
     ]
     for source in spec.sources:
-        lines += _origin(corpus, source)
-    lines += ["", "## Filters", "", *_filters(spec), "", "## Left out", "", *_left_out(corpus)]
+        place, details = _origin(corpus, source)
+        lines += [f"- **{source.name}**: {place}", *(f"    - {detail}" for detail in details)]
+    lines += ["", "## Filters", "", *(f"- {line}" for line in _filters(spec))]
+    lines += ["", "## Left out", "", *_left_out(corpus)]
     return "\n".join(lines) + "\n"
+
+
+def describe_data(corpus: Corpus, spec: CorpusSpec) -> dict[str, list[str]]:
+    """The ``origin`` of each source and the ``filters``, as the card tells them, for a page."""
+    found = [(source.name, *_origin(corpus, source)) for source in spec.sources]
+    return {
+        "origin": [f"{name}: {'; '.join([place, *details])}" for name, place, details in found],
+        "filters": [*_filters(spec)],
+    }
 
 
 def _row(corpus: Corpus, source: Source) -> str:
@@ -56,12 +67,11 @@ def _row(corpus: Corpus, source: Source) -> str:
     return f"| {' | '.join([*cells, facts.license or 'not stated'])} |"
 
 
-def _origin(corpus: Corpus, source: Source) -> Iterator[str]:
-    """Lines for one source: its own place, then the addresses, licences and dates of its training documents."""
+def _origin(corpus: Corpus, source: Source) -> tuple[str, list[str]]:
+    """The place of one source, and lines on the addresses, licences and dates of its training documents."""
     place = source.path or (source.hub and f"hub {source.hub}") or f"made by ropewalk: {source.embedded}"
-    yield f"- **{source.name}**: {place}"
     if source.provenance is None:
-        return
+        return place, []
     hosts, licences, dates, known, trained = Counter[str](), Counter[str](), list[str](), 0, 0
     fates, number = corpus.fates(source.name), 0
     for entry in read_written_lines(corpus.store(source.name) / "documents.jsonl", dict):
@@ -72,30 +82,39 @@ def _origin(corpus: Corpus, source: Source) -> Iterator[str]:
         number, trained = number + 1, trained + is_trained
         if "address" in origin:
             known += 1
-            hosts[urlsplit(origin["address"]).hostname or "no host"] += 1
+            hosts[_find_host(origin["address"])] += 1
         if "license" in origin:
             licences[origin["license"]] += 1
         if "date" in origin:
             dates = [min([*dates[:1], origin["date"]]), max([*dates[1:], origin["date"]])]
     of = f"{trained:,} {'parts' if source.join is not None else 'documents'}"
-    yield f"    - addresses: {known:,} of {of}; {_count(hosts)}"
-    yield f"    - licences: {licences.total():,} of {of}; {_count(licences)}"
-    yield f"    - dates: {f'{dates[0]} to {dates[1]}' if dates else 'none'}"
+    return place, [
+        f"addresses: {known:,} of {of}; {_count(hosts)}",
+        f"licences: {licences.total():,} of {of}; {_count(licences)}",
+        f"dates: {f'{dates[0]} to {dates[1]}' if dates else 'none'}",
+    ]
+
+
+def _find_host(address: str) -> str:
+    try:
+        return urlsplit(address).hostname or "no host"
+    except ValueError:  # such as http://[a
+        return "no host"
 
 
 def _filters(spec: CorpusSpec) -> Iterator[str]:
     near, sections = spec.near_duplicates, spec.repeated_sections
-    yield f"- near copies: {'kept' if near is None else f'of documents of a similarity from {near:g} on one stays'}"
-    yield f"- repeated sections: {'kept' if sections is None else f'runs of {sections:,} characters or more stay once'}"
+    yield f"near copies: {'kept' if near is None else f'of documents of a similarity from {near:g} on one stays'}"
+    yield f"repeated sections: {'kept' if sections is None else f'runs of {sections:,} characters or more stay once'}"
     prompts = ", ".join(spec.decontaminate.files)
-    yield f"- evaluation prompts kept out: {prompts or 'none'}"
+    yield f"evaluation prompts kept out: {prompts or 'none'}"
     for source in spec.sources:
         named: str = source.profile if isinstance(source.profile, str) else "by role and language"
         if source.profile is not None and not isinstance(source.profile, str):
             named = f"like {source.profile.like}, changed"
         scores = f"; scored by {', '.join(source.score.columns)}" if source.score else ""
         rules = "; ".join(str(rule.model_dump(mode="json", exclude_defaults=True)) for rule in source.select)
-        yield f"- {source.name}: profile {named}{scores}{f'; selected by {rules}' if rules else ''}"
+        yield f"{source.name}: profile {named}{scores}{f'; selected by {rules}' if rules else ''}"
 
 
 def _left_out(corpus: Corpus) -> Iterator[str]:

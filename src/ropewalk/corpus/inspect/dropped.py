@@ -5,7 +5,7 @@ shown examples are drawn by their ids, so the same corpus shows the same example
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from heapq import heappush, heapreplace
 from pathlib import Path
@@ -66,23 +66,31 @@ def inspect_corpus(corpus: Corpus, *, examples: int = EXAMPLES) -> list[Reason]:
     return found
 
 
-def read_columns(corpus: Corpus) -> dict[str, Any]:
-    """Best and worst documents in every column that a source is selected by: ``{source: {column: {best, worst}}}``."""
+def read_columns(corpus: Corpus) -> dict[str, list[dict[str, Any]]]:
+    """The columns of each source that has scores: their distribution, and documents around thresholds."""
     paths = {source: corpus.folder / source / COLUMNS for source in corpus.sources}
     return {source: read_written(path) for source, path in paths.items() if path.exists()}
 
 
-def format_columns(columns: Mapping[str, Mapping[str, Mapping[str, list[dict[str, Any]]]]]) -> str:
-    """As text: one line for each of the best and worst documents of a column."""
+def format_columns(columns: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """As text: the percentiles of each column, and a line for each document around a threshold, best and worst."""
     lines = []
-    for source, found in columns.items():
-        for column, ends in found.items():
-            for end, documents in ends.items():
-                lines.append(f"== {source}: {end} by {column}")
-                lines += [
-                    f"  {each['value']:.4g}  {each['id']}: {' '.join(each['text'].split())}" for each in documents
-                ]
+    for source, pages in columns.items():
+        for page in pages:
+            of = f"{source}: {page['column']}"
+            shown = ", ".join(f"{at}% {value:.4g}" for at, value in page["percentiles"].items())
+            lines.append(f"== {of} of {page['documents']:,} documents: {shown}")
+            for part in page["around"]:
+                bound = part["bound"] if part["value"] is None else f"{part['bound']} {part['value']:.4g}"
+                lines += [f"== {of}, below {bound}", *map(_format_value, part["below"])]
+                lines += [f"== {of}, above {bound}", *map(_format_value, part["above"])]
+            for end in ("best", "worst"):
+                lines += [f"== {source}: {end} by {page['column']}", *map(_format_value, page[end])]
     return "\n".join(lines)
+
+
+def _format_value(document: Mapping[str, Any]) -> str:
+    return f"  {document['value']:.4g}  {document['id']}: {' '.join(document['text'].split())}"
 
 
 def format_reasons(reasons: list[Reason], totals: Mapping[str, Mapping[str, Any]]) -> str:

@@ -17,7 +17,7 @@ from ropewalk.core.digest import digest_value
 from ropewalk.core.error import UserError
 from ropewalk.core.quantity import format_amount, format_length
 from ropewalk.core.record import Batch
-from ropewalk.corpus.mix.mixture import find_members, schedule_sequences
+from ropewalk.corpus.mix.mixture import find_members, find_most_off, schedule_sequences
 from ropewalk.corpus.mix.sequences import SourceSequences, StratumSequences, StratumUse
 from ropewalk.corpus.mix.strata import Stratum, share_out, split_source
 from ropewalk.corpus.mix_rules import MixRules
@@ -80,11 +80,8 @@ class Dataset:
     @property
     def most_rows_off(self) -> float:
         """The largest deviation of a source from its share of the tokens given so far, in sequences."""
-        given = np.zeros((self.rows, len(self.sources)))
-        given[np.arange(self.rows), self._source] = self._tokens
-        given = given.cumsum(axis=0)
-        ideal = np.array([self.planned[name] for name in self.sources]) * given.sum(axis=1, keepdims=True)
-        return float(np.abs(given - ideal).max(initial=0.0)) / self.context_tokens
+        shares = [self.planned[name] for name in self.sources]
+        return find_most_off(self._source, self._tokens, shares) / self.context_tokens
 
     def realised(self, cursor: int) -> dict[str, int]:
         """Tokens of each source in the first ``cursor`` sequences."""

@@ -14,6 +14,8 @@ from jaxtyping import Int32, Int64
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Role
 
+_BLOCK_ROWS = 1 << 16
+
 
 def find_members(
     key: str, mix: Mapping[str, float], *, roles: Mapping[str, Role], tokens: Mapping[str, int]
@@ -69,3 +71,18 @@ def schedule_sequences(
         if tokens[row] == 0:
             return source[: row + 1], tokens[: row + 1]
     return source, tokens
+
+
+def find_most_off(
+    source: Int32[np.ndarray, "rows"], tokens: Int64[np.ndarray, "rows"], shares: Sequence[float]
+) -> float:
+    """The largest deviation of a source, at any prefix, from its share of the tokens given so far, in tokens."""
+    before, most = np.zeros(len(shares)), 0.0
+    for begin in range(0, len(source), _BLOCK_ROWS):  # a table of all rows could take gigabytes
+        chosen = source[begin : begin + _BLOCK_ROWS]
+        given = np.zeros((len(chosen), len(shares)))
+        given[np.arange(len(chosen)), chosen] = tokens[begin : begin + _BLOCK_ROWS]
+        given = before + given.cumsum(axis=0)
+        most = max(most, float(np.abs(given - np.asarray(shares) * given.sum(axis=1, keepdims=True)).max()))
+        before = given[-1]
+    return most

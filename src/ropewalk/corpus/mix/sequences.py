@@ -2,8 +2,11 @@
 
 A stratum is packed when its next epoch is needed, so a plan of few sequences packs few epochs. The mix is kept at two
 levels, each to one sequence: between sources over the whole run, and between the strata of a source within the source.
+
+A stage may have twenty million sequences, so what is kept for each of them lies in arrays and not in lists.
 """
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +22,8 @@ from ropewalk.corpus.tokens.labels import count_piece_labels
 from ropewalk.corpus.tokens.store import StoredDocuments
 
 Purpose = tuple[str | int, ...]
+_BLOCK_ROWS = 1 << 16
+"""Sequences of an epoch whose lengths are held as Python numbers at a time."""
 
 
 class StratumSequences:
@@ -33,13 +38,18 @@ class StratumSequences:
         self._first_rows: list[int] = []
         self._asked, self._asked_tokens = 0, 0
         self._waiting: list[int] = []
+        self._lengths, self._taken = np.empty(0, dtype=np.int64), 0
         self.cut = (0, 0)
         """(documents, tokens) of the documents that would fit into a sequence but are cut, in the first epoch."""
 
     def next_tokens(self) -> int:
         """Tokens of the next sequence; 0 where it would exceed the limit of the stratum."""
         if not self._waiting:
-            self._begin_epoch()
+            if self._taken == len(self._lengths):
+                self._begin_epoch()
+            block = self._lengths[self._taken : self._taken + _BLOCK_ROWS]
+            self._taken += len(block)
+            self._waiting = block.tolist()[::-1]
         tokens = self._waiting.pop()
         self._asked += 1
         self._asked_tokens += tokens
@@ -86,7 +96,7 @@ class StratumSequences:
             packing = split_parts(packing, documents.part_starts)
         self._first_rows.append(self._asked)
         self._epochs.append(packing)
-        self._waiting = packing.row_tokens.tolist()[::-1]
+        self._lengths, self._taken = packing.row_tokens, 0
 
 
 class SourceSequences:
@@ -95,9 +105,7 @@ class SourceSequences:
     def __init__(self, strata: Sequence[StratumSequences], *, context_tokens: int) -> None:
         self.strata = strata
         self.share = sum(rows.stratum.share for rows in strata)
-        self._strand: list[int] = []
-        self._tokens: list[int] = []
-        self._index: list[int] = []
+        self._strand, self._tokens, self._index = array("i"), array("q"), array("q")
         self._given = [0] * len(strata)
         self._schedule = MixtureOrder(
             [rows.stratum.share / self.share for rows in strata],

@@ -6,7 +6,7 @@ A value comes from the measures that cleaning records, or by document id from a 
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,21 +19,18 @@ from ropewalk.core.progress import warn
 from ropewalk.core.seed import seed_for
 from ropewalk.corpus.prepare.document_records import DocumentRecords
 from ropewalk.corpus.prepare.tokenized import Tokenized
+from ropewalk.corpus.prepare.value_pages import describe_column
 from ropewalk.corpus.selection_rules import Selection
 from ropewalk.corpus.spec import Source
 
 _FULL_WEIGHT = 95
-_SHOWN = 5
 _BELOW, _ABOVE, _DRAWN = 1, 2, 3
 _LENGTHS = 64
 
 
 @dataclass(frozen=True)
 class Picked:
-    """Which documents of a source are not trained on, by its ``select`` rules, and why.
-
-    ``examples``: the best and worst documents, by column.
-    """
+    """Which documents of a source are not trained on, by its ``select`` rules, and why."""
 
     unfit: Int64[np.ndarray, "unfit"] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     """Document numbers, ascending. The next lists have an entry for each of them."""
@@ -43,7 +40,8 @@ class Picked:
     value: Float64[np.ndarray, "unfit"] = field(default_factory=lambda: np.empty(0))
     bound: Float64[np.ndarray, "unfit"] = field(default_factory=lambda: np.empty(0))
     """The threshold that the value misses, or the probability of a drawn document."""
-    examples: Mapping[str, Mapping[str, list[dict[str, Any]]]] = field(default_factory=dict)
+    columns: Sequence[dict[str, Any]] = ()
+    """The distribution of each column, with examples (value_pages.py): those of the rules, then other scores."""
 
     def explain(self, document: int) -> str:
         """Why an unfit document is not trained on."""
@@ -61,15 +59,16 @@ def pick_documents(source: Source, stored: Tokenized, documents: DocumentRecords
 
     Raises UserError for a column that no document has.
     """
-    if not source.select:
+    names = _name_columns(source)
+    if not names:
         return Picked()
-    columns, draws = _read_columns(source, documents)
+    columns, draws = _read_columns(source, names, documents)
     count = len(documents)
     which, sort = np.full(count, -1), np.zeros(count, dtype=np.int64)
     value, bound = np.zeros(count), np.zeros(count)
-    examples: dict[str, Mapping[str, list[dict[str, Any]]]] = {}
+    pages = []
     for number, rule in enumerate(source.select):
-        values = columns[number]
+        values = columns[rule.column]
         applies = _applies(rule, stored) & ~np.isnan(values)
         if count and not applies.any():
             warn(
@@ -77,33 +76,52 @@ def pick_documents(source: Source, stored: Tokenized, documents: DocumentRecords
                 f"shorter than from_tokens {rule.from_tokens:,}, or beyond to_tokens or language"
             )
         cells = _cells(stored) if rule.band is not None else None
-        for kind, missed, bounds in _faults(rule, values, draws[number], applies, cells):
+        thresholds = {}
+        for kind, missed, bounds in _faults(rule, values, draws[rule.column], applies, cells):
             new = applies & missed & (which < 0)
             which[new], sort[new], value[new], bound[new] = number, kind, values[new], bounds[new]
-        examples[rule.column] = _best_and_worst(values, applies, documents)
+            if kind != _DRAWN:
+                thresholds[_name_bound(rule, kind)] = bounds
+        pages.append(describe_column(rule.column, values, applies, thresholds, documents))
+    for name in names[len({rule.column for rule in source.select}) :]:
+        pages.append(describe_column(name, columns[name], ~np.isnan(columns[name]), {}, documents))
     unfit = np.flatnonzero(which >= 0)
-    return Picked(unfit, source.select, which[unfit], sort[unfit], value[unfit], bound[unfit], examples)
+    return Picked(unfit, source.select, which[unfit], sort[unfit], value[unfit], bound[unfit], pages)
+
+
+def _name_columns(source: Source) -> list[str]:
+    """The columns that rules use, then those that the source's ``score`` makes beside them."""
+    made = source.score.columns if source.score else ()
+    return [*dict.fromkeys([*(rule.column for rule in source.select), *made])]
+
+
+def _name_bound(rule: Selection, kind: int) -> str:
+    if rule.band is not None and rule.at_least is None and rule.at_most is None:
+        return f"percentile {rule.band[kind == _ABOVE]:g} of its language and length"
+    return "at_least" if kind == _BELOW else "at_most"
 
 
 def _read_columns(
-    source: Source, documents: DocumentRecords
-) -> tuple[list[Float64[np.ndarray, "documents"]], list[Float64[np.ndarray, "documents"]]]:
-    """For each rule the value of each document, and the number from 0 to 1 that decides for it if the rule weighs."""
-    scores, seen = _read_scores(source), set[str]()
-    columns = [np.full(len(documents), np.nan) for _ in source.select]
-    draws = [np.zeros(len(documents)) for _ in source.select]
+    source: Source, names: Sequence[str], documents: DocumentRecords
+) -> tuple[dict[str, Float64[np.ndarray, "documents"]], dict[str, Float64[np.ndarray, "documents"]]]:
+    """For each column the value of each document, and the number from 0 to 1 that decides for it if a rule weighs."""
+    scores, seen = _read_scores(source, names), set[str]()
+    columns = {name: np.full(len(documents), np.nan) for name in names}
+    draws = {name: np.zeros(len(documents)) for name in names}
+    weighed = {rule.column for rule in source.select if rule.weigh}
     for number, document in enumerate(documents):
         id = str(document["id"])
         own = scores.get(id)
         if own is not None:
             _refuse_repeated(source, id, seen)
-        for rule, values, drawn in zip(source.select, columns, draws, strict=True):
-            known = {**(document["measures"] or {}), **document.get("scores", {}), **(own or {})}
-            found = known.get(rule.column)
-            values[number] = math.nan if found is None else float(found)
-            drawn[number] = seed_for("select", rule.column, id) / 2**63 if rule.weigh else 0.0
-    for rule, values in zip(source.select, columns, strict=True):
-        if np.isnan(values).all():
+        known = {**(document["measures"] or {}), **document.get("scores", {}), **(own or {})}
+        for name in names:
+            found = known.get(name)
+            columns[name][number] = math.nan if found is None else float(found)
+            if name in weighed:
+                draws[name][number] = seed_for("select", name, id) / 2**63
+    for rule in source.select:
+        if np.isnan(columns[rule.column]).all():
             _refuse_column(source, rule)
     return columns, draws
 
@@ -172,27 +190,15 @@ def _find_band(
     return low, high
 
 
-def _best_and_worst(
-    values: Float64[np.ndarray, "documents"], applies: Bool[np.ndarray, "documents"], documents: DocumentRecords
-) -> dict[str, list[dict[str, Any]]]:
-    numbers = np.flatnonzero(applies)
-    order = numbers[np.argsort(values[numbers], kind="stable")].tolist()
-
-    def show(chosen: Sequence[int]) -> list[dict[str, Any]]:
-        records = [(number, documents.read(number)) for number in chosen]
-        return [{"id": record["id"], "value": float(values[n]), "text": record["text"]} for n, record in records]
-
-    return {"best": show(order[::-1][:_SHOWN]), "worst": show(order[:_SHOWN])}
-
-
-def _read_scores(source: Source) -> dict[str, dict[str, Any]]:
+def _read_scores(source: Source, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The values of the columns ``names`` in the scores file of a source, by id. Other values are not kept."""
     if source.scores is None:
         return {}
     path = Path(source.scores)
     scores: dict[str, dict[str, Any]] = {}
     lines_of: dict[str, int] = {}
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        file = path.open("rb")
     except OSError as error:
         raise UserError(
             "a scores file cannot be read",
@@ -200,28 +206,36 @@ def _read_scores(source: Source) -> dict[str, dict[str, Any]]:
             why=error.strerror or str(error),
             fix="run `ropewalk corpus score RECIPE FILE`, or correct the path",
         ) from None
-    for number, line in enumerate(lines, 1):
-        try:
-            entry = json.loads(line)
-            if entry.get("source", source.name) != source.name:
+    with file:
+        for number, line in enumerate(file, 1):
+            id, entry = _parse_score(line, source, f"{path}, line {number}")
+            if id is None:
                 continue
-            id = str(entry["id"])
-        except (ValueError, KeyError, AttributeError) as error:
-            raise UserError(
-                "a scores file has a faulty line",
-                where=f"{path}, line {number}",
-                why=f"not a JSON object with an id: {error}",
-                fix="write it again with `ropewalk corpus score RECIPE FILE`",
-            ) from None
-        if id in scores:
-            raise UserError(
-                "a scores file has a document twice",
-                where=f"{path}, line {number}",
-                why=f"{id} is also in line {lines_of[id]}, and it is unclear which score is right",
-                fix="keep one line for each id, or add `source` to each line",
-            )
-        scores[id], lines_of[id] = entry, number
+            if id in scores:
+                raise UserError(
+                    "a scores file has a document twice",
+                    where=f"{path}, line {number}",
+                    why=f"{id} is also in line {lines_of[id]}, and it is unclear which score is right",
+                    fix="keep one line for each id, or add `source` to each line",
+                )
+            scores[id], lines_of[id] = {name: entry[name] for name in names if name in entry}, number
     return scores
+
+
+def _parse_score(line: bytes, source: Source, where: str) -> tuple[str | None, dict[str, Any]]:
+    """The id and the values of a line; no id for a line of another source."""
+    try:
+        entry = json.loads(line)
+        if entry.get("source", source.name) != source.name:
+            return None, {}
+        return str(entry["id"]), entry
+    except (ValueError, KeyError, AttributeError) as error:
+        raise UserError(
+            "a scores file has a faulty line",
+            where=where,
+            why=f"not a JSON object with an id: {error}",
+            fix="write it again with `ropewalk corpus score RECIPE FILE`",
+        ) from None
 
 
 def _refuse_repeated(source: Source, id: str, seen: set[str]) -> None:

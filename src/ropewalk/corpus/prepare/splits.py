@@ -26,7 +26,7 @@ from ropewalk.corpus.prepare.hold_out_documents import HELD_OUT, TRAIN, hold_out
 from ropewalk.corpus.prepare.tokenized import Tokenized
 
 DROPPED, COLUMNS = "dropped.jsonl", "columns.json"
-"""Files of a corpus folder, one each per source: the dropped documents, and the best and worst by each score."""
+"""Files of a corpus folder, one each per source: the dropped documents, and the columns of scores with examples."""
 EXACT, NEAR, UNFIT = 2, 3, 4
 REASONS = {EXACT: "exact duplicate", NEAR: "near duplicate", UNFIT: "not selected"}
 
@@ -127,7 +127,8 @@ def write_dropped(
     picked: Sequence[Picked],
     records: Sequence[DocumentRecords],
 ) -> None:
-    """Write ``NAME/dropped.jsonl`` (each unused document with the reason) and ``NAME/columns.json`` into ``folder``."""
+    """Write ``NAME/dropped.jsonl`` (each unused document with the reason) and ``NAME/columns.json`` (the distribution
+    of each score, with examples) into ``folder``."""
     borders = [choices[0].first, *(choice.last for choice in choices)]
     for number, (name, choice) in enumerate(zip(names, choices, strict=True)):
         with (
@@ -155,6 +156,6 @@ def write_dropped(
                     "text": record["text"],
                 }
                 file.write(json.dumps(entry, ensure_ascii=False) + "\n")
-        if picked[number].examples:
-            text = json.dumps(picked[number].examples, ensure_ascii=False, indent=1)
+        if picked[number].columns:
+            text = json.dumps(picked[number].columns, ensure_ascii=False, indent=1)
             (folder / name / COLUMNS).write_text(text + "\n", encoding="utf-8")

@@ -2,7 +2,8 @@
 
 An archive that ends early is an error and is never read as a short file. The stock readers of zstd stop at a torn
 frame without an error, so this file checks that the last frame has an end. Three faults are reported separately: the
-archive is torn, the file is no archive, or the archive needs more memory than is allowed.
+archive is torn, the file is no archive, or the archive needs more memory than is allowed. An archive that becomes more
+than 200 times as large is no text, and could fill memory and disk: it is a fault, too.
 """
 
 import bz2
@@ -20,7 +21,10 @@ from ropewalk.core.error import UserError
 PACKED = (".zst", ".zstd", ".gz", ".bz2", ".xz")
 _CHUNK_BYTES = 1 << 20
 _GUESSED_RATIO = 4
-_TAIL_BYTES = 512
+_STEP_BYTES = 1 << 14
+"""Compressed bytes that are decompressed at once: so little memory is taken before an archive is seen to expand."""
+_FREE_BYTES, MOST_TIMES = 1 << 26, 200
+"""From this size on, text that is more than so many times as large as its archive is refused."""
 
 
 class Line(NamedTuple):
@@ -35,7 +39,7 @@ class Line(NamedTuple):
 class TornArchiveError(UserError):
     """An archive can be read only up to byte ``done_bytes`` of its content, which lies in line ``line``.
 
-    ``reason`` is ``torn archive``, ``no archive`` or ``archive window``.
+    ``reason`` is ``torn archive``, ``no archive``, ``archive window`` or ``archive expands``.
     """
 
     def __init__(self, path: Path, *, done_bytes: int, why: str, line: int = 1, reason: str = "torn archive") -> None:
@@ -57,6 +61,7 @@ _REASONS = MappingProxyType(
             "an archive needs more memory than is allowed",
             "compress it with a window of at most 2 GiB",
         ),
+        "archive expands": ("an archive becomes larger than text can", "leave it out, or unpack it yourself"),
     }
 )
 
@@ -102,22 +107,35 @@ def read_chunks(path: Path) -> Iterator[bytes]:
 
 
 class ChunkStream:
-    """Chunks as a file that can only be read forward: ``done_bytes`` were read, ``tail`` are the last 512 of them."""
+    """Chunks as a file that can only be read forward: ``done_bytes`` were read, and behind ``filled_bytes`` of them
+    there are only zeros."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
-        self._chunks, self._rest = chunks, b""
-        self.done_bytes, self.tail = 0, b""
+        self._chunks, self._held, self._at = chunks, b"", 0
+        self.done_bytes, self.filled_bytes = 0, 0
+
+    def read_line(self, most_bytes: int) -> bytes:
+        """The next line with its break, cut at ``most_bytes``; empty at the end."""
+        while (end := self._held.find(b"\n", self._at)) < 0 and len(self._held) - self._at < most_bytes:
+            if (chunk := next(self._chunks, None)) is None:
+                break
+            self._held, self._at = self._held[self._at :] + chunk, 0
+        return self.read(min(most_bytes, (len(self._held) if end < 0 else end + 1) - self._at))
 
     def read(self, size: int = -1) -> bytes:
         """The next ``size`` bytes, fewer only at the end; all that is left for a negative ``size``."""
-        parts, got = [self._rest], len(self._rest)
-        while (size < 0 or got < size) and (chunk := next(self._chunks, None)) is not None:
-            parts.append(chunk)
-            got += len(chunk)
-        whole = b"".join(parts)
-        content, self._rest = (whole, b"") if size < 0 else (whole[:size], whole[size:])
+        got = len(self._held) - self._at
+        if not 0 <= size <= got:
+            parts = [self._held[self._at :]]
+            while (size < 0 or got < size) and (chunk := next(self._chunks, None)) is not None:
+                parts.append(chunk)
+                got += len(chunk)
+            self._held, self._at = b"".join(parts), 0
+        content = self._held[self._at :] if size < 0 else self._held[self._at : self._at + size]
+        self._at += len(content)
+        if filled := len(content.rstrip(b"\0")):
+            self.filled_bytes = self.done_bytes + filled
         self.done_bytes += len(content)
-        self.tail = (self.tail + content[-_TAIL_BYTES:])[-_TAIL_BYTES:]
         return content
 
 
@@ -142,24 +160,35 @@ def guess_content_bytes(path: Path, size: int) -> int:
 
 def _read_frames(path: Path, packed: Iterator[bytes], unpack: Callable[[], Any]) -> Iterator[bytes]:
     """Decompress frame after frame, because an archive of any of these formats may have several. Zeros after the last
-    frame are padding."""
+    frame are padding. No chunk is empty."""
     frame = unpack()
-    done, begun = 0, False
-    for chunk in packed:
-        while chunk:
+    head, done, taken, begun = b"", 0, 0, False
+    texts: list[bytes] = []
+    for chunk in _in_steps(packed):
+        head, taken = head or chunk, taken + len(chunk)
+        rest = chunk
+        while rest:
             if frame.eof:
-                chunk = chunk.lstrip(b"\0")
-                if not chunk:
+                rest = rest.lstrip(b"\0")
+                if not rest:
                     break
                 frame = unpack()
             try:
-                text = frame.decompress(chunk)
+                text = frame.decompress(rest)
             except _TORN as error:
-                raise _tell(path, chunk, error, done_bytes=done) from None
+                yield from filter(None, [b"".join(texts)])
+                raise _tell(path, head, error, done_bytes=done) from None
             begun = True
             done += len(text)
-            yield text
-            chunk = frame.unused_data if frame.eof else b""
+            texts.append(text)
+            rest = frame.unused_data if frame.eof else b""
+        if done > max(_FREE_BYTES, MOST_TIMES * taken):
+            why = f"{taken:,} bytes of it became {done:,}"
+            raise TornArchiveError(path, done_bytes=done, why=why, reason="archive expands")
+        if sum(map(len, texts)) >= _CHUNK_BYTES:
+            yield b"".join(texts)
+            texts.clear()
+    yield from filter(None, [b"".join(texts)])
     if not begun:
         raise TornArchiveError(
             path, done_bytes=0, why="the file is empty, and even an archive without content has bytes"
@@ -168,11 +197,15 @@ def _read_frames(path: Path, packed: Iterator[bytes], unpack: Callable[[], Any])
         raise TornArchiveError(path, done_bytes=done, why="the last frame has no end")
 
 
-def _tell(path: Path, chunk: bytes, error: Exception, *, done_bytes: int) -> TornArchiveError:
-    """The error for an archive that cannot be decompressed from ``chunk`` on."""
-    if done_bytes == 0 and not chunk.startswith(_MAGIC[path.suffix.lower()]):
-        names = [ending for ending, magic in _MAGIC.items() if chunk.startswith(magic)]
-        begins = f"like a {names[0]}" if names else f"with {chunk[:12]!r}"
+def _in_steps(packed: Iterator[bytes]) -> Iterator[bytes]:
+    return (chunk[at : at + _STEP_BYTES] for chunk in packed for at in range(0, len(chunk), _STEP_BYTES))
+
+
+def _tell(path: Path, head: bytes, error: Exception, *, done_bytes: int) -> TornArchiveError:
+    """The error for an archive that begins with ``head`` and cannot be decompressed on."""
+    if done_bytes == 0 and not head.startswith(_MAGIC[path.suffix.lower()]):
+        names = [ending for ending, magic in _MAGIC.items() if head.startswith(magic)]
+        begins = f"like a {names[0]}" if names else f"with {head[:12]!r}"
         return TornArchiveError(path, done_bytes=0, why=f"it begins {begins}", reason="no archive")
     large = "too much memory" in str(error)
     return TornArchiveError(

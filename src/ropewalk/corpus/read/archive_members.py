@@ -1,10 +1,15 @@
 """Reads the files in an archive of files (.tar, also compressed, and .zip) as if they lay in a folder.
 
+A member that is damaged is a fault of its own, and the next members are read. What the archive itself says wrongly (a
+header in the middle of a tar, the directory of a zip) is a fault of the archive, and ends it.
+
 One member at a time is written to a temporary folder and read from there, so that the disk that is used does not grow
 with the archive. In a tar, the members of one WebDataset sample (equal names up to the first dot, one after the other)
 become one record: the fields of its .json, and the text of its .txt under the source's ``text_key``.
 """
 
+import lzma
+import struct
 import tarfile
 import tempfile
 import zipfile
@@ -13,11 +18,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path, PurePosixPath
-from shutil import copyfileobj
 from typing import IO, Any
 
 from ropewalk.core.error import UserError
-from ropewalk.corpus.read.archive import ChunkStream, TornArchiveError, read_chunks
+from ropewalk.corpus.read.archive import MOST_TIMES, ChunkStream, TornArchiveError, read_chunks
 from ropewalk.corpus.read.bad_input import Found, Place, WholeText, reject
 from ropewalk.corpus.read.files import File, Kind, kind_of, suffix_of, why_unread
 from ropewalk.corpus.read.pages import read_text
@@ -25,17 +29,35 @@ from ropewalk.corpus.spec import Source
 from ropewalk.corpus.text.reject import Reject
 
 _ARCHIVES = frozenset[Kind](["tar", "zip", "warc"])
-_BROKEN_ZIP = (zipfile.BadZipFile, NotImplementedError, RuntimeError, zlib.error, EOFError, OSError)
-"""What zipfile raises: RuntimeError for a password, NotImplementedError for a compression that Python has not."""
+_BROKEN_ZIP = (
+    zipfile.BadZipFile,
+    NotImplementedError,
+    RuntimeError,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    OSError,
+    ValueError,
+)
+"""What zipfile raises: RuntimeError for a password, NotImplementedError for a compression that Python has not,
+ValueError for a name or a place that cannot be."""
+_LARGE_BYTES, _LINK = 1 << 26, "link"
+
+
+class _BrokenArchiveError(Exception):
+    """An archive of which no further member can be read."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Member:
-    """A file in an archive. ``open`` gives its content, once."""
+    """A file in an archive. ``open`` gives its content, once. ``fault`` says why it has none: a link, or a size that
+    no text has."""
 
     name: str
     size_bytes: int
     open: Callable[[], IO[bytes]]
+    fault: str = ""
 
 
 def read_members(
@@ -62,7 +84,7 @@ def read_members(
         if source.faults == "error":
             raise
         yield reject(source, replace(Place.of(file), offset=torn.done_bytes), torn.reason, torn.why, size_bytes=0)
-    except (tarfile.TarError, *_BROKEN_ZIP) as error:
+    except (tarfile.TarError, _BrokenArchiveError) as error:
         yield reject(source, Place.of(file), "broken archive", str(error) or type(error).__name__, size_bytes=0)
 
 
@@ -76,8 +98,9 @@ def _read_sample(
     """The documents of members that follow each other and have one name up to the first dot."""
     fields: tuple[Place, dict[str, object]] | None = None
     text: tuple[Place, WholeText] | None = None
-    for member in sample:
-        for found in _read_member(member, file, source, read_records):
+    fault: Exception | None = None
+    try:
+        for member, found in ((m, each) for m in sample for each in _read_member(m, file, source, read_records)):
             if isinstance(found, Reject):
                 yield found
             elif fields is None and file.kind == "tar" and member.name == f"{key}.json" and isinstance(found[1], dict):
@@ -86,10 +109,14 @@ def _read_sample(
                 text = found[0], found[1]
             else:
                 yield found
+    except (TornArchiveError, tarfile.TarError, _BrokenArchiveError) as error:
+        fault = error  # the next member cannot be read, but what this sample has so far can
     if fields is not None and text is not None and source.text_key not in fields[1]:
         yield text[0], {"id": f"{file.name}/{key}", **fields[1], source.text_key: text[1].text}
     else:
         yield from (found for found in (fields, text) if found is not None)
+    if fault is not None:
+        raise fault
 
 
 def _read_member(
@@ -106,16 +133,37 @@ def _read_member(
             why = "an archive in an archive: unpack the outer one"
         yield Reject(name, f"a member that is not read ({sort})", member.size_bytes, why, name)
         return
+    if member.fault == _LINK:
+        yield Reject(name, f"a member that is not read ({_LINK})", 0, "its content is that of another file", name)
+        return
     with tempfile.TemporaryDirectory(prefix="ropewalk-member-") as folder:
-        copy = Path(folder) / path.name
-        with member.open() as content, copy.open("wb") as target:
-            copyfileobj(content, target, 1 << 20)
+        copy = Path(folder) / f"member{path.suffix}"  # a name of the archive may be longer than a disk allows
         inner = File(copy, name, kind, shown=f"{file.path}/{member.name}")
-        if inner.is_record or (source.reads_lines and kind == "text"):
+        if why := member.fault or _copy(member, copy):
+            yield reject(source, Place.of(inner), "broken archive member", why, size_bytes=member.size_bytes)
+        elif inner.is_record or (source.reads_lines and kind == "text"):
             yield from read_records(inner, source)
         else:
             text = read_text(inner, source)
             yield text if isinstance(text, Reject) else (Place.of(inner), WholeText(text))
+
+
+def _copy(member: _Member, target: Path) -> str:
+    """Write the content of a member to a file. Returns why it cannot be read; empty where it was."""
+    with target.open("wb") as file:
+        try:
+            content = member.open()
+        except _BROKEN_ZIP as error:
+            return str(error) or type(error).__name__
+        with content:
+            while True:
+                try:
+                    part = content.read(1 << 20)
+                except _BROKEN_ZIP as error:
+                    return str(error) or type(error).__name__
+                if not part:
+                    return ""
+                file.write(part)
 
 
 def _sample_of(name: str) -> str:
@@ -128,13 +176,27 @@ def _tar_members(file: File) -> Iterator[_Member]:
     """The files of a tar, read in one pass. Raises TornArchiveError where it ends early."""
     stream: Any = ChunkStream(read_chunks(file.path))
     with tarfile.open(fileobj=stream, mode="r|") as archive:
-        for entry in archive:
+        while (entry := _next_entry(archive)) is not None:
             if entry.isreg():
                 yield _Member(entry.name, entry.size, lambda entry=entry: _opened(archive.extractfile(entry)))  # type: ignore[misc]
+            elif not entry.isdir():
+                yield _Member(entry.name, 0, _nothing, _LINK)
+        end = archive.offset
     while stream.read(1 << 20):
         pass
-    if any(stream.tail):  # tarfile takes an end between two members for the end of the archive
+    # tarfile takes an end between two members, and a header that is damaged, for the end of the archive.
+    if stream.done_bytes < end + tarfile.BLOCKSIZE:
         raise TornArchiveError(file.path, done_bytes=stream.done_bytes, why="it does not end with a block of zeros")
+    if stream.filled_bytes > end:
+        why = "behind its last member there is a damaged header, or another archive"
+        raise TornArchiveError(file.path, done_bytes=end, why=why)
+
+
+def _next_entry(archive: tarfile.TarFile) -> tarfile.TarInfo | None:
+    try:
+        return archive.next()
+    except (ValueError, OverflowError, struct.error) as error:  # of numbers and names in a damaged header
+        raise _BrokenArchiveError(str(error)) from None
 
 
 def _opened(content: Any) -> Any:
@@ -142,8 +204,20 @@ def _opened(content: Any) -> Any:
     return content
 
 
+def _nothing() -> IO[bytes]:
+    raise AssertionError("a link is not opened")
+
+
 def _zip_members(file: File) -> Iterator[_Member]:
-    with file.path.open("rb") as stream, zipfile.ZipFile(stream) as archive:
-        for entry in archive.infolist():
-            if not entry.is_dir():
-                yield _Member(entry.filename, entry.file_size, lambda entry=entry: archive.open(entry))  # type: ignore[misc]
+    with file.path.open("rb") as stream:
+        try:
+            archive = zipfile.ZipFile(stream)
+        except _BROKEN_ZIP as error:
+            raise _BrokenArchiveError(str(error) or type(error).__name__) from None
+        with archive:
+            for entry in archive.infolist():
+                if not entry.is_dir():
+                    size, packed = entry.file_size, entry.compress_size
+                    grows = size > max(_LARGE_BYTES, MOST_TIMES * packed)
+                    fault = f"{packed:,} bytes of it become {size:,}: no text can" if grows else ""
+                    yield _Member(entry.filename, size, lambda entry=entry: archive.open(entry), fault)  # type: ignore[misc]

@@ -212,7 +212,7 @@ def _read_parquet(file: File, source: Source) -> Iterator[Found]:
         raise missing_library(source, "Parquet files", fault, library="pyarrow", extra="parquet") from None
     number = 0
     try:
-        with file.path.open("rb") as stream, parquet.ParquetFile(stream) as table:
+        with file.path.open("rb") as stream, parquet.ParquetFile(stream, page_checksum_verification=True) as table:
             for batch in table.iter_batches(batch_size=_PARQUET_ROWS):
                 rows = batch.to_pylist()[::-1]
                 while rows:

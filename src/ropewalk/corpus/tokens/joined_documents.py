@@ -73,6 +73,12 @@ class JoinedDocuments(StoredDocuments):
             return self._stored.read(int(self.chosen[document]), 0, 0)
         return np.concatenate([ids for ids, _ in found]), np.concatenate([mask for _, mask in found])
 
+    @property
+    def part_counts(self) -> Int64[np.ndarray, "documents"]:
+        """The number of parts of each document."""
+        opened = np.concatenate([[0], np.cumsum(self.pieces[:, 3] != 0)])
+        return np.asarray(opened[self.last] - opened[self.first], dtype=np.int64)
+
     def part_starts(self, document: int) -> Int64[np.ndarray, "parts"]:
         """The offset in tokens at which each part of a document begins. The first is 0."""
         span = slice(int(self.first[document]), int(self.last[document]))
