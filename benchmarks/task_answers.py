@@ -30,14 +30,16 @@ _QUOTES = {"mention", "recall", "overwrite", "heading"}
 
 def find_over(text: str, at: int, answer: str) -> bool:
     """Whether ``answer`` is the last line of its kind up to a character: the lines so far, from the last one back."""
+    numbered = re.match("第[^第 ]{1,9}?([编章回条])", answer)
+    kind = "条" if numbered and numbered[1] == "条" else "编章回"
     for line in reversed(text[:at].split("\n")):
         head = line.strip().lstrip("#").strip()
-        if head == answer or re.match(rf"(class|def|async def|func|fn|function|struct)\s+{re.escape(answer)}\b", line):
+        if numbered and re.match(f"第[零〇一二两三四五六七八九十百千0-9]+[{kind}]", head):
+            return head.startswith(answer)
+        if not numbered and head == answer:
             return True
-        if answer.startswith("第") and head.startswith(answer):
+        if re.match(rf"(class|def|async def|func|fn|function|struct)\s+{re.escape(answer)}\b", line):
             return True
-        if answer.startswith("第") and re.match(f"第[^第]{{1,9}}{answer[-1] if len(answer) < 9 else '[编章回]'}", head):
-            return False
     return False
 
 
