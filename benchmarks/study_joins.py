@@ -103,7 +103,8 @@ def run_joins(out: Path, arm: str, seed: int) -> Cell:
     dataset = open_rows(corpus, ROWS, seed)
     told = {f"epochs of {name}": value for name, value in dataset.repeats.items()}
     told |= {f"documents of {name}": corpus.facts(name).documents for name in corpus.sources}
-    learner, spent = train(open_base(out), dataset, seed, rows_a_step=ROWS_A_STEP)
+    kept = out / f"joins-{arm}-{seed}.safetensors"
+    learner, spent = train(open_base(out), dataset, seed, rows_a_step=ROWS_A_STEP, kept=kept)
     return {**told, **spent, **measure_gain(learner, texts)}
 
 
@@ -125,7 +126,8 @@ def run_tasks(out: Path, arm: str, seed: int) -> Cell:
     told = {f"epochs of {name}": value for name, value in dataset.repeats.items()}
     if tasks:
         told["tasks"] = sum(corpus.ledger[name]["joins"]["train"]["tasks"] for name in languages)
-    learner, spent = train(open_base(out), dataset, seed, rows_a_step=ROWS_A_STEP)
+    kept = out / f"tasks-{arm}-{seed}.safetensors"
+    learner, spent = train(open_base(out), dataset, seed, rows_a_step=ROWS_A_STEP, kept=kept)
     whole = {name: read_texts(out, f"whole-{name}")[:DOCUMENTS] for name in languages}
     long = {
         f"one long {name}": [tokenizer.encode(text) for text in read_texts(out, f"long-{name}")[:DOCUMENTS]]
