@@ -194,10 +194,11 @@ def tabulate(cells: Mapping[str, Cell]) -> str:
 
 def _tabulate(study: str, cells: Mapping[str, Cell]) -> Iterator[str]:
     first, *others = STUDIES[study][1]
-    seeds = [seed for seed in SEEDS if all(f"{study}/{arm}/{seed}" in cells for arm in (first, *others))]
+    seeds = [seed for seed in SEEDS if all(f"{study}/{arm}/{seed}" in cells for arm in (first, others[0]))]
     if not seeds:
         return
-    yield f"**{study}**, {len(seeds)} seeds"
+    others = [arm for arm in others if all(f"{study}/{arm}/{seed}" in cells for seed in seeds)]
+    yield f"**{study}**, {len(seeds)} seed{'s' * (len(seeds) > 1)}"
     yield ""
     yield f"| measure | {first} | " + " | ".join(f"{arm}: difference" for arm in others) + " |"
     yield "|---" + "|---:" * (1 + len(others)) + "|"
@@ -206,7 +207,9 @@ def _tabulate(study: str, cells: Mapping[str, Cell]) -> Iterator[str]:
             columns = {arm: [cells[f"{study}/{arm}/{seed}"][key] for seed in seeds] for arm in (first, *others)}
             base = columns[first]
             apart = [mean([a - b for a, b in zip(columns[arm], base, strict=True)]) for arm in others]
-            shown = " | ".join(f"{value:+.3f} ± {(high - low) / 2:.3f}" for value, low, high in apart)
+            shown = " | ".join(
+                f"{value:+.3f}" + (f" ± {(high - low) / 2:.3f}" if high < np.inf else "") for value, low, high in apart
+            )
             yield f"| {key} | {mean(base)[0]:.3f} | {shown} |"
     yield ""
 
