@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from ropewalk.corpus.join.tasks import Task, Text, make_task, read_terms
 from ropewalk.corpus.mix.dataset import Dataset, open_dataset
@@ -32,6 +34,7 @@ from ropewalk.shape.find import TINY_BASE
 
 WINDOW, CONTEXT = 512, 2048
 RATE, WARMUP = 6e-4, 0.06
+KEEP_STEPS = 8
 _WORDS = {"law": "zh", "code": "code", "book": "en"}
 Measures = dict[str, float]
 
@@ -61,13 +64,18 @@ def open_rows(corpus: Corpus, rows: int, seed: int) -> Dataset:
     return open_dataset(corpus, mix=mix, context_tokens=CONTEXT, sequences=rows, seed=seed, stage=0, max_repeats=3)
 
 
-def train(base: Path, dataset: Dataset, seed: int, *, rows_a_step: int) -> tuple[ModelWithLoss, Measures]:
-    """Read all sequences once. Returns the model, and what the training took."""
+def train(base: Path, dataset: Dataset, seed: int, *, rows_a_step: int, kept: Path) -> tuple[ModelWithLoss, Measures]:
+    """Read all sequences once. Returns the model, and what the training took. ``kept`` is a file from which a training
+    that was stopped goes on."""
     torch.manual_seed(seed)
     learner = ModelWithLoss(load_model(base)).train()
     optimizer = torch.optim.AdamW(learner.parameters(), lr=RATE, betas=(0.9, 0.99), weight_decay=0.1)
-    steps, begin, loss = dataset.sequences // rows_a_step, time.process_time(), math.nan
-    for step in range(steps):
+    steps = dataset.sequences // rows_a_step
+    first, before, loss = _load(kept, learner, optimizer)
+    begin = time.process_time() - before
+    for step in range(first, steps):
+        if step % KEEP_STEPS == 0 and step > first:
+            _save(kept, learner, optimizer, step, (time.process_time() - begin, loss))
         done = step / steps
         rate = RATE * min(1.0, (done + 1 / steps) / WARMUP) * (1 + math.cos(math.pi * done)) / 2
         for group in optimizer.param_groups:
@@ -82,7 +90,35 @@ def train(base: Path, dataset: Dataset, seed: int, *, rows_a_step: int) -> tuple
         optimizer.step()
         optimizer.zero_grad()
         loss = float(total.detach()) / float(batch.weights.sum())
+    if first < steps:
+        _save(kept, learner, optimizer, steps, (time.process_time() - begin, loss))
     return learner.eval(), {"train_seconds": time.process_time() - begin, "train_loss": loss}
+
+
+def _save(
+    kept: Path, learner: ModelWithLoss, optimizer: torch.optim.Optimizer, step: int, told: tuple[float, float]
+) -> None:
+    tensors = {}
+    for name, parameter in learner.causal.named_parameters():
+        tensors[name] = parameter.detach()
+        for key, value in optimizer.state[parameter].items():
+            tensors[f"{key} of {name}"] = value
+    aside = kept.with_suffix(".part")
+    save_file(tensors, aside, metadata={"step": str(step), "seconds": str(told[0]), "loss": str(told[1])})
+    aside.replace(kept)
+
+
+def _load(kept: Path, learner: ModelWithLoss, optimizer: torch.optim.Optimizer) -> tuple[int, float, float]:
+    """The step at which the training goes on, the seconds before it and the last loss; 0 where it begins."""
+    if not kept.exists():
+        return 0, 0.0, math.nan
+    with safe_open(kept, "pt") as file, torch.no_grad():
+        for name, parameter in learner.causal.named_parameters():
+            parameter.copy_(file.get_tensor(name))
+            keys = ("step", "exp_avg", "exp_avg_sq")
+            optimizer.state[parameter] = {key: file.get_tensor(f"{key} of {name}") for key in keys}
+        told = file.metadata()
+    return int(told["step"]), float(told["seconds"]), float(told["loss"])
 
 
 def measure_gain(learner: ModelWithLoss, texts: Mapping[str, Sequence[np.ndarray]]) -> Measures:

@@ -103,7 +103,8 @@ def run_joins(out: Path, arm: str, seed: int) -> Cell:
     dataset = open_rows(corpus, ROWS, seed)
     told = {f"epochs of {name}": value for name, value in dataset.repeats.items()}
     told |= {f"documents of {name}": corpus.facts(name).documents for name in corpus.sources}
-    learner, spent = train(open_base(out), dataset, seed, rows_a_step=ROWS_A_STEP)
+    kept = out / f"joins-{arm}-{seed}.safetensors"
+    learner, spent = train(open_base(out), dataset, seed, rows_a_step=ROWS_A_STEP, kept=kept)
     return {**told, **spent, **measure_gain(learner, texts)}
 
 
@@ -125,7 +126,8 @@ def run_tasks(out: Path, arm: str, seed: int) -> Cell:
     told = {f"epochs of {name}": value for name, value in dataset.repeats.items()}
     if tasks:
         told["tasks"] = sum(corpus.ledger[name]["joins"]["train"]["tasks"] for name in languages)
-    learner, spent = train(open_base(out), dataset, seed, rows_a_step=ROWS_A_STEP)
+    kept = out / f"tasks-{arm}-{seed}.safetensors"
+    learner, spent = train(open_base(out), dataset, seed, rows_a_step=ROWS_A_STEP, kept=kept)
     whole = {name: read_texts(out, f"whole-{name}")[:DOCUMENTS] for name in languages}
     long = {
         f"one long {name}": [tokenizer.encode(text) for text in read_texts(out, f"long-{name}")[:DOCUMENTS]]
@@ -192,10 +194,11 @@ def tabulate(cells: Mapping[str, Cell]) -> str:
 
 def _tabulate(study: str, cells: Mapping[str, Cell]) -> Iterator[str]:
     first, *others = STUDIES[study][1]
-    seeds = [seed for seed in SEEDS if all(f"{study}/{arm}/{seed}" in cells for arm in (first, *others))]
+    seeds = [seed for seed in SEEDS if all(f"{study}/{arm}/{seed}" in cells for arm in (first, others[0]))]
     if not seeds:
         return
-    yield f"**{study}**, {len(seeds)} seeds"
+    others = [arm for arm in others if all(f"{study}/{arm}/{seed}" in cells for seed in seeds)]
+    yield f"**{study}**, {len(seeds)} seed{'s' * (len(seeds) > 1)}"
     yield ""
     yield f"| measure | {first} | " + " | ".join(f"{arm}: difference" for arm in others) + " |"
     yield "|---" + "|---:" * (1 + len(others)) + "|"
@@ -204,7 +207,9 @@ def _tabulate(study: str, cells: Mapping[str, Cell]) -> Iterator[str]:
             columns = {arm: [cells[f"{study}/{arm}/{seed}"][key] for seed in seeds] for arm in (first, *others)}
             base = columns[first]
             apart = [mean([a - b for a, b in zip(columns[arm], base, strict=True)]) for arm in others]
-            shown = " | ".join(f"{value:+.3f} ± {(high - low) / 2:.3f}" for value, low, high in apart)
+            shown = " | ".join(
+                f"{value:+.3f}" + (f" ± {(high - low) / 2:.3f}" if high < np.inf else "") for value, low, high in apart
+            )
             yield f"| {key} | {mean(base)[0]:.3f} | {shown} |"
     yield ""
 

@@ -30,15 +30,27 @@ _QUOTES = {"mention", "recall", "overwrite", "heading"}
 
 def find_over(text: str, at: int, answer: str) -> bool:
     """Whether ``answer`` is the last line of its kind up to a character: the lines so far, from the last one back."""
+    numbered = re.match("第[^第 ]{1,9}?([编章回条])", answer)
+    kind = "条" if numbered and numbered[1] == "条" else "编章回"
     for line in reversed(text[:at].split("\n")):
         head = line.strip().lstrip("#").strip()
-        if head == answer or re.match(rf"(class|def|async def|func|fn|function|struct)\s+{re.escape(answer)}\b", line):
+        if numbered and re.match(f"第[零〇一二两三四五六七八九十百千0-9]+[{kind}]", head):
+            return head.startswith(answer)
+        if not numbered and head == answer:
             return True
-        if answer.startswith("第") and head.startswith(answer):
+        if re.match(rf"(class|def|async def|func|fn|function|struct)\s+{re.escape(answer)}\b", line):
             return True
-        if answer.startswith("第") and re.match(f"第[^第]{{1,9}}{answer[-1] if len(answer) < 9 else '[编章回]'}", head):
-            return False
     return False
+
+
+def find_last_setting(text: str, key: str) -> str | None:
+    """What stands behind the last line ``key = value`` or ``key: value``."""
+    found = None
+    for line in text.split("\n"):
+        rest = line.strip().removeprefix(key).strip()
+        if line.strip().startswith(key) and rest[:1] in ("=", ":", "：") and rest[1:2] not in ("=", ""):
+            found = rest[1:].strip() if not rest.startswith("://") else found
+    return found
 
 
 def is_right(text: Text, language: str, task: Task) -> bool:
@@ -46,6 +58,8 @@ def is_right(text: Text, language: str, task: Task) -> bool:
     if task.family == "heading":
         word = task.about[0]
         return find_over(text.text, text.text.index(word), task.answer)
+    if task.family == "overwrite":
+        return find_last_setting(text.text, task.about[0]) == task.answer
     try:
         check(text.text, "zh" if language == "zh" else "en", task)
     except AssertionError:

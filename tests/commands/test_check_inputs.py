@@ -22,9 +22,9 @@ SRC = Path(__file__).parents[2] / "src" / "ropewalk"
 LINE = "The harbour master counted the ropes that lay along the quay before the rain began. "
 
 
-def make(folder: Path, **changes: Any) -> Recipe:
+def make(folder: Path, *, notes: dict[str, Any] = {}, **changes: Any) -> Recipe:  # noqa: B006 - read only
     sources = [
-        {"name": "notes", "path": str(folder / "notes"), "role": "general", "language": "en"},
+        {"name": "notes", "path": str(folder / "notes"), "role": "general", "language": "en", **notes},
         {"name": "books", "path": str(folder / "books"), "role": "general", "language": "en"},
     ]
     stage = {
@@ -69,6 +69,8 @@ def test_little_and_short_text_is_told_before_it_is_prepared(tmp_path: Path) -> 
     assert "about 0 of 8 documents with 2Ki tokens will be held out" in found["evaluate.documents"]
     assert all(finding["fix"] for finding in checked["findings"]) and checked["errors"] == 0
     assert "  fix: add longer text" in checked["text"]
+    joined = warned(check_recipe(make(tmp_path, notes={"join": {"related": {"target_tokens": "2Ki"}}})))
+    assert "stages.0.context_length" not in joined  # what is made of short texts is long
 
 
 def test_enough_long_text_is_shown_and_not_warned_of(tmp_path: Path) -> None:
