@@ -84,7 +84,11 @@ def test_a_stretch_costs_its_share_and_holds_its_windows(share: float) -> None:
             least = 2 * truncated + step
             assert stretch.count_read(truncated) <= max(least, share * count_whole(length, truncated))
             assert stretch == choose_stretch(length, truncated, share, "s", str(number))
-            assert length < 3 * truncated or share > 0.5 or stretch != choose_stretch(length, truncated, share, "s", "another")
+            assert (
+                length < 3 * truncated
+                or share > 0.5
+                or stretch != choose_stretch(length, truncated, share, "s", "another")
+            )
 
 
 def test_a_sampled_gain_is_that_of_its_windows(models: dict[str, Path], corpus: Corpus, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ WINDOWS, BLOCKS = 4, 4
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class SampledStretch:
     """Tokens ``[begin, end)`` of a document; ``windows`` are the places where the counted tokens of a window begin."""
 
     begin: int
@@ -39,7 +39,7 @@ def count_whole(length: int, truncated_tokens: int) -> int:
     return length + -(-(length - truncated_tokens) // (truncated_tokens // WINDOWS)) * truncated_tokens
 
 
-def choose_stretch(length: int, truncated_tokens: int, share: float, *purpose: str) -> Stretch:
+def choose_stretch(length: int, truncated_tokens: int, share: float, *purpose: str) -> SampledStretch:
     """The stretch of a document that costs ``share`` of a whole reading, or the least that there is: one window.
 
     Half of the cost is the stretch, half its windows. They are the last of each of equal parts of the stretch behind
@@ -53,11 +53,11 @@ def choose_stretch(length: int, truncated_tokens: int, share: float, *purpose: s
     begin = int(stream("gain sample", *purpose).integers(0, length - size + 1))
     room = size - truncated_tokens
     ends = [begin + truncated_tokens + room * (number + 1) // windows for number in range(windows)]
-    return Stretch(begin, begin + size, tuple(end - step for end in ends))
+    return SampledStretch(begin, begin + size, tuple(end - step for end in ends))
 
 
 def sample_items(
-    tokens: Sequence[Int64[np.ndarray, "_"]], stretches: Sequence[Stretch], *, truncated_tokens: int
+    tokens: Sequence[Int64[np.ndarray, "_"]], stretches: Sequence[SampledStretch], *, truncated_tokens: int
 ) -> tuple[list[Item], list[int]]:
     """The texts to read, and for each document its first group: a pair of groups (full, truncated) for each block.
 
