@@ -1,6 +1,6 @@
 """What +50 % means on 8 x H100, by the formula of the plan: Llama-3-8B in rows of 32Ki and 128Ki, against rings.
 
-    python benchmarks/mission_plan.py          # prints the table of docs/receipt.md; needs no GPU
+    python benchmarks/mission_plan.py          # prints the table of docs/speedup.md; needs no GPU
 
 Ours against a ring with the same recompute that computes all pairs of the row, and against one that knows documents and
 cuts each head-and-tail. Their attention runs at our rate ("same kernels"), or at the share of the kernel's rate that

@@ -35,7 +35,7 @@ from ulysses import Ulysses, find_version
 from zigzag_ring import round_pack
 
 SIDES = ("pack", "zigzag", "head-tail", "contiguous", "one", "ulysses", "ringmaster-ulysses-one",
-         "ringmaster-ulysses-pack", "ringmaster-ring-pack")  # fmt: skip
+         "ringmaster-ulysses-pack", "ringmaster-ring-pack", "ringmaster-usp-pack")  # fmt: skip
 MEDIAN_TOKENS = 4096
 _RING = "torch ring, document-true zigzag, equal recompute"
 

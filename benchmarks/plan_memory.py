@@ -3,6 +3,7 @@
 python benchmarks/plan_memory.py             # prints the table of docs/plan-published.md; a minute on two cores
 """
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch.distributed as dist
 from memory_sides import build_model
 from ropewalk.model.attention_interface import NAME
 from ropewalk.model.model_with_loss import ModelWithLoss
+from ropewalk.parallel.device import rank_device
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.parallel.mesh import make_mesh
 from ropewalk.parallel.peak import measure_peak_bytes
@@ -72,8 +74,8 @@ CASES = [
 ]
 
 
-def measure_peak(case: Case) -> int:
-    """The most bytes of a rank's tensors in a step after the first, states included; every rank must call it."""
+def make_step(case: Case) -> tuple[Callable[[], None], ModelWithLoss, torch.optim.Optimizer]:
+    """A rank's step of the case, with the model and the optimizer that it trains; every rank must call it."""
     torch.manual_seed(0)
     learner = ModelWithLoss(build_model(case.shape, NAME), chunk_tokens=CHUNK_TOKENS).train()
     mesh = make_mesh(case.ranks, case.context_ranks)
@@ -92,10 +94,16 @@ def measure_peak(case: Case) -> int:
         optimizer.step()
         optimizer.zero_grad()
 
+    return step, learner, optimizer
+
+
+def measure_peak(case: Case) -> int:
+    """The most bytes of a rank's tensors in a step after the first, states included; every rank must call it."""
+    step, learner, optimizer = make_step(case)
     step()
     held = [*learner.parameters(), *(each for state in optimizer.state.values() for each in state.values())]
     local = [each.to_local() if hasattr(each, "to_local") else each for each in held]
-    return sum(each.nbytes for each in local) + measure_peak_bytes(step, mesh.device)
+    return sum(each.nbytes for each in local) + measure_peak_bytes(step, rank_device())
 
 
 def plan_peak(case: Case) -> float:

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from packs import draw_pack
 from race import tell
-from recurrence_sides import Sizes
+from recurrence_layers import Sizes
 from ropewalk.partition import Partition, partition_tokens
 from ropewalk.partition.cost import Heads, price_of
 from ropewalk.partition.needed_keys import count_traffic_tokens

@@ -1,17 +1,19 @@
-"""The sides of recurrence.py: one whole layer with a recurrence, forward and backward, in the ways that are compared.
+"""The sides of recurrence.py: the layers of recurrence_layers.py, forward and backward, in the ways that are compared.
 
-A layer is transformers' own mixer, a gated delta net of Qwen3.5 or the Mamba-2 of Granite 4, with norms and an MLP
-around it. All sides have the same weights and the same row, and take the tokens that are theirs; only how the mixer
-keeps states across ranks differs.
+All sides have the same weights and the same row, and take the tokens that are theirs; only how mixers keep states
+across ranks differs, and how attention reads keys.
 
 The peer ``ringmaster`` is axolotl-ringmaster 0.2.7, put into a folder of its own: ``pip install --no-deps --target
 FOLDER axolotl-ringmaster==0.2.7``. On gloo two of its paths run. ``wire_mamba2`` passes states of Mamba-2, on packs
 too. For the delta rule ``wire_recurrent_layers`` wants FLA's CUDA kernels, so the torch fallback of
-``wrap_linear_attn_instance`` is taken. That one knows one document, and two ranks.
+``wrap_linear_attn_instance`` is taken. That one knows one document, and two ranks, so on packs it gets one document a
+call; all else of a layer takes all rows at once. Attention is its Ulysses: with a dense mask on packs, unless it gets
+one document a call too.
 """
 
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,93 +24,28 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_to_all_single
 from torch.nn import functional
 
+from recurrence_layers import HEAD_DIM, Blocks, Mix, Sizes
+from ringmaster_peer import Ringmaster, import_from
+from ropewalk.attention import attend
 from ropewalk.partition import Partition, partition_tokens
 from ropewalk.partition.cost import Heads, price_of
-from ropewalk.partition.recurrent_cost import RecurrentStates
 from ropewalk.recurrence import convolve, scan
-
-Mix = Callable[[Any, Tensor], Tensor]
-"""(the mixer, this rank's rows [local, width]) -> [local, width]."""
-
-
-class Sizes(NamedTuple):
-    """Of a layer; ``key_heads`` are groups in Mamba-2."""
-
-    kind: str
-    width: int
-    mlp_width: int
-    key_heads: int
-    heads: int
-    key_dim: int
-    value_dim: int
-    taps: int = 4
-
-    @property
-    def channels(self) -> int:
-        return 2 * self.key_heads * self.key_dim + self.heads * self.value_dim
-
-    @property
-    def states(self) -> RecurrentStates:
-        """The layer as the price list wants it, in a model with three of them for each layer with attention."""
-        kind = {"delta": "gated_delta", "mamba": "ssd"}[self.kind]
-        return RecurrentStates(kind, self.heads, self.key_dim, self.value_dim, 3, self.channels, self.taps)
 
 
 class Side(NamedTuple):
-    """One layer, forward and backward once: output, gradient of the input, gradients of the weights, by ``names``; its
-    own rows.
+    """Forward and backward once: output, gradient of the input, gradients of the weights, by ``names``; its own
+    rows; and in words which kernels run the mixers.
     """
 
     run: Callable[[], list[Tensor]]
     own: Tensor
     names: list[str]
-
-
-class Layer(nn.Module):
-    """A block as in a model: mixer and MLP, each after a norm."""
-
-    def __init__(self, sizes: Sizes) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.norms = nn.ModuleList(nn.RMSNorm(sizes.width) for _ in range(2))
-        self.mixer = make_mixer(sizes)
-        self.gate, self.up = (nn.Linear(sizes.width, sizes.mlp_width, bias=False) for _ in range(2))
-        self.down = nn.Linear(sizes.mlp_width, sizes.width, bias=False)
-
-    def forward(self, hidden: Tensor, mix: Mix) -> Tensor:
-        hidden = hidden + mix(self.mixer, self.norms[0](hidden))
-        rows = self.norms[1](hidden)
-        result: Tensor = hidden + self.down(functional.silu(self.gate(rows)) * self.up(rows))
-        return result
-
-
-def make_mixer(sizes: Sizes) -> nn.Module:
-    """transformers' module; for Mamba-2 with chunks of 64 tokens, its fastest here."""
-    if sizes.kind == "delta":
-        from transformers.models.qwen3_5.configuration_qwen3_5 import Qwen3_5TextConfig
-        from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5GatedDeltaNet
-
-        config: Any = Qwen3_5TextConfig(
-            hidden_size=sizes.width, num_hidden_layers=4, linear_num_value_heads=sizes.heads,
-            linear_num_key_heads=sizes.key_heads, linear_key_head_dim=sizes.key_dim,
-            linear_value_head_dim=sizes.value_dim, linear_conv_kernel_dim=sizes.taps,
-        )  # fmt: skip
-        return Qwen3_5GatedDeltaNet(config, 0)
-    from transformers.models.granitemoehybrid.configuration_granitemoehybrid import GraniteMoeHybridConfig
-    from transformers.models.granitemoehybrid.modeling_granitemoehybrid import GraniteMoeHybridMambaLayer
-
-    assert sizes.heads * sizes.value_dim == 2 * sizes.width
-    config = GraniteMoeHybridConfig(
-        hidden_size=sizes.width, num_hidden_layers=2, layer_types=["linear_attention", "full_attention"],
-        num_attention_heads=4, mamba_n_heads=sizes.heads, mamba_d_head=sizes.value_dim, mamba_d_state=sizes.key_dim,
-        mamba_n_groups=sizes.key_heads, mamba_d_conv=sizes.taps, mamba_expand=2, mamba_chunk_size=64,
-    )  # fmt: skip
-    return GraniteMoeHybridMambaLayer(config, 0)
+    path: str
 
 
 def cut(document: np.ndarray, sizes: Sizes, ranks: int) -> Partition:
     """As for a hybrid: attention of the same width, prices of both kinds of layers."""
-    heads = Heads(sizes.width // 128, max(1, sizes.width // 512), 128)
+    heads = Heads(sizes.width // HEAD_DIM, sizes.width // HEAD_DIM, HEAD_DIM)
     return partition_tokens(
         document, ranks=ranks, price=price_of(heads, device="cpu", element_bytes=4, recurrent=sizes.states)
     )
@@ -119,7 +56,14 @@ def ours(document: np.ndarray, sizes: Sizes, *, alone: bool = False) -> Side:
     ranks, rank = (1, 0) if alone else (dist.get_world_size(), dist.get_rank())
     partition = cut(document, sizes, ranks)
     group = dist.group.WORLD if ranks > 1 else None
-    return _side(document, sizes, _mix_with(partition, group, sizes), torch.from_numpy(partition.owned(rank)))
+    own = torch.from_numpy(partition.owned(rank))
+
+    def attend_ours(mixer: Any, rows: Tensor) -> Tensor:
+        read: Tensor = attend(*mixer.project(rows), partition=partition, group=group)
+        return mixer.output(read.flatten(1))  # type: ignore[no-any-return]
+
+    recur = _mix_with(partition, group, sizes)
+    return _side(document, sizes, recur, own, f"scan, torch code in chunks; layout {partition.layout}", attend_ours)
 
 
 def exchange_heads(document: np.ndarray, sizes: Sizes) -> Side:
@@ -145,62 +89,106 @@ def exchange_heads(document: np.ndarray, sizes: Sizes) -> Side:
         output = all_to_all_single(torch.empty_like(back), back).transpose(0, 1).flatten(1, 2)
         return _finish_delta(mixer, output, rows)
 
-    return _side(document, sizes, mix, _own_range(document))
+    return _side(document, sizes, mix, _own_range(document), "all-to-alls of heads, our torch code in chunks")
 
 
 def ringmaster(document: np.ndarray, sizes: Sizes, folder: Path) -> Side:
-    """The peer's adapter on the mixer, and equal ranges of tokens, the one cut that it has for states."""
-    if str(folder) not in sys.path:
-        sys.path.append(str(folder))
-    from ringmaster.config import RingmasterConfig
-    from ringmaster.mamba import wire_mamba2
-    from ringmaster.runtime import CPRuntime, set_runtime
-    from ringmaster.strategies.linear_attn import wrap_linear_attn_instance
+    """The peer's adapters on the mixers. Equal ranges of tokens, the one cut that it has for states; of packs with the
+    delta rule equal halves of each document, whose lengths must be even."""
+    import_from(folder)
+    starts = [0, *(np.flatnonzero(np.diff(document[0])) + 1).tolist(), document.size]
+    if sizes.kind == "mamba" or len(starts) == 2:
+        peer = Ringmaster(folder, document, "ulysses")
+        recur = _wire_mamba2(peer.runtime) if sizes.kind == "mamba" else _wrap_delta(peer.runtime, sizes)
+        path = "wire_mamba2" if sizes.kind == "mamba" else "torch fallback of wrap_linear_attn_instance"
+        return _side(document, sizes, recur, _own_range(document), path, _attend_each([peer], [document.size]))
+    lengths = [stop - start for start, stop in pairwise(starts)]
+    peers = [Ringmaster(folder, np.zeros((1, length), dtype=np.int32), "ulysses") for length in lengths]
+    halves = [_own_range(np.zeros((1, length))) + start for start, length in zip(starts, lengths, strict=False)]
+    path = "torch fallback of wrap_linear_attn_instance, one document a call"
+    recur = _wrap_delta(peers[0].runtime, sizes, lengths)
+    return _side(document, sizes, recur, torch.cat(halves), path, _attend_each(peers, lengths))
 
-    lengths = np.diff(np.append(np.flatnonzero(np.diff(document[0], prepend=-1)), document.size))
-    ends = torch.from_numpy(np.append(0, np.cumsum(lengths))).to(torch.int32)
-    packed = (ends, int(lengths.max())) if len(lengths) > 1 else None
-    runtime = CPRuntime(RingmasterConfig(size=dist.get_world_size()), cp_group=dist.group.WORLD, varlen=packed)
+
+def _attend_each(peers: list[Ringmaster], lengths: list[int]) -> Mix:
+    def mix(mixer: Any, rows: Tensor) -> Tensor:
+        ours = [length // dist.get_world_size() for length in lengths]
+        # [local, heads, head_dim] -> [1, heads, rows, head_dim] of each document
+        parts = zip(*(each.transpose(0, 1)[None].split(ours, dim=2) for each in mixer.project(rows)), strict=True)
+        read = [peer.attend_alone(*part) for peer, part in zip(peers, parts, strict=True)]
+        # [1, heads, rows, head_dim] of each document -> [local, width]
+        return mixer.output(torch.cat(read, dim=2)[0].transpose(0, 1).flatten(1))  # type: ignore[no-any-return]
+
+    return mix
+
+
+def _wire_mamba2(runtime: Any) -> Mix:
+    from ringmaster.mamba import wire_mamba2
+    from ringmaster.runtime import set_runtime
+
     wired: list[nn.Module] = []
 
     def mix(mixer: Any, rows: Tensor) -> Tensor:
         set_runtime(runtime)
-        if not wired:
+        if mixer not in wired:
             wired.append(mixer)
-            if sizes.kind == "mamba":
-                wire_mamba2([mixer], dist.group.WORLD)
-            else:  # it finds kernels as attributes, which earlier classes of transformers had
-                module = sys.modules[type(mixer).__module__]
-                mixer.chunk_gated_delta_rule = module.torch_chunk_gated_delta_rule
-                mixer.causal_conv1d_fn = module.causal_conv1d_fn
-                wrap_linear_attn_instance(mixer, sizes.taps)
-        if sizes.kind == "mamba":
-            return mixer(rows[None])[0]
-        taps = mixer.conv1d.weight[:, 0]
-        mixed = mixer.causal_conv1d_fn(mixer.in_proj_qkv(rows).T[None], taps, None, activation="silu")[0].T
-        query, key, value = (each.unflatten(-1, (-1, sizes.key_dim))[None] for each in _split_heads(mixed, sizes))
+            wire_mamba2([mixer], dist.group.WORLD)
+        return mixer(rows[None])[0]  # type: ignore[no-any-return]
+
+    return mix
+
+
+def _wrap_delta(runtime: Any, sizes: Sizes, lengths: list[int] | None = None) -> Mix:
+    """With ``lengths``, one document after the other passes convolution and delta rule."""
+    from ringmaster.runtime import set_runtime
+    from ringmaster.strategies.linear_attn import wrap_linear_attn_instance
+
+    wired: list[nn.Module] = []
+
+    def mix(mixer: Any, rows: Tensor) -> Tensor:
+        set_runtime(runtime)
+        if mixer not in wired:  # it finds kernels as attributes, which earlier classes of transformers had
+            wired.append(mixer)
+            module = sys.modules[type(mixer).__module__]
+            mixer.chunk_gated_delta_rule = module.torch_chunk_gated_delta_rule
+            mixer.causal_conv1d_fn = module.causal_conv1d_fn
+            wrap_linear_attn_instance(mixer, sizes.taps)
+        ours = [len(rows)] if lengths is None else [length // dist.get_world_size() for length in lengths]
         decay = -mixer.A_log.exp() * functional.softplus(mixer.in_proj_a(rows) + mixer.dt_bias)
-        beta = mixer.in_proj_b(rows).sigmoid()
-        output, _ = mixer.chunk_gated_delta_rule(
-            query, key, value, g=decay[None], beta=beta[None], use_qk_l2norm_in_kernel=True
-        )
-        return _finish_delta(mixer, output[0], rows)
+        vectors = mixer.in_proj_qkv(rows), decay, mixer.in_proj_b(rows).sigmoid()
+        parts = zip(*(each.split(ours) for each in vectors), strict=True)
+        # [rows, heads, value_dim] of each document -> [local, heads, value_dim]
+        return _finish_delta(mixer, torch.cat([_call_delta(mixer, *part, sizes) for part in parts]), rows)
 
-    return _side(document, sizes, mix, _own_range(document))
+    return mix
 
 
-def _side(document: np.ndarray, sizes: Sizes, mix: Mix, own: Tensor) -> Side:
-    layer = Layer(sizes)
+def _call_delta(mixer: Any, mixed: Tensor, decay: Tensor, beta: Tensor, sizes: Sizes) -> Tensor:
+    taps = mixer.conv1d.weight[:, 0]
+    mixed = mixer.causal_conv1d_fn(mixed.T[None], taps, None, activation="silu")[0].T
+    query, key, value = (each.unflatten(-1, (-1, sizes.key_dim))[None] for each in _split_heads(mixed, sizes))
+    output, _ = mixer.chunk_gated_delta_rule(
+        query, key, value, g=decay[None], beta=beta[None], use_qk_l2norm_in_kernel=True
+    )
+    return output[0]  # type: ignore[no-any-return]
+
+
+def _refuse(mixer: Any, rows: Tensor) -> Tensor:
+    raise AssertionError("this side has no attention")
+
+
+def _side(document: np.ndarray, sizes: Sizes, recur: Mix, own: Tensor, path: str, attention: Mix = _refuse) -> Side:
+    blocks = Blocks(sizes)
     generator = torch.Generator().manual_seed(1)
     hidden, grad = (torch.randn(document.size, sizes.width, generator=generator)[own] for _ in range(2))
 
     def run() -> list[Tensor]:
         leaf = hidden.detach().requires_grad_()
-        output = layer(leaf, mix)
-        grads = torch.autograd.grad(output, [leaf, *layer.parameters()], grad)
+        output = blocks(leaf, recur, attention)
+        grads = torch.autograd.grad(output, [leaf, *blocks.parameters()], grad)
         return [output.detach(), *grads]
 
-    return Side(run, own, ["output", "input", *(name for name, _ in layer.named_parameters())])
+    return Side(run, own, ["output", "input", *(name for name, _ in blocks.named_parameters())], path)
 
 
 def _own_range(document: np.ndarray) -> Tensor:

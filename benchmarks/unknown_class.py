@@ -1,6 +1,6 @@
 """Does a base whose class has no row of data go through the whole command line? Each command is a process of its own.
 
-    python benchmarks/unknown_class.py benchmarks/results/2026-11-29-unknown-class.json
+    python benchmarks/unknown_class.py benchmarks/results/2026-11-29-unknown-class.json [HyperCLOVAXForCausalLM]
 
 A tiny random model of a class that is not in docs/models.md is checked, prepared for, extended, trained on two ranks,
 evaluated, exported and verified. Every process reads the row off the class again. The result has the seconds of each
@@ -20,18 +20,18 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.model.architectures import find_class
-from ropewalk.model.twin import VOCABULARY, make_twin
+from ropewalk.model.twin import FEW_EXPERTS, VOCABULARY, make_twin
 from ropewalk.shape.families import SUPPORTED
 
-NAME = "HyperCLOVAXForCausalLM"
+DENSE = "HyperCLOVAXForCausalLM"
 PARTS = ("check", "prepare", "extend", "train", "evaluate", "export")
 
 
-def write_base(folder: Path) -> None:
-    """A tiny model of the class with a tokenizer of single characters."""
-    kind = find_class(NAME)
-    assert kind is not None and NAME not in SUPPORTED, f"{NAME} has a row: choose another class"
-    make_twin(kind).float().save_pretrained(folder)
+def write_base(folder: Path, name: str) -> None:
+    """A tiny model of the class ``name`` with a tokenizer of single characters; a mixture has few experts."""
+    kind = find_class(name)
+    assert kind is not None and name not in SUPPORTED, f"{name} has a row: choose another class"
+    make_twin(kind, FEW_EXPERTS).float().save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text()) | {"dtype": "float32", "eos_token_id": VOCABULARY - 1}
     (folder / "config.json").write_text(json.dumps(config))
     known = {chr(32 + index): index for index in range(VOCABULARY - 2)}
@@ -59,9 +59,10 @@ def make_recipe(folder: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Run all commands in a temporary folder; the first that fails ends the program with its words."""
-    with tempfile.TemporaryDirectory() as name:
-        folder, seconds = Path(name), {}
-        write_base(folder / "base")
+    out, name = Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else DENSE
+    with tempfile.TemporaryDirectory() as temporary:
+        folder, seconds = Path(temporary), {}
+        write_base(folder / "base", name)
         recipe = folder / "recipe.yaml"
         recipe.write_text(yaml.safe_dump(make_recipe(folder)))
         for part in PARTS:
@@ -73,7 +74,8 @@ def main() -> None:
             seconds[part] = round(time.monotonic() - begun, 1)
             print(part, seconds[part], flush=True)
         parity = json.loads(RunFolder(folder / "run").parity.read_text())
-        Path(sys.argv[1]).write_text(json.dumps({"class": NAME, "seconds": seconds, "parity": parity}, indent=1) + "\n")
+        found = json.loads(out.read_text()) if out.exists() else {}
+        out.write_text(json.dumps(found | {name: {"seconds": seconds, "parity": parity}}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

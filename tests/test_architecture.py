@@ -171,8 +171,8 @@ def test_names_and_words(path: Path) -> None:
 
 @of_each_file
 def test_environment_is_read_only_where_ranks_start(path: Path) -> None:
-    if path.relative_to(SRC).as_posix() in {"parallel/launch.py", "parallel/torchrun.py"}:
-        return
+    if path.relative_to(SRC).as_posix() in {"parallel/launch.py", "parallel/torchrun.py", "core/secret.py"}:
+        return  # the last one reads keys of services, on which no result depends
     for node in ast.walk(parse(path)):
         if isinstance(node, ast.Attribute) and node.attr in {"environ", "getenv"}:
             raise AssertionError(f"line {node.lineno}: reads the environment")

@@ -30,6 +30,7 @@ VERBS = [
     "verify",
     "replay",
     "report",
+    "watch",
     "launch",
     "check",
     "sweep",

@@ -8,8 +8,10 @@ import pytest
 from ropewalk.core.record import Score
 from ropewalk.corpus.tokens.tokenizer import Tokenizer
 from ropewalk.evaluate import ruler_suite
-from ropewalk.evaluate.evaluate import evaluate_models
-from ropewalk.evaluate.ruler_suite import plan_ruler, summarize_ruler
+from ropewalk.evaluate.evaluate import evaluate_models, measure_model
+from ropewalk.evaluate.ruler_suite import RulerPrompts, plan_ruler, read_answers, summarize_ruler
+from ropewalk.evaluate.written_text import WrittenText
+from ropewalk.model.greedy_writer import Written
 from ropewalk.recipe.ruler import RulerSpec
 from ropewalk.recipe.spec import EvaluateSpec
 
@@ -45,13 +47,29 @@ def test_it_is_measured_beside_the_rest(models: dict[str, Path]) -> None:
     assert reach.value == 0
 
 
+def test_the_answers_are_read_with_the_prompts(models: dict[str, Path], tokenizer: Tokenizer) -> None:
+    """The sums are those of a reading of their own, and a prompt of each length is read once."""
+    planned = plan_ruler(SPEC, tokenizer, lengths=[1024, 1536], seed=1)
+    asked = read_answers(planned, depths=5)
+    found, _ = ruler_suite.measure_ruler(models["base"], planned, tokenizer, SPEC, name="m", precision="float32")
+    expected = measure_model(models["base"], asked, name="m", precision="float32")
+    for mine, wanted, each in zip(found, expected, asked, strict=True):
+        assert len(mine.count) == each.groups and np.array_equal(mine.count, wanted.count)
+        assert mine.nll == pytest.approx(wanted.nll, rel=1e-5) and np.array_equal(mine.correct, wanted.correct)
+
+
 def test_a_model_that_writes_the_references_gets_all_points(
     models: dict[str, Path], tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     planned = plan_ruler(SPEC, tokenizer, lengths=[1024], seed=1)
-    texts = iter([[f"they are {' and '.join(sample.references)}." for sample in each.samples] for each in planned])
-    monkeypatch.setattr(ruler_suite, "write_answers", lambda *given: next(texts))
-    scores = ruler_suite.measure_ruler(models["base"], planned, tokenizer, SPEC, name="m", precision="float32")
+
+    def write(learner: object, each: RulerPrompts, tokenizer: object) -> list[WrittenText]:
+        read = [Written([], np.zeros(len(answer)), np.ones(len(answer), dtype=bool)) for answer in each.answers]
+        texts = [f"they are {' and '.join(sample.references)}." for sample in each.samples]
+        return [WrittenText(text, one) for text, one in zip(texts, read, strict=True)]
+
+    monkeypatch.setattr(ruler_suite, "write_answers", write)
+    _, scores = ruler_suite.measure_ruler(models["base"], planned, tokenizer, SPEC, name="m", precision="float32")
     values = {score.task: score.value for score in scores}
     assert [values[f"ruler/{task}"] for task in (*SPEC.tasks, "mean")] == [1, 1, 1, 1]
     assert values["ruler/effective_length"] == 1024

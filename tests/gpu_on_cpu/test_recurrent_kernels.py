@@ -26,7 +26,7 @@ from ropewalk.recurrence.installed_kernels import (
     describe_recurrent_kernels,
     use_recurrent_kernels,
 )
-from ropewalk.recurrence.try_kernel import find_fault
+from ropewalk.recurrence.try_kernel import find_convolution_fault, find_fault
 from ropewalk.shape.recurrences import find_recurrence
 from ropewalk.shape.recurrent import RecurrentLayers
 
@@ -96,6 +96,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(installed_kernels, "is_installed", lambda module: True)
     monkeypatch.setattr(installed_kernels, "find_fault", lambda *args: FAULTS.get(args[0].module, ""))
+    monkeypatch.setattr(installed_kernels, "find_convolution_fault", lambda *args: FAULTS.get(args[1], ""))
     CALLS.clear()
     FAULTS.clear()
     yield
@@ -140,8 +141,12 @@ def test_one_that_computes_something_else_is_told_and_not_chosen(installed: None
     FAULTS["fla.ops.gated_delta_rule"] = "FLA differs"
     with pytest.warns(UserWarning, match="gated_delta: FLA differs. Recurrent layers run torch code"):
         assert choose_scan_kernel(delta, dtype=torch.bfloat16, key_dim=128, device=CUDA) is None
+    FAULTS["causal_conv1d"] = "causal-conv1d differs"
+    with pytest.warns(UserWarning, match="convolution of 4 tokens: causal-conv1d differs. It runs as torch code"):
+        assert choose_convolution(dtype=torch.bfloat16, channels=64, taps=4, device=CUDA) is None
     layers = RecurrentLayers("gated_delta", "qwen3_next", (0,), (), 0, 64, 4, 2, 8, 8)
-    assert "torch code in chunks (FLA differs)" in (describe_recurrent_kernels(layers, torch.bfloat16, CUDA) or "")
+    told = describe_recurrent_kernels(layers, torch.bfloat16, CUDA) or ""
+    assert "torch code in chunks (FLA differs)" in told and "convolutions run torch code" in told
 
 
 def of_wrong_heads(q: Tensor, k: Tensor, v: Tensor, **settings: Any) -> Any:
@@ -178,6 +183,39 @@ def test_a_trial_finds_a_kernel_that_computes_something_else(installed: None) ->
         vars(sys.modules["fla.ops.gated_delta_rule"])[function.__name__] = function
         kernel = replace(SCAN_KERNELS["gated_delta"], function=function.__name__)
         assert fault in find_fault(kernel, find_recurrence("gated_delta"), torch.bfloat16, 16, CPU)
+
+
+def of_acausal_taps(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The first of the taps belongs to the token itself, as in some other packages."""
+    return causal_conv1d_fn(x, weight.flip(1), bias)
+
+
+def of_ignored_bias(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return causal_conv1d_fn(x, weight) + (0.0 if bias is None else 0.0 * bias.sum())
+
+
+def of_other_arguments(x: Tensor, weight: Tensor) -> Tensor:
+    raise AssertionError("not called")
+
+
+def test_a_trial_finds_a_convolution_that_computes_something_else(
+    installed: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, (function, fault) in enumerate(
+        (
+            (causal_conv1d_fn, ""),
+            (of_acausal_taps, "causal-conv1d differs from the convolution"),
+            (of_ignored_bias, "causal-conv1d differs from the convolution"),
+            (of_other_arguments, "takes other arguments"),
+            (None, "takes other arguments"),
+        )
+    ):
+        module = ModuleType(f"convolution_{number}")
+        if function is not None:
+            vars(module)["causal_conv1d_fn"] = function
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        found = find_convolution_fault("causal-conv1d", module.__name__, torch.bfloat16, 4, CPU)
+        assert fault in found and bool(fault) == bool(found), (number, found)
 
 
 def test_a_trial_within_a_checkpoint_is_not_part_of_it(installed: None) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from ropewalk.model.greedy_writer import GreedyWriter, write_greedily
+from ropewalk.model.greedy_writer import GreedyWriter, Written, write_greedily
 from ropewalk.model.load import load_model
 from ropewalk.parallel.fsdp import shard_model
 from ropewalk.parallel.launch import run_ranks
@@ -61,26 +61,68 @@ def generate_plainly(folder: Path) -> list[list[int]]:
     return found
 
 
+def read_plainly(folder: Path, prompt: np.ndarray, draft: np.ndarray) -> list[float]:
+    """The nll of a draft after its prompt, by transformers' eager attention."""
+    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32).eval()
+    text = torch.from_numpy(np.concatenate((prompt, draft)))
+    with torch.no_grad():
+        logits = model(text[None], use_cache=False).logits[0].double().log_softmax(-1)
+    return [-float(logits[len(prompt) + place - 1, token]) for place, token in enumerate(draft.tolist())]
+
+
 @pytest.mark.parametrize(
     ("name", "ranks"),
     [("llama", 1), ("mistral", 1), ("llama", 3), ("mistral", 2), ("gemma2", 2), ("gpt_oss", 2), ("deepseek_v3", 2)],
 )
 def test_it_writes_what_transformers_writes(folders: dict[str, Path], name: str, ranks: int) -> None:
-    def write() -> list[list[int]]:
+    expected = generate_plainly(folders[name])
+    assert len({token for tokens in expected for token in tokens}) > 4
+    # right to the end, wrong from the fourth token on, none
+    drafts = [np.array(expected[0]), np.array([*expected[1][:3], (expected[1][3] + 1) % 97, 5]), PROMPTS[2][:0]]
+
+    def write() -> tuple[list[Written], list[Written]]:
         learner = GreedyWriter(load_model(folders[name])).eval()
         if ranks > 1:
             shard_model(learner, make_mesh(ranks, 1), precision=None, whole_bytes=0)
-        return write_greedily(learner, PROMPTS, most_tokens=8, finished=lambda number, tokens: False)
+        plain = write_greedily(learner, PROMPTS, most_tokens=8, finished=lambda number, tokens: False)
+        return plain, write_greedily(
+            learner, PROMPTS, most_tokens=8, finished=lambda number, tokens: False, drafts=drafts
+        )
 
-    expected = generate_plainly(folders[name])
-    assert len({token for tokens in expected for token in tokens}) > 4
-    for written in [write()] if ranks == 1 else run_ranks(write, ranks):
-        assert written == expected
+    for plain, drafted in [write()] if ranks == 1 else run_ranks(write, ranks):
+        assert [each.tokens for each in plain] == expected and [each.tokens for each in drafted] == expected
+        assert [each.correct.tolist() for each in drafted] == [[True] * 8, [True] * 3 + [False, False], []] or (
+            drafted[1].correct[4] and drafted[1].correct[:4].tolist() == [True, True, True, False]
+        )
+        for each, prompt, draft in zip(drafted, PROMPTS, drafts, strict=True):
+            assert each.nll == pytest.approx(read_plainly(folders[name], prompt, draft), rel=1e-4, abs=1e-5)
 
 
 def test_a_prompt_ends_where_it_is_finished(folders: dict[str, Path]) -> None:
     learner = GreedyWriter(load_model(folders["llama"])).eval()
-    whole = write_greedily(learner, PROMPTS, most_tokens=8, finished=lambda number, tokens: False)
+    whole = [
+        each.tokens for each in write_greedily(learner, PROMPTS, most_tokens=8, finished=lambda number, tokens: False)
+    ]
     ends = [2, 8, 5]
-    part = write_greedily(learner, PROMPTS, most_tokens=8, finished=lambda number, tokens: len(tokens) == ends[number])
-    assert part == [tokens[:end] for tokens, end in zip(whole, ends, strict=True)]
+    for drafts in (None, [np.array(tokens) for tokens in whole]):
+        part = write_greedily(
+            learner, PROMPTS, most_tokens=8, finished=lambda number, tokens: len(tokens) == ends[number], drafts=drafts
+        )
+        assert [each.tokens for each in part] == [tokens[:end] for tokens, end in zip(whole, ends, strict=True)]
+
+
+def test_a_right_draft_is_read_once_and_nothing_is_written_alone(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = GreedyWriter(load_model(folders["llama"])).eval()
+    drafts = [np.array(tokens) for tokens in generate_plainly(folders["llama"])]
+    read: list[int] = []
+    plain = GreedyWriter.forward
+
+    def count(self: GreedyWriter, tokens: torch.Tensor, *given: Any, **keys: Any) -> torch.Tensor:
+        read.append(len(tokens))
+        return plain(self, tokens, *given, **keys)
+
+    monkeypatch.setattr(GreedyWriter, "forward", count)
+    write_greedily(learner, PROMPTS, most_tokens=8, finished=lambda number, tokens: False, drafts=drafts)
+    assert read == [sum(map(len, PROMPTS)) + 3 * 8]

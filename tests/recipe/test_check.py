@@ -140,6 +140,23 @@ def test_text_that_ropewalk_cannot_make_is_known_before_any_is_read(source: dict
     assert [(f.level, f.key) for f in found] == [("error", "corpus.sources.4")] and named in found[0].message
 
 
+@pytest.mark.parametrize(
+    ("keys", "named"),
+    [
+        ({"join": {"related": {"target_tokens": "64Ki"}}}, "up to 64Ki tokens, and the longest sequences 16Ki"),
+        ({"tasks": {}}, "part questions from their text"),
+        ({"tasks": {"most_tokens": "16Ki", "share": 0.15}}, "15% of the tokens are tasks"),
+        ({"fill_in_middle": {}}, "part a middle from its place"),
+        ({"tasks": {"most_tokens": "16Ki"}}, ""),
+        ({"join": {"related": {"target_tokens": "16Ki"}}}, ""),
+    ],
+)
+def test_what_a_sequence_cuts_apart(keys: dict[str, Any], named: str) -> None:
+    found = find(sources=[{**SOURCES[0], **keys}, *SOURCES[1:]])
+    assert all(each.level == "warning" and each.key.startswith("corpus.sources.0.") for each in found)
+    assert [named in each.message for each in found] == [True] * bool(named)
+
+
 def test_text_that_has_no_weight_is_no_replay() -> None:
     """Law is Chinese: books are its replay only where they are read; English law needs none of them."""
 

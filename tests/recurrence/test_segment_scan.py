@@ -97,7 +97,12 @@ def test_padding_gets_zeros_and_gives_none() -> None:
 def test_what_is_not_affine_is_refused_by_name() -> None:
     case = Case("gated_delta", pack([8], 8), "contiguous")
     partition = partition_tokens(case.document, ranks=1)
-    for kind, why in (("mLSTM", "running maximum"), ("titans", "nonlinear"), ("parrot", "one affine map")):
+    for kind, why in (
+        ("mLSTM", "running maximum"),
+        ("titans", "nonlinear"),
+        ("RWKV-7", "transition"),
+        ("parrot", "one affine map"),
+    ):
         with pytest.raises(UserError, match=kind) as caught:
             scan(*draw(case)[0], kind=kind, partition=partition, group=None)
         assert why in caught.value.why

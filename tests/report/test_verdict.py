@@ -59,6 +59,19 @@ def test_another_base_is_shown_without_bounds(run: Path) -> None:
     assert summarise(run)["text"].splitlines()[2].split() == ["measure", "base", "zero-shot", "extended", "target"]
 
 
+@pytest.mark.parametrize(("half", "outcome"), [(1e-7, "missed"), (0.0008, "missed"), (0.002, "undecided")])
+def test_a_model_that_sees_only_its_window_misses_the_context_gain(run: Path, half: float, outcome: str) -> None:
+    """Its gain is 0 up to rounding (tests/evaluate/test_gain_by_distance.py); only the interval's width differs."""
+
+    def blind(score: Score) -> Score:
+        mine = score.model == "extended" and score.task == "gain/context"
+        return replace(score, value=1e-9, low=-half, high=half) if mine else score
+
+    change_scores(run, blind)
+    assert find(run, "gain/context", "extended").outcome == outcome
+    assert ("Missed: context gain" in summarise(run)["text"]) is (outcome == "missed")
+
+
 def test_a_missed_target_fails_and_a_missed_aim_does_not(run: Path) -> None:
     def change(score: Score) -> Score:
         falls = score.model == "extended" and score.task == "retrieval/key_value" and score.context_tokens >= 2048

@@ -29,7 +29,7 @@ from ropewalk.cli.options import (
     show_part,
 )
 from ropewalk.cli.planning import check_command
-from ropewalk.cli.run_records import receipt_command, replay_command, report_command
+from ropewalk.cli.run_records import receipt_command, replay_command, report_command, watch_command
 from ropewalk.cli.studies import recommend_mix_command, sweep_command
 from ropewalk.cli.usage import Verbs
 from ropewalk.core.error import EXIT_CODE, RankError, UserError, explain_disk_fault
@@ -181,6 +181,7 @@ def verify_command(recipe: RecipeArgument, overrides: Overrides = None, as_json:
 
 
 app.command("report")(report_command)
+app.command("watch")(watch_command)
 app.command("replay")(replay_command)
 app.command("receipt")(receipt_command)
 

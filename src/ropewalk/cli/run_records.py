@@ -1,5 +1,6 @@
-"""The verbs that read what a run has recorded: its report, a comparison, its receipt, a skipped step."""
+"""The verbs that read what a run has recorded: its report, also live, a comparison, its receipt, a skipped step."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -37,6 +38,21 @@ def report_command(
 
     folders = [recipe, *map(Path, overrides or ())]
     print_result(write_comparison(folders, out or Path("comparison.html")), as_json)
+
+
+def watch_command(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, also of a run that goes on.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port on 127.0.0.1; 0 takes a free one.")] = 0,
+    once: Annotated[bool, typer.Option("--once", help="End when the page was sent once.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show the report of a run in a browser of this machine while it goes on; Ctrl-C ends it. Writes nothing."""
+    from ropewalk.commands.watch import RunServer
+
+    with RunServer(run, port=port) as server:
+        print_result({"text": f"{server.url} shows {run} as it goes on; Ctrl-C ends it", "url": server.url}, as_json)
+        sys.stdout.flush()  # it may be a pipe, and its reader waits for the address
+        server.serve(once=once)
 
 
 def replay_command(

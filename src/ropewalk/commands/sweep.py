@@ -20,6 +20,7 @@ from ropewalk.commands.plan_growth import plan_growth
 from ropewalk.commands.prepare import prepare_corpus
 from ropewalk.commands.run_inputs import base_model
 from ropewalk.commands.share_stages import share
+from ropewalk.commands.sweep_on_ray import sweep_on_ray
 from ropewalk.commands.sweep_results import Pruned, count_flops, format_results, gather, read_entry, tabulate
 from ropewalk.commands.train import train_stages
 from ropewalk.core.artifact import FolderInUseError, is_finished, read_manifest, write_whole
@@ -49,7 +50,10 @@ def run_sweep(path: Path, overrides: list[str]) -> dict[str, Any]:
     left = [cell for cell in cells if not _is_done(cell)]
     say(f"{len(cells)} cells, {len(cells) - len(left)} of them done")
     say(tell_budget(left))
-    _do_cells(sweep, cells, left)
+    if sweep.ray is None:
+        _do_cells(sweep, cells, left)
+    elif left:
+        sweep_on_ray(path, overrides, sweep.ray.model_copy(update={"tasks": min(sweep.ray.tasks, len(left))}))
     results = gather(sweep, cells, find_pruned(sweep, cells) or {})
     out = Path(sweep.study) / "results.json"
     write_whole(out, format_results(results))

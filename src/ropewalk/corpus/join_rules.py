@@ -28,8 +28,15 @@ Fields = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 """One field or several; a key with dots names a field in a field."""
 
 
+Arrangement = Literal["chain", "interleave", "negatives"]
+"""How the texts of one document stand in it."""
+
+
+_CHUNKS = 2
+
+
 class RelatedRules(Spec):
-    """Documents of a source that share rare words, one after the other in one document; each is used once."""
+    """Documents of a source that share rare words, together in one document; each is used once."""
 
     target_tokens: PositiveCount
     """A document is closed before the text that would make it longer, and the next one begins with that text."""
@@ -42,6 +49,25 @@ class RelatedRules(Spec):
     in one context teach copying."""
     control: bool = False
     """Join the same texts at random, to measure what relatedness gives."""
+    arrange: Arrangement = "chain"
+    """``chain``: one text after the other, each nearest to the one before. ``interleave``: every text is cut into
+    ``chunks``; all first ones stand before all second ones (LongSkywork 2406.00605; with ``control`` of random texts).
+    ``negatives``: a text is cut, and the texts nearest to it stand whole between its chunks (NExtLong 2501.12766)."""
+    chunks: Annotated[int, Field(ge=2, le=16)] = _CHUNKS
+    """Into how many pieces a text is cut, at ends of lines where there are any."""
+    knots: bool = False
+    """Number the chunks, without loss, and behind the last one of a text list the numbers of all its chunks, with loss
+    (as in "untie the knots", 2409.04774, but in plain text, since new tokens would be untrained)."""
+
+    @model_validator(mode="after")
+    def _check_arrangement(self) -> "RelatedRules":
+        if self.arrange == "chain" and (self.chunks != _CHUNKS or self.knots):
+            raise ValueError("chunks and knots are for arrange: interleave or negatives; a chain has whole texts")
+        if self.arrange == "negatives" and self.control:
+            raise ValueError(
+                "control is a random choice of texts, and negatives are the nearest ones: name one of them"
+            )
+        return self
 
 
 class JoinRules(Spec):
@@ -86,6 +112,11 @@ class JoinRules(Spec):
             given = [name for name in ("order", "reply_to", "header", "most_tokens") if getattr(self, name)]
             if given:
                 raise ValueError(f"related texts have no {', '.join(given)}: that is for joins by fields or folders")
+            if self.attend == "parts" and self.related.arrange != "chain":
+                raise ValueError(
+                    f"attend: parts hides the chunks of a text from each other, and arrange: {self.related.arrange} "
+                    "trains to look for them: leave out one of the two"
+                )
             return self
         if DEPENDENCY in self.order and (len(self.order) > 1 or not self.by_folder):
             raise ValueError("order: dependency stands alone, and is of files: by folder, package or repository")

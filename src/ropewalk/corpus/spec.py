@@ -78,7 +78,8 @@ class Source(Spec):
     fill_in_middle: FillRules | None = None
     """Programs whose middle stands at the end, for bases that have tokens for it: ``{rate: 0.5}``."""
     tasks: TaskRules | None = None
-    """Questions about long documents, made of their own content and put behind them: ``{share: 0.02}``."""
+    """Questions about long documents, made of their own content and put behind them: ``{share: 0.02}``;
+    docs/corpus-tasks.md."""
     options: dict[str, Any] = Field(default_factory=dict)
     """How files, records or a generator are read; docs/corpus.md and docs/embedded.md have them."""
 
@@ -99,6 +100,12 @@ class Source(Spec):
             raise ValueError(
                 f"source {self.name}: tasks ask about the whole document in its order, so they exclude fill_in_middle "
                 "and join.attend: parts"
+            )
+        cut = self.join is not None and self.join.related is not None and self.join.related.arrange != "chain"
+        if cut and (self.role == "instruction" or self.fill_in_middle or self.tasks):
+            raise ValueError(
+                f"source {self.name}: join.related.arrange cuts texts, so it excludes role: instruction (an answer "
+                "would be cut), fill_in_middle and tasks (which need whole texts)"
             )
         if self.notes_parts and (self.embedded is not None or self.tokens is not None):
             raise ValueError(f"source {self.name}: text that ropewalk makes, and token ids, have no fields to join by")
@@ -226,6 +233,10 @@ class CorpusSpec(MixRules):
             for key in ("join", "fill_in_middle", "tasks", "provenance"):
                 if source[key] is None:  # as corpora say that were built before there were such keys
                     del source[key]
+            tasks = source.get("tasks", {})
+            if (written := tasks.pop("written", None)) is not None:  # where a model is asked decides nothing
+                kept = ("model", "questions", "sections", "section_characters", "options")
+                tasks["written"] = {key: written[key] for key in kept}
             for rule in source["select"]:
                 for key in ("band", "to_tokens", "language"):
                     if rule[key] is None:

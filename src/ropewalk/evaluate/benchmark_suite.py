@@ -147,7 +147,8 @@ def measure_benchmarks(
             question = each.questions[number]
             return question.ends(question.begin + text)
 
-        texts = write_texts(learner, each.prompts, tokenizer, most_tokens=each.generated_tokens, is_done=is_done)
+        found = write_texts(learner, each.prompts, tokenizer, most_tokens=each.generated_tokens, is_done=is_done)
+        texts = [each.text for each in found]
         mine = list(score_benchmark(each, texts, model=name))
         scores += mine
         if not rank_and_ranks()[0]:

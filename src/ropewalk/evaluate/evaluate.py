@@ -17,6 +17,7 @@ from ropewalk.corpus.tokens.same_tokenizer import require_tokenizer
 from ropewalk.corpus.tokens.tokenizer import Tokenizer, load_tokenizer
 from ropewalk.evaluate.ability_loss import plan_ability_loss
 from ropewalk.evaluate.benchmark_suite import BenchmarkPrompts, measure_benchmarks, plan_benchmarks
+from ropewalk.evaluate.controlled_grid import plan_grid
 from ropewalk.evaluate.foreign_loss import plan_foreign_loss
 from ropewalk.evaluate.gain_by_distance import GainByDistance, plan_gain_by_distance
 from ropewalk.evaluate.items import ROW_TOKENS, Sums, measure
@@ -63,7 +64,7 @@ def evaluate_models(
         require_intact(folder, together=True)
     planned = plan_measurements(spec, tokenizer, corpus=held, base_tokens=base_context_tokens)
     ruler = _plan_ruler(spec, tokenizer, base_tokens=base_context_tokens)
-    planned += read_answers(ruler, depths=spec.depths)
+    answers = read_answers(ruler, depths=spec.depths)
     benchmarks = plan_benchmarks(
         spec.benchmarks, tokenizer, longest_tokens=max(spec.lengths) * base_context_tokens, seed=spec.seed
     )
@@ -75,7 +76,8 @@ def evaluate_models(
             sums = measure_model(folder, planned, name=name, precision=spec.precision)
             wrote: list[Score] = []
             if spec.ruler is not None:
-                wrote += measure_ruler(folder, ruler, tokenizer, spec.ruler, name=name, precision=spec.precision)
+                more, wrote = measure_ruler(folder, ruler, tokenizer, spec.ruler, name=name, precision=spec.precision)
+                sums += more
             if benchmarks:
                 wrote += measure_benchmarks(folder, benchmarks, tokenizer, name=name, precision=spec.precision)
             return sums, wrote
@@ -83,11 +85,11 @@ def evaluate_models(
         if store is None:
             found[name], written = measure_it()
         else:
-            items = [each.items for each in (*planned, *ruler)]
+            items = [each.items for each in (*planned, *answers, *ruler)]
             found[name], written = find_or_measure(
                 store, folder, items, _describe_written(spec, benchmarks), name=name, measure=measure_it
             )
-        for each, sums in zip(planned, found[name], strict=True):
+        for each, sums in zip([*planned, *answers], found[name], strict=True):
             scores += each.score(sums, model=name)
         scores += written
     scores += _score_changes(planned, found)
@@ -139,6 +141,8 @@ def plan_measurements(
         plan_retrieval(probe, tokenizer, lengths=lengths, answers=spec.answers, depths=spec.depths, seed=spec.seed)
         for probe in (KeyValue(pairs=spec.pairs), *spec.probes)
     ]
+    if spec.grid is not None:
+        planned += plan_grid(spec.grid, tokenizer, lengths=lengths, depths=spec.depths, seed=spec.seed)
     if corpus is not None:
         positions = plan_position_loss(
             corpus, base_tokens=base_tokens, multiple=spec.position_lengths, documents=spec.documents, seed=spec.seed

@@ -4,7 +4,7 @@ Answers are teacher-forced: the prompt holds the right answers, and one forward 
 tokens would have been chosen. No text is generated, and a prompt with eight questions gives eight answers.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import count
 
@@ -36,6 +36,9 @@ class Retrieval:
     """The length in tokens at which each answer was requested."""
     depth: Float64[np.ndarray, "answers"]
     bins: int
+    sample: Int64[np.ndarray, "answers"] | None = None
+    """The sample that each answer belongs to, where several prompts of a length hold the same facts; None: its
+    prompt."""
 
     @property
     def name(self) -> str:
@@ -62,7 +65,9 @@ class Retrieval:
             mine = np.unique(item.group[item.group >= 0])  # consecutive numbers
             items.append(Item(item.tokens, np.where(item.group >= 0, item.group - mine[0] + len(kept), -1)))
             kept += mine.tolist()
-        return replace(self, items=items, context_tokens=self.context_tokens[kept], depth=self.depth[kept])
+        sample = None if self.sample is None else self.sample[kept]
+        context, depth = self.context_tokens[kept], self.depth[kept]
+        return replace(self, items=items, context_tokens=context, depth=depth, sample=sample)
 
     def score(self, sums: Sums, *, model: str) -> Iterator[Score]:
         """Accuracy and answer loss at each length, and at each length and depth; a depth is the middle of its bin.
@@ -79,8 +84,10 @@ class Retrieval:
                 yield from self._record(sums, asked, model=model, context_tokens=tokens, depth=depth)
 
     @property
-    def _prompt(self) -> Int64[np.ndarray, "answers"]:
-        """The index of each answer's prompt."""
+    def _sample(self) -> Int64[np.ndarray, "answers"]:
+        """The number of each answer's sample: if not given, the index of its prompt."""
+        if self.sample is not None:
+            return self.sample
         prompt = np.empty(self.groups, dtype=np.int64)
         for number, item in enumerate(self.items):
             prompt[item.group[item.group >= 0]] = number
@@ -90,9 +97,9 @@ class Retrieval:
         self, sums: Sums, asked: Bool[np.ndarray, "answers"], *, model: str, context_tokens: int, depth: float | None
     ) -> Iterator[Score]:
         """Answers of one prompt share its filler and its other facts, so they are not independent samples."""
-        prompt = self._prompt[asked]
+        sample = self._sample[asked]
         count, correct, tokens, nll = (
-            np.bincount(prompt, weights=values[asked])
+            np.bincount(sample, weights=values[asked])
             for values in (np.ones(self.groups), sums.correct == sums.count, sums.count, sums.nll)
         )
         n, prompts = int(count.sum()), int((count > 0).sum())
@@ -100,7 +107,7 @@ class Retrieval:
         effect = design_effect(correct, count)
         yield Score(model, self.task, "accuracy", *where, *wilson_of_prompts(correct, count), prompts, effect)
         loss = ratio(nll[count > 0], tokens[count > 0])
-        task = self.task.replace("retrieval/", ANSWER_LOSS, 1)
+        task = ANSWER_LOSS + self.task.removeprefix("retrieval/")
         yield Score(model, task, "nats", *where, *loss.interval, prompts)
 
 
@@ -141,16 +148,30 @@ def _write_prompts(
     """
     words = most = 2 * context_tokens  # two Chinese characters may share a token
     for number in count():
-        size = words
-        while True:
-            prompt = make_prompt(probe, stream(*purpose, number), words=size)
-            tokens, asked = encode_prompt(prompt, tokenizer)
-            if len(tokens) <= context_tokens:
-                break
-            size = min(size - 1, size * context_tokens // len(tokens))
+
+        def make(words: int, number: int = number) -> Prompt:
+            return make_prompt(probe, stream(*purpose, number), words=words)
+
+        tokens, asked, prompt, size = fit_context(make, tokenizer, context_tokens=context_tokens, words=words)
         words = min(most, size * context_tokens // len(tokens))
         if number:  # the first one only gives the ratio of words to tokens
             yield tokens, asked, prompt.depths
+
+
+def fit_context(
+    make: Callable[[int], Prompt], tokenizer: Tokenizer, *, context_tokens: int, words: int
+) -> tuple[Int64[np.ndarray, "tokens"], Int64[np.ndarray, "tokens"], Prompt, int]:
+    """The prompt ``make(words)``, or one of so many words fewer that it has at most ``context_tokens`` tokens.
+
+    The tokens, the index of the answer that each belongs to (or -1), the prompt, and its words. Raises UserError where
+    ``make`` does: if no prompt is so short.
+    """
+    while True:
+        prompt = make(words)
+        tokens, asked = encode_prompt(prompt, tokenizer)
+        if len(tokens) <= context_tokens:
+            return tokens, asked, prompt, words
+        words = min(words - 1, words * context_tokens // len(tokens))
 
 
 def encode_prompt(

@@ -1,8 +1,9 @@
 """RULER's tasks as the benchmark measures them: a model writes text, and the references are searched in it.
 
 The prompt and the tokens that may be written fill each length together. Writing ends at the end token, at the task's
-number of tokens, or as soon as every reference is there: more text cannot change the score. The same prompts are also
-read with their answers (retrieval.py), so each task has an answer loss too. The effective length is RULER's: the
+number of tokens, or as soon as every reference is there: more text cannot change the score. The answers are read with
+the prompts, so each task has an answer loss too (retrieval.py), and a right answer is not written token by token. The
+effective length is RULER's: the
 largest one whose mean over the tasks is above what Llama 2 7B reaches at 4Ki.
 """
 
@@ -19,11 +20,11 @@ from ropewalk.core.progress import say
 from ropewalk.core.record import Score
 from ropewalk.core.seed import stream
 from ropewalk.corpus.tokens.tokenizer import Tokenizer
-from ropewalk.evaluate.items import Item
+from ropewalk.evaluate.items import Item, Sums
 from ropewalk.evaluate.retrieval import Retrieval, encode_prompt
 from ropewalk.evaluate.score import Estimate, design_effect, mean_of, wilson_of_prompts
 from ropewalk.evaluate.student_t import Z
-from ropewalk.evaluate.written_text import write_texts
+from ropewalk.evaluate.written_text import WrittenText, write_texts
 from ropewalk.model.greedy_writer import GreedyWriter
 from ropewalk.model.open_model import open_model
 from ropewalk.model.weights import Dtype
@@ -46,7 +47,26 @@ class RulerPrompts:
     @property
     def questions(self) -> list[Int64[np.ndarray, "_"]]:
         """The tokens that a model continues."""
-        return [item.tokens[: int(np.argmax(item.group >= 0))] for item in self.items]
+        return [item.tokens[:begin] for item, begin in zip(self.items, self._begins, strict=True)]
+
+    @property
+    def answers(self) -> list[Int64[np.ndarray, "_"]]:
+        """The right continuations: answers, and what stands between them."""
+        return [item.tokens[begin:] for item, begin in zip(self.items, self._begins, strict=True)]
+
+    @property
+    def _begins(self) -> list[int]:
+        return [int(np.argmax(item.group >= 0)) for item in self.items]
+
+    def sum_answers(self, written: Sequence[WrittenText]) -> Sums:
+        """The sums of each answer, as if the items had been read for themselves."""
+        groups = 1 + max(int(item.group.max()) for item in self.items)
+        table = np.zeros((3, groups))
+        for item, begin, each in zip(self.items, self._begins, written, strict=True):
+            counts = (group := item.group[begin:]) >= 0
+            figures = np.stack((np.ones(len(group)), each.written.nll, each.written.correct))
+            np.add.at(table.T, group[counts], figures[:, counts].T)
+        return Sums(*table)
 
 
 def plan_ruler(spec: RulerSpec, tokenizer: Tokenizer, *, lengths: Sequence[int], seed: int) -> list[RulerPrompts]:
@@ -88,7 +108,7 @@ def _write_samples(
 
 
 def read_answers(planned: Sequence[RulerPrompts], *, depths: int) -> list[Retrieval]:
-    """The same prompts with their answers, one measurement per task over all its lengths."""
+    """The same prompts with their answers, one measurement per task over all its lengths; ``measure_ruler`` sums it."""
     found = []
     for task in dict.fromkeys(each.spec for each in planned):
         items: list[Item] = []
@@ -106,29 +126,45 @@ def read_answers(planned: Sequence[RulerPrompts], *, depths: int) -> list[Retrie
 
 def measure_ruler(
     folder: Path, planned: Sequence[RulerPrompts], tokenizer: Tokenizer, spec: RulerSpec, *, name: str, precision: Dtype
-) -> list[Score]:
+) -> tuple[list[Sums], list[Score]]:
     """``ruler/TASK`` at each length, ``ruler/mean`` over the tasks, and ``ruler/effective_length`` in tokens.
 
-    Every rank calls it; all read each prompt together.
+    Before them the sums of each of ``read_answers``, which come from the same reading. Every rank calls it; all read
+    each prompt together.
     """
     learner = open_model(GreedyWriter, folder, dtype=precision)
     scores = []
+    sums: dict[RulerTask, list[Sums]] = {}
     for each in planned:
-        texts = write_answers(learner, each, tokenizer)
-        matched = [sample.match(text) for sample, text in zip(each.samples, texts, strict=True)]
+        written = write_answers(learner, each, tokenizer)
+        matched = [sample.match(found.text) for sample, found in zip(each.samples, written, strict=True)]
+        sums.setdefault(each.spec, []).append(each.sum_answers(written))
         scores.append(_score(each, matched, model=name))
         say(f"{name}: {scores[-1].task} at {each.context_tokens} tokens: {scores[-1].value:.1%}")
-    return [*scores, *summarize_ruler(scores, model=name, threshold=spec.threshold)]
+    return [_join(parts) for parts in sums.values()], [
+        *scores,
+        *summarize_ruler(scores, model=name, threshold=spec.threshold),
+    ]
 
 
-def write_answers(learner: GreedyWriter, planned: RulerPrompts, tokenizer: Tokenizer) -> list[str]:
-    """What the model writes after each question. Every rank calls it."""
+def _join(parts: Sequence[Sums]) -> Sums:
+    fields = ([getattr(part, name) for part in parts] for name in ("count", "nll", "correct"))
+    return Sums(*map(np.concatenate, fields))  # [_] of each length -> [groups]
+
+
+def write_answers(learner: GreedyWriter, planned: RulerPrompts, tokenizer: Tokenizer) -> list[WrittenText]:
+    """What the model writes after each question, and what it makes of the answers. Every rank calls it."""
 
     def is_done(number: int, text: str) -> bool:
         return planned.samples[number].match(text) == 1
 
     return write_texts(
-        learner, planned.questions, tokenizer, most_tokens=planned.spec.generated_tokens, is_done=is_done
+        learner,
+        planned.questions,
+        tokenizer,
+        most_tokens=planned.spec.generated_tokens,
+        is_done=is_done,
+        drafts=planned.answers,
     )
 
 

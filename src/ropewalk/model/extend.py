@@ -16,13 +16,15 @@ from ropewalk.core.error import UserError
 from ropewalk.model.biases import add_bias_weights
 from ropewalk.model.check_carried import describe_carried
 from ropewalk.model.check_rope import check_positions
+from ropewalk.model.convert_layers import convert_weights
 from ropewalk.model.folder import check_tokenizer, copy_tokenizer, link_weights, read_config, write_config
 from ropewalk.model.load import build_model
-from ropewalk.model.weights import check_stored, stored_dtype
+from ropewalk.model.weights import Dtype, check_stored, stored_dtype
 from ropewalk.parallel.verify_folder import require_intact
 from ropewalk.rope.frequency import wavelengths
 from ropewalk.rope.layers import LayerPosition, LayerRule
 from ropewalk.rope.scaling import Rope
+from ropewalk.shape.change_layers import change_layers, convert_config, list_converted
 from ropewalk.shape.families import require_row
 from ropewalk.shape.guessed import describe_guess
 from ropewalk.shape.layer_keys import SpelledLayers, spell_layers
@@ -41,11 +43,13 @@ def extend(base: Path, out: Path, *, rope: Rope, layers: tuple[LayerRule, ...] =
     """
     require_intact(base)
     shape = read_shape(base)
-    positions = shape.stretch(layers, rope=rope, context_tokens=context_tokens).positions
+    positions = change_layers(shape, layers, rope=rope, context_tokens=context_tokens).positions
     config, where = read_config(base), str(base / "config.json")
-    text = read_text_config(config, where)
+    text, converted = read_text_config(config, where), list_converted(shape, positions)
+    if converted:
+        config = text = convert_config(config, shape, positions)
     spelled = spell_layers(text, positions, context_tokens=context_tokens, where=where)
-    dtype = stored_dtype(base)
+    dtype: Dtype = "float32" if converted else stored_dtype(base)
     check_tokenizer(base, vocabulary=shape.vocabulary)
     facts: dict[str, Any] = {}
     inputs = {
@@ -57,7 +61,10 @@ def extend(base: Path, out: Path, *, rope: Rope, layers: tuple[LayerRule, ...] =
     with new_folder(out, kind="model", inputs=inputs, facts=lambda: facts) as work:
         write_config(work, write_text_config(config, spelled.apply(text), where), dtype=dtype)
         copy_tokenizer(base, work, context_tokens=context_tokens)
-        link_weights(base, work)
+        if converted:
+            facts |= convert_weights(base, work, shape, converted, context_tokens=context_tokens)
+        else:
+            link_weights(base, work)
         add_bias_weights(work, positions, heads=shape.heads, dtype=dtype)
         model, carried = _build(work, base)
         facts |= carried | _tell_dropout(text, shape) | _tell_origin(base)

@@ -39,6 +39,10 @@ class _Kept:
             field[:, self.tokens] = one
         self.tokens += 1
 
+    def shorten(self, tokens: int) -> None:
+        """Forget all but the first ``tokens``."""
+        self.tokens = min(tokens, self.tokens)
+
     def read(self) -> tuple[Kept, Kept]:
         """The keys and values of all tokens."""
         key, value = self._fields
@@ -76,6 +80,16 @@ class KeyCache:
             for (number, _), place in zip(self._asked, positions, strict=True):
                 before = self._positions.get(number, positions[:0])
                 self._positions[number] = torch.cat((before, place[None]))  # [kept] + [1] -> [kept + 1]
+
+    def forget(self, number: int, position: int) -> None:
+        """Forget a prompt from ``position`` on: the part of a draft that the model would not have written."""
+        if (before := self._positions.get(number)) is not None:
+            tokens = int((before < position).sum())
+            assert bool((before[:tokens] < position).all()), "a rank's tokens of a prompt are in order"
+            self._positions[number] = before[:tokens]
+            for (_, kept_number), kept in self._kept.items():
+                if kept_number == number:
+                    kept.shorten(tokens)
 
     @property
     def _keeps_new(self) -> bool:

@@ -44,6 +44,13 @@ def mix_documents(model: Any) -> None:
             layer.__class__ = _derive(type(layer), family.recurrent.layout)  # type: ignore[arg-type]
 
 
+def name_recurrent(model: Any) -> set[str]:
+    """The names of the weights of the recurrent layers of ``model``, as in its files."""
+    layers = {attention_of(model, block): None for block in blocks_of(model) if is_recurrent(model, block)}
+    paths = [path for path, module in model.named_modules() if module in layers]
+    return {f"{path}.{name}" for path in paths for name, _ in model.get_submodule(path).named_parameters()}
+
+
 @cache
 def _derive(kind: type[nn.Module], layout: str) -> type[nn.Module]:
     """One class for all layers."""

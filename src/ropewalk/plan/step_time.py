@@ -152,6 +152,8 @@ _LOSS_BYTES = 20
 _HALF_RATE_TOKENS = 600
 """Length of a document at which a flash kernel reaches half of its rate: FlashAttention 2 on an A100 does 0.46 of it at
 512 tokens, 0.77 at 2Ki, and 0.96 at 16Ki."""
+_BLOCK_TOKENS, _MEASURED_TOKENS = 512, 2048
+"""Of keys in torch's CPU kernel, and of the document on which a CPU's rate of attention is measured."""
 _NARROW_HEAD, _NARROW_SHARE = 64, {"hopper": 0.65, "blackwell": 0.65}
 """Heads of up to 64 dimensions leave the tensor cores waiting for exponentials: 0.8 of the rate, on Hopper less."""
 _OPTIMIZER_BYTES = 7 * 4
@@ -179,12 +181,17 @@ def _compute_seconds(
 
 def attention_share(shape: ModelShape, flops: TokenFlops, machine: Machine) -> float:
     """Attention's rate as a share of the machine's, for heads and documents of these sizes."""
-    if machine.generation is None and not machine.generic:
-        return 1.0  # a CPU's was measured
     width = shape.query_width + shape.output_width  # both are means
     keys = flops.attention / (2.0 * width * shape.attention_layers)
+    if machine.generation is None and not machine.generic:  # a CPU's was measured, on a document of a known length
+        return _block_share(2 * keys) / _block_share(_MEASURED_TOKENS)
     narrow = _NARROW_SHARE.get(machine.generation or "", 0.8) if shape.head_dim <= _NARROW_HEAD else 1.0
     return narrow * 2 * keys / (2 * keys + _HALF_RATE_TOKENS)
+
+
+def _block_share(document_tokens: float) -> float:
+    """Pairs that count over those that torch's CPU kernel computes, which skips hidden keys in whole blocks only."""
+    return document_tokens / (document_tokens + _BLOCK_TOKENS)
 
 
 def _tile_seconds(shape: ModelShape, work: Work, savings: Savings, machine: Machine) -> float:

@@ -108,6 +108,9 @@ def _list_forwards(spec: EvaluateSpec, base_tokens: int, sources: int) -> Iterat
     prompts = spec.answers / (sum(spec.pairs) / 2) * (1 + len(spec.probes))
     for multiple in spec.lengths:
         yield multiple * base_tokens, prompts * multiple * base_tokens
+        if spec.grid is not None:
+            cells = spec.grid.prompts * len(spec.grid.tasks) * len(spec.grid.fillers) * spec.depths
+            yield multiple * base_tokens, cells * multiple * base_tokens
         if spec.ruler is not None:
             yield multiple * base_tokens, spec.ruler.samples * len(spec.ruler.tasks) * multiple * base_tokens
     whole = spec.position_lengths * base_tokens

@@ -14,6 +14,7 @@ from ropewalk.corpus.embedded import read_options
 from ropewalk.corpus.mix_rules import OTHER
 from ropewalk.corpus.spec import Source
 from ropewalk.recipe.check_evaluate import check_lengths
+from ropewalk.recipe.check_joins import check_joins
 from ropewalk.recipe.check_layers import check_layers
 from ropewalk.recipe.check_units import check_units
 from ropewalk.recipe.expert_training import find_misfits, find_unusual
@@ -76,7 +77,7 @@ def check(recipe: Recipe, shape: ModelShape | None) -> list[Finding]:
                 continue
             findings += check_layers(stage, key, before, after, trained=index > 0 or isinstance(recipe.model, str))
             before = after
-    findings += check_units(recipe)
+    findings += [*check_joins(recipe), *check_units(recipe)]
     base_tokens = base_context(recipe, shape)
     return findings if base_tokens is None else [*findings, *check_lengths(recipe, base_tokens)]
 

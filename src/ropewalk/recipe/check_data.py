@@ -26,9 +26,10 @@ def check_data(
     """
     held = {name: samples[name].text_bytes / token_bytes[name] for name in samples}
     yield from _check_amount(recipe, held)
-    texts = [source.name for source in recipe.corpus.sources if source.role != "instruction"]
-    if not texts or any(name not in samples for name in texts):
-        return  # the text that was not seen may be the long one
+    read = [source for source in recipe.corpus.sources if source.role != "instruction"]
+    texts = [source.name for source in read]
+    if not texts or any(name not in samples for name in texts) or any(source.join is not None for source in read):
+        return  # the text that was not seen, or is made of parts, may be the long one
     for index, stage in enumerate(recipe.stages):
         found = {name: samples[name].count_long(stage.context_length * token_bytes[name]) for name in texts}
         if stage.pose is None and not any(found.values()):

@@ -102,7 +102,7 @@ def _check_windows(stage: Stage, key: str, before: ModelShape, after: ModelShape
 
 def _check_lost(stage: Stage, key: str, before: ModelShape, after: ModelShape) -> Iterator[Finding]:
     lost = sum(
-        isinstance(new.rope, Nope) and not isinstance(old.rope, Nope)
+        isinstance(new.rope, Nope) and new.mixer is None and not isinstance(old.rope, Nope)
         for old, new in zip(before.positions, after.positions, strict=True)
     )
     if lost and stage.tokens < _RECALIBRATION_TOKENS:

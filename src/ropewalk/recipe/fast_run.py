@@ -19,6 +19,8 @@ def plan_trial(recipe: Recipe) -> list[str]:
         f"evaluate.documents={min(recipe.evaluate.documents, 4)}",
         f"evaluate.short_tokens={min(recipe.evaluate.short_tokens, 4096)}",
     ]
+    if recipe.evaluate.grid is not None:
+        trial.append(f"evaluate.grid.prompts={min(recipe.evaluate.grid.prompts, 2)}")
     if recipe.evaluate.ruler is not None:
         trial.append(f"evaluate.ruler.samples={min(recipe.evaluate.ruler.samples, 2)}")
     trial += [f"evaluate.benchmarks.{index}.samples=2" for index in range(len(recipe.evaluate.benchmarks))]

@@ -17,6 +17,7 @@ from ropewalk.corpus.spec import CorpusSpec
 from ropewalk.probe.kinds import Probe
 from ropewalk.recipe.benchmarks import BenchmarkSpec, refuse_same_labels
 from ropewalk.recipe.foreign_text import ForeignText, find_shared_path
+from ropewalk.recipe.grid import GridSpec
 from ropewalk.recipe.hardware_keys import Hardware, read_hardware
 from ropewalk.recipe.parallel import Parallel as Parallel
 from ropewalk.recipe.ruler import RulerSpec
@@ -95,6 +96,8 @@ class EvaluateSpec(Spec):
     """Fewest and most key-value pairs of a retrieval prompt."""
     probes: tuple[Probe, ...] = ()
     """Further probes at the same lengths, such as ``{kind: variable_tracking}`` or ``{kind: needle, language: zh}``."""
+    grid: GridSpec | None = None
+    """Position, filler and length set apart from each other, on three tasks; null measures none of it."""
     ruler: RulerSpec | None = None
     """RULER with its own questions and scoring: the models write text; null measures none of it."""
     benchmarks: Annotated[tuple[BenchmarkSpec, ...], AfterValidator(refuse_same_labels)] = ()

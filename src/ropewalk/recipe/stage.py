@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from ropewalk.core.quantity import Count, OpenCount, PositiveCount
 from ropewalk.core.spec import Spec
+from ropewalk.recipe.experimental import Experimental
 from ropewalk.recipe.expert_training import ExpertTraining
 from ropewalk.recipe.gates import Gate, Guard, Share, Stop
 from ropewalk.recipe.learned import FEWEST_VALIDATIONS, LEARNED
@@ -34,6 +35,14 @@ class Schedule(Spec):
     """The last rate, as a share of the peak."""
 
 
+_NOT_WITH_MIXERS = {
+    "lora": "adapters do not train the new layers",
+    "pose": "a state knows no positions to skip",
+    "rope_interpolation_steps": "the former model has other layers",
+    "merge_with_base": "the base has other weights",
+}
+
+
 class Stage(Spec):
     """One context length of a run."""
 
@@ -45,6 +54,8 @@ class Stage(Spec):
     layers: tuple[LayerRule, ...] = ()
     """Lines repeated over the layers, such as ``[{window: 4Ki, rope: unchanged}, {}]``; none: all have the stage's
     ``rope``."""
+    experimental: Experimental | None = None
+    """Allows what is an experiment: ``mixer: gated_delta`` in ``layers``."""
     pose: Pose | None = None
     """PoSE: positions that reach beyond the length of the sequence."""
     rope_interpolation_steps: Count = 0
@@ -123,6 +134,29 @@ class Stage(Spec):
     def rows(self) -> int:
         """Sequences of all steps, over all ranks."""
         return self.steps * self.step_rows
+
+    @property
+    def converts(self) -> bool:
+        """Whether a line of ``layers`` gives layers another mixer."""
+        return any(rule.mixer != "unchanged" for rule in self.layers)
+
+    @model_validator(mode="after")
+    def _check_mixers(self) -> "Stage":
+        if not self.converts:
+            if self.experimental is not None:
+                raise ValueError("experimental: it is for layers with mixer: gated_delta, and no line has one")
+            return self
+        if self.experimental is None:
+            raise ValueError(
+                "layers: mixer: gated_delta is an experiment; to allow it add experimental: {frozen_steps: 0} to the "
+                "stage"
+            )
+        if self.experimental.frozen_steps > self.steps:
+            raise ValueError(f"experimental.frozen_steps: the stage has only {self.steps} steps")
+        for key, why in _NOT_WITH_MIXERS.items():
+            if getattr(self, key) != Stage.model_fields[key].default:
+                raise ValueError(f"{key}: {why}, so it cannot be used in a stage with mixer: gated_delta")
+        return self
 
     @model_validator(mode="after")
     def _check_lora(self) -> "Stage":

@@ -7,6 +7,7 @@ from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage import Stage
 from ropewalk.rope.longrope_search import seed_factors
 from ropewalk.rope.scaling import LongRope, Rope, Unchanged
+from ropewalk.shape.change_layers import change_layers
 from ropewalk.shape.model_shape import ModelShape
 
 
@@ -35,7 +36,8 @@ def stretch_stage(stage: Stage, shape: ModelShape) -> ModelShape:
         rule if rule.rope is None else rule.model_copy(update={"rope": _foresee(rule.rope, stage, shape)})
         for rule in stage.layers
     )
-    return shape.stretch(pattern, rope=_foresee(stage.rope, stage, shape), context_tokens=model_tokens(stage, shape))
+    rope, context_tokens = _foresee(stage.rope, stage, shape), model_tokens(stage, shape)
+    return change_layers(shape, pattern, rope=rope, context_tokens=context_tokens)
 
 
 def stretch_stages(recipe: Recipe, shape: ModelShape) -> Iterator[ModelShape]:

@@ -13,8 +13,8 @@ _FOREIGN = {"foreign": [{"name": name, "embedded": name} for name in BUILT_IN], 
 def find_suite(name: str, *, base_tokens: int, reach_tokens: int) -> dict[str, Any]:
     """The keys of ``evaluate`` in a suite: lengths are doublings of ``base_tokens`` up to ``reach_tokens``.
 
-    ``quick``: retrieval, text that no corpus has, abilities. ``ruler``: RULER's 13 tasks. ``full``: both, and the eight
-    held-out tasks. Raises UserError for another name.
+    ``quick``: retrieval, text that no corpus has, abilities. ``ruler``: RULER's 13 tasks. ``full``: both, the eight
+    held-out tasks, and the grid of position, filler and length. Raises UserError for another name.
     """
     lengths = [1]
     while lengths[-1] * 2 * base_tokens <= reach_tokens:
@@ -25,7 +25,7 @@ def find_suite(name: str, *, base_tokens: int, reach_tokens: int) -> dict[str, A
     suites: dict[str, dict[str, Any]] = {
         "quick": {"answers": 100, **_FOREIGN},
         "ruler": {"answers": 8, "ruler": {"samples": 20}},
-        "full": {"answers": 400, "probes": tasks, "ruler": {"samples": 100}, **_FOREIGN},
+        "full": {"answers": 400, "probes": tasks, "grid": {}, "ruler": {"samples": 100}, **_FOREIGN},
     }
     if name not in suites:
         raise UserError(

@@ -14,7 +14,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field, model_validator
 
 from ropewalk.core.error import UserError
-from ropewalk.core.quantity import PositiveCount
+from ropewalk.core.quantity import Count, PositiveCount
 from ropewalk.core.spec import Spec
 from ropewalk.recipe.load import parse_as, parse_recipe, read_data
 from ropewalk.recipe.named import find_named
@@ -36,6 +36,17 @@ class Prune(Spec):
     """The other arm's loss at the far end was lower by more than this."""
     short: float = Field(default=0.002, ge=0)
     """And its loss at the base's length was not higher by more than this share."""
+
+
+class RayTasks(Spec):
+    """Processes of a study on a Ray cluster whose machines see the study's folder."""
+
+    tasks: PositiveCount
+    """How many at once; they share the cells."""
+    cpus: PositiveCount = 1
+    """Cores that a task takes: one for each rank of the recipe."""
+    gpus: Count = 0
+    """GPUs that a task takes, likewise."""
 
 
 class Sweep(Spec):
@@ -65,6 +76,9 @@ class Sweep(Spec):
     """Also measure each arm's model before training; only with the first seed, because no training happens."""
     prune: Prune | None = None
     """Leave the later seeds of hopeless arms out (docs/study.md); null runs every seed of every arm."""
+
+    ray: RayTasks | None = None
+    """Do the cells on a Ray cluster; null does them here, and on each machine where the command is started."""
 
     @model_validator(mode="after")
     def _check_arms(self) -> "Sweep":

@@ -4,7 +4,7 @@ A kernel is data: the module that brings it, what it can run, and the call. ``ch
 is installed and that can run the layer; without one the torch code in chunks runs, which takes every size and type.
 FLA (flash-linear-attention) has kernels for all kinds, with a state before and after each segment, and gradients for
 both; causal-conv1d has one for convolutions. Their signatures were read in FLA 0.5.2 and causal-conv1d 1.6; they were
-not run on a GPU here, so a scan is tried before it is chosen (try_kernel.py), and one that fails is told and not used.
+not run on a GPU here, so each is tried before it is chosen (try_kernel.py), and one that fails is told and not used.
 mamba-ssm is not used: its scan returns no differentiable state after each segment.
 """
 
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ropewalk.core.error import UserError
 from ropewalk.recurrence.scan_kernel import ScanKernel
-from ropewalk.recurrence.try_kernel import find_fault
+from ropewalk.recurrence.try_kernel import find_convolution_fault, find_fault
 from ropewalk.shape.recurrences import Recurrence, find_recurrence
 from ropewalk.shape.recurrent import RecurrentLayers
 
@@ -93,6 +93,11 @@ def choose_convolution(*, dtype: torch.dtype, channels: int, taps: int, device: 
         reason = f"{CONVOLUTION_PACKAGE} computes in float16, bfloat16 and float32, and the layer in {_word(dtype)}"
     if not _decide(CONVOLUTION_PACKAGE, _CONVOLUTION_MODULE, reason, device):
         return None
+    if _named.get() is None:
+        fault = find_convolution_fault(CONVOLUTION_PACKAGE, _CONVOLUTION_MODULE, dtype, taps, device)
+        if fault:
+            _warn(f"convolution of {taps} tokens: {fault}. It runs as torch code")
+            return None
     found: Convolution = import_module(_CONVOLUTION_MODULE).causal_conv1d_fn
     return found
 

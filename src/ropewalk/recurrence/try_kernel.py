@@ -1,12 +1,15 @@
-"""Is an installed scan kernel right here? It is tried once on two short segments before it is chosen by itself.
+"""Is an installed kernel right here? It is tried once on a few tokens before it is chosen by itself.
 
-Other versions take other arguments, and one without key heads of its own would read the queries of other heads and
-raise nothing. The truth is the recurrence in float32, token after token, with the gradients of all inputs.
+Other versions take other arguments, and a scan without key heads of its own would read the queries of other heads and
+raise nothing. The truth of a scan is the recurrence in float32, token after token on two segments, that of a
+convolution the sum over its taps; both with the gradients of all inputs.
 """
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import cache
+from importlib import import_module
 
 import torch
 from jaxtyping import Float
@@ -16,9 +19,11 @@ from ropewalk.recurrence.scan_kernel import PackedVectors, ScanKernel, States
 from ropewalk.shape.recurrences import Recurrence
 
 Grads = tuple[Float[Tensor, "tokens heads _"], States]
+Results = list[Float[Tensor, "..."]]
+"""Outputs, states and gradients."""
 _LENGTHS = (70, 13)
 """One longer than a kernel's chunk, and one shorter."""
-_HEADS, _KEY_HEADS = 4, 2
+_HEADS, _KEY_HEADS, _CHANNELS = 4, 2, 16
 _BAR = 0.05
 """Largest difference as a part of the norm; rounding to bfloat16 makes 0.01, another head's query about 1."""
 
@@ -34,22 +39,66 @@ def find_fault(kernel: ScanKernel, kind: Recurrence, dtype: torch.dtype, key_dim
         return thread.submit(_try, kernel, kind, dtype, key_dim, device).result()
 
 
+@cache
+def find_convolution_fault(package: str, module: str, dtype: torch.dtype, taps: int, device: torch.device) -> str:
+    """The same for ``module``'s causal convolution of ``taps`` tokens, with a bias and without."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(_try_convolution, package, module, dtype, taps, device).result()
+
+
 def _try(kernel: ScanKernel, kind: Recurrence, dtype: torch.dtype, key_dim: int, device: torch.device) -> str:
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
         drawn, before, grads = _draw(kind, dtype, key_dim, device)
         truth = _differentiate(drawn, before, grads, kernel=None)
-        try:
-            found = _differentiate(drawn, before, grads, kernel=kernel)
-        except (ImportError, TypeError) as error:
-            return f"this version of {kernel.package} takes other arguments: {error}"
-        except (RuntimeError, ValueError, AssertionError) as error:  # Triton's errors are RuntimeErrors
-            return f"{kernel.package} cannot compute this recurrence on this device: {error}"
+        return _judge(kernel.package, "recurrence", lambda: _differentiate(drawn, before, grads, kernel=kernel), truth)
+
+
+def _try_convolution(package: str, module: str, dtype: torch.dtype, taps: int, device: torch.device) -> str:
+    generator = torch.Generator().manual_seed(0)
+    shapes = (1, _CHANNELS, _LENGTHS[0]), (_CHANNELS, taps), (_CHANNELS,)
+    rows, weights, bias = (torch.randn(shape, generator=generator).to(device, dtype) for shape in shapes)
+
+    def run(*, found: bool, narrow: bool = True) -> Results:
+        convolve = import_module(module).causal_conv1d_fn if found else _sum_taps
+        results = []
+        for given in ([rows, weights, bias], [rows, weights]):
+            leaves = [(each if narrow else each.float()).clone().requires_grad_() for each in given]
+            lines = leaves[0].transpose(1, 2).contiguous().transpose(1, 2)  # as a layer's rows lie in memory
+            outputs = convolve(lines, leaves[1], leaves[2] if len(leaves) > 2 else None)
+            results += [outputs.detach(), *torch.autograd.grad(outputs, leaves, rows.to(outputs.dtype))]
+        return results
+
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        truth = run(found=False, narrow=False)
+        return _judge(package, "convolution", lambda: run(found=True), truth)
+
+
+def _sum_taps(
+    rows: Float[Tensor, "1 channels tokens"],
+    taps: Float[Tensor, "channels taps"],
+    bias: Float[Tensor, "channels"] | None,
+) -> Float[Tensor, "1 channels tokens"]:
+    tokens, count = rows.shape[2], taps.shape[1]
+    laid = torch.nn.functional.pad(rows, (count - 1, 0))
+    # [1, channels, tokens] of each tap -> [taps, 1, channels, tokens]
+    found = torch.stack([taps[:, tap, None] * laid[:, :, tap : tap + tokens] for tap in range(count)]).sum(0)
+    return found if bias is None else found + bias[:, None]
+
+
+def _judge(package: str, what: str, run: Callable[[], Results], truth: Results) -> str:
+    """Empty where ``run`` gives the ``truth``."""
+    try:
+        found = run()
+    except (ImportError, AttributeError, TypeError) as error:
+        return f"this version of {package} takes other arguments: {error}"
+    except (RuntimeError, ValueError, AssertionError) as error:  # Triton's errors are RuntimeErrors
+        return f"{package} cannot compute this {what} on this device: {error}"
     pairs = zip(found, truth, strict=True)
     # numbers -> [results]
     differences = torch.stack([(mine.float() - true).norm() / true.norm() for mine, true in pairs])
     if (differences <= _BAR).all():  # also False for a result that is not a number
         return ""
-    return f"{kernel.package} differs from the recurrence by {differences.max():.2g} of its norm on this device"
+    return f"{package} differs from the {what} by {differences.max():.2g} of its norm on this device"
 
 
 def _draw(
@@ -73,9 +122,7 @@ def _draw(
     return vectors, normal(*state).to(device), grads
 
 
-def _differentiate(
-    drawn: PackedVectors, before: States, grads: Grads, *, kernel: ScanKernel | None
-) -> list[Float[Tensor, "..."]]:
+def _differentiate(drawn: PackedVectors, before: States, grads: Grads, *, kernel: ScanKernel | None) -> Results:
     """Outputs, states and all gradients, of ``kernel`` or of the recurrence in float32."""
     given = [drawn.query, drawn.key, drawn.value, drawn.decay, *([] if drawn.beta is None else [drawn.beta]), before]
     leaves = [(each if kernel else each.float()).clone().requires_grad_() for each in given]

@@ -99,6 +99,30 @@ def draw_retrieval(maps: Sequence[RetrievalMap], *, trained_tokens: int, task: s
     )
 
 
+def draw_grid(rows: Mapping[str, Sequence[RetrievalMap]], *, trained_tokens: int, task: str) -> Picture:
+    """Right answers in percent by length and depth: a row of maps for each filler, a column for each model."""
+    columns = max(2, *map(len, rows.values()))
+
+    def paint(figure: Any) -> None:
+        grid = figure.subplots(len(rows), columns, squeeze=False)
+        for axes, (filler, maps) in zip(grid, rows.items(), strict=True):
+            for axis, each in zip(axes, maps, strict=False):
+                _paint_map(axis, each, trained_tokens)
+            axes[0].set_ylabel(f"{filler}\ncontext, tokens")
+            for axis in axes[len(maps) :]:
+                axis.set_visible(False)
+
+    lengths = max(len(each.lengths) for maps in rows.values() for each in maps)
+    told = "; ".join(f"{filler}: {each.model} {_tell_map(each)}" for filler, maps in rows.items() for each in maps)
+    return draw_picture(
+        paint,
+        size=(_WIDTH_INCHES, len(rows) * (1.0 + 0.36 * lengths)),
+        caption=f"{task}: right answers in percent, by filler, context length and position of the fact (0 is the "
+        "start). Lengths with * are longer than any trained length.",
+        alt=f"{task}, right answers: {told}.",
+    )
+
+
 def draw_mixture(parts: Sequence[SourcePart]) -> Picture:
     """Planned and realised share of the tokens side by side: first roles, then sources."""
 

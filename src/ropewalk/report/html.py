@@ -1,7 +1,9 @@
 """The one template and its data: a head with a verdict and tiles, sections, and at the end a recipe if there is one.
 
 The page loads nothing and runs nothing: it has no script, no font and no external picture, and a policy that would
-refuse them. The template escapes every word from outside. Only our own drawings are inserted without escaping.
+refuse them. Only a page that is watched has one script of ours, which asks its server whether the run's files have
+changed; the policy allows this script by its digest. The template escapes every word from outside. Only our own
+drawings are inserted without escaping.
 """
 
 import base64
@@ -40,6 +42,8 @@ class Page:
     sections: Sequence[Section]
     made_from: str
     recipe: str = ""
+    live: str = ""
+    """The state of the files that a watched page was made from; empty for a page in a file."""
 
 
 def render(page: Page) -> str:
@@ -51,10 +55,10 @@ def render(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"hash": _hash_style, "drawing": Markup}
+    environment.filters |= {"hash": _hash_inline, "drawing": Markup}
     return environment.get_template("page.html").render(vars(page))
 
 
-def _hash_style(style: str) -> str:
-    """The hash that allows this style sheet in a content security policy."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(str(style).encode()).digest()).decode()
+def _hash_inline(text: str) -> str:
+    """The hash that allows this style sheet or script in a content security policy."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(str(text).encode()).digest()).decode()

@@ -15,6 +15,7 @@ from ropewalk.core.quantity import format_amount, format_length
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.report.contents import Contents, read_run
 from ropewalk.report.context_losses import make_context_losses
+from ropewalk.report.grid_cells import make_grid
 from ropewalk.report.html import HeadFigure, Page, render
 from ropewalk.report.inputs import make_done, make_ledger, make_mixture, make_positions, make_versions
 from ropewalk.report.outcomes import (
@@ -41,6 +42,7 @@ _SECTIONS = (
     make_loss_by_position,
     make_context_losses,
     make_retrieval,
+    make_grid,
     make_written,
     make_short,
     make_forgetting,
@@ -56,9 +58,19 @@ _TRIAL = "a trial of few steps and few measurements, whose figures say little ab
 
 def write_report(run: Path) -> Path:
     """Write ``report.html`` into a run folder, from the files in it. Raises UserError if it is not a run folder."""
+    target = RunFolder(run).report
+    write_whole(target, render(make_page(run)))
+    return target
+
+
+def make_page(run: Path, *, live: str = "") -> Page:
+    """The report of a run folder; ``live`` is the state of its files, for a page that is watched.
+
+    Raises UserError if it is not a run folder, or if a file in it is damaged.
+    """
     contents = read_run(run)
     verdicts = judge_measures(contents)
-    page = Page(
+    return Page(
         title=f"{contents.name} (trial)" if contents.is_trial else contents.name,
         what=tell_run(contents),
         verdict=_tell_verdict(verdicts),
@@ -68,10 +80,8 @@ def write_report(run: Path) -> Path:
         sections=[section for make in _SECTIONS if (section := make(contents)) is not None],
         made_from="the files of the run folder. Intervals are 95 %; n is the number of documents, or of prompts",
         recipe=yaml.safe_dump(dict(contents.recipe), sort_keys=False, allow_unicode=True),
+        live=live,
     )
-    target = RunFolder(run).report
-    write_whole(target, render(page))
-    return target
 
 
 def summarise(run: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 from jaxtyping import Float64
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, model_validator
 
 from ropewalk.core.error import UserError
 from ropewalk.core.quantity import PositiveCount, format_length
@@ -39,6 +39,16 @@ class LayerRule(Spec):
     """``log_n``: beyond the base's context, scores grow with the logarithm of a query's position."""
     bias: Literal["alibi", "fire"] | None = None
     """Added to scores by distance; on a GPU only."""
+    mixer: Literal["unchanged", "gated_delta"] = "unchanged"
+    """``gated_delta``: a gated delta net, which has no positions, takes the place of softmax attention (an
+    experiment)."""
+
+    @model_validator(mode="after")
+    def _check_mixer(self) -> "LayerRule":
+        given = [key for key in ("rope", "window", "temperature", "bias") if getattr(self, key) is not None]
+        if self.mixer != "unchanged" and given:
+            raise ValueError(f"mixer: a {self.mixer} layer has no positions, so remove {', '.join(given)} of its line")
+        return self
 
 
 class LayerPosition(Spec):
@@ -112,7 +122,9 @@ def stretch_layers(
         _check_pattern(pattern, layers=len(base), context_tokens=context_tokens)
         rules = pattern * (len(base) // len(pattern))
         return tuple(
-            LayerPosition(
+            LayerPosition(rope=Nope(), theta=own.theta, mixer=rule.mixer)
+            if rule.mixer != "unchanged"
+            else LayerPosition(
                 rope=cast(Rope, (rule.rope or rope).complete(own, context_tokens)),
                 theta=own.theta,
                 window_tokens=rule.window,
@@ -149,7 +161,8 @@ def describe_layers(
     for (old, new), run in groupby(zip(base, layers, strict=True)):
         last = first + len(list(run)) - 1
         own = old.as_base(head_dim=head_dim, context_tokens=base_tokens)
-        parts = [describe(own, new.rope) if new.mixer is None else f"{new.mixer}, no positions"]
+        turned = "" if old.mixer == new.mixer else " in place of attention"
+        parts = [describe(own, new.rope) if new.mixer is None else f"{new.mixer}{turned}, no positions"]
         if new.window_tokens is not None:
             parts.append(f"window {format_length(new.window_tokens)}")
         elif old.window_tokens is not None:

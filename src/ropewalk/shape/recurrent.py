@@ -121,6 +121,11 @@ def hide_recurrent(config: Mapping[str, Any], family: Family) -> Mapping[str, An
     return {**config, "layer_types": [FULL if kind in keys.words else kind for kind in kinds]}
 
 
+def read_sizes(keys: RecurrentKeys, layers: tuple[int, ...], sizes: Mapping[str, int]) -> RecurrentLayers:
+    """Layers of the sizes that a config.json would have under these keys."""
+    return _READERS[keys.layout](keys, layers, lambda key, **_: sizes[key], "layers")
+
+
 def read_recurrent(
     config: Mapping[str, Any], family: Family, *, layers: int, count: Count, where: str
 ) -> RecurrentLayers | None:

@@ -126,7 +126,13 @@ def take_step(
         rate=rates.at(state.step),
         max_grad_norm=spec.max_grad_norm,
         guard=spec.guard,
+        frozen=trains_new_only(spec, state.step),
     )
+
+
+def trains_new_only(spec: Stage, step: int) -> bool:
+    """Whether the step that follows ``step`` trains only the layers to which the stage gave another mixer."""
+    return spec.experimental is not None and step < spec.experimental.frozen_steps
 
 
 def _tell_skipped(result: StepResult, context: StageContext, dataset: Dataset) -> None:

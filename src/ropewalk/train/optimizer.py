@@ -4,7 +4,7 @@ The fused kernel is used, also on a CPU. With 55 sharded tensors of a 3.4M-param
 torch's foreach it takes 50 ms, and with a loop 61 ms. Most of this time is spent before the kernel (docs/train.md).
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
@@ -22,29 +22,42 @@ def make_optimizer(
     betas: tuple[float, float],
     embedding_lr: float = 1.0,
     eight_bit: bool = False,
+    begins_with: Collection[str] | None = None,
 ) -> torch.optim.AdamW:
     """Return AdamW over the trained parameters of ``model``; set its learning rate before each step.
 
     ``embedding_lr`` multiplies the learning rate of the embedding, and also of the head where the two are tied. With
-    ``eight_bit`` the moments of matrices are kept in 8 bits.
+    ``eight_bit`` the moments of matrices are kept in 8 bits. The first steps of a stage may train only the weights
+    named in ``begins_with``; None: all.
     """
-    groups = list(_group(model, weight_decay, embedding_lr))
+    groups = list(_group(model, weight_decay, embedding_lr, begins_with))
     if eight_bit:
         return EightBitAdamW(groups, betas=betas)
     return torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=True)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the learning rate from the next step on: ``rate`` times the factor of each parameter group."""
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float, *, frozen: bool = False) -> None:
+    """Set the learning rate from the next step on: ``rate`` times the factor of each parameter group.
+
+    While the other weights are ``frozen``, groups that do not begin have a rate of 0, and so no weight decay either.
+    """
     for group in optimizer.param_groups:
-        group["lr"] = rate * group["rate_factor"]
+        group["lr"] = rate * group["rate_factor"] * (group["begins"] or not frozen)
 
 
-def _group(model: nn.Module, weight_decay: float, embedding_lr: float) -> Iterator[dict[str, Any]]:
-    members: dict[tuple[float, float], list[nn.Parameter]] = {}
+def list_frozen(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """The parameters that the first steps do not train; their gradients are set to zero there."""
+    return [each for group in optimizer.param_groups if not group["begins"] for each in group["params"]]
+
+
+def _group(
+    model: nn.Module, weight_decay: float, embedding_lr: float, begins_with: Collection[str] | None
+) -> Iterator[dict[str, Any]]:
+    members: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for name, parameter in name_weights(model):
         is_matrix = parameter.dim() >= 2 and not name.endswith("bias")  # experts' biases have two dimensions
-        key = weight_decay if is_matrix else 0.0, embedding_lr if is_embedding(name) else 1.0
+        begins = begins_with is None or name in begins_with
+        key = weight_decay if is_matrix else 0.0, embedding_lr if is_embedding(name) else 1.0, begins
         members.setdefault(key, []).append(parameter)
-    for (decay, factor), parameters in members.items():
-        yield {"params": parameters, "weight_decay": decay, "rate_factor": factor}
+    for (decay, factor, begins), parameters in members.items():
+        yield {"params": parameters, "weight_decay": decay, "rate_factor": factor, "begins": begins}

@@ -17,8 +17,9 @@ from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage_rows import open_stage
 from ropewalk.train.batches import StepBatches, make_batches
 from ropewalk.train.learning_rate import RATES, Rates
-from ropewalk.train.loop import take_step
+from ropewalk.train.loop import take_step, trains_new_only
 from ropewalk.train.loss_metrics import LossMetrics
+from ropewalk.train.optimizer import list_frozen
 from ropewalk.train.prepare_model import choose_savings
 from ropewalk.train.resume import go_on
 from ropewalk.train.spike_guard import see
@@ -48,7 +49,8 @@ def replay(record: dict[str, Any], recipe: Recipe, run: Path, corpus: Path) -> d
         return make_batches(dataset, cursor, rows=rows, spec=spec, mesh=mesh, sharing=context.sharing)
 
     def look(batches: StepBatches) -> dict[str, float | None]:
-        found = compute_gradients(state.model, batches, mesh=mesh, loss_metrics=loss_metrics)
+        still = list_frozen(state.optimizer) if trains_new_only(spec, state.step) else []
+        found = compute_gradients(state.model, batches, mesh=mesh, loss_metrics=loss_metrics, frozen=still)
         state.optimizer.zero_grad()
         if not found.weight:  # a sequence without a label has neither loss nor gradient
             return {"loss": 0.0, "grad_norm": 0.0}

@@ -25,6 +25,7 @@ from ropewalk.corpus.tokens.corpus_folder import Corpus, open_corpus
 from ropewalk.corpus.tokens.same_tokenizer import require_model
 from ropewalk.evaluate.study_fit import read_study_fit
 from ropewalk.model.fusion import choose_fusion, describe_fusion
+from ropewalk.model.recurrent_layers import name_recurrent
 from ropewalk.parallel.measure_rates import measure_rig
 from ropewalk.parallel.stop import listen_for_stop
 from ropewalk.partition.choose import choose_partition
@@ -197,6 +198,7 @@ def begin_stage(context: StageContext, dataset: Dataset, savings: Savings) -> Tr
         betas=spec.betas,
         embedding_lr=spec.embedding_lr,
         eight_bit=savings.eight_bit,
+        begins_with=name_recurrent(learner.causal) if spec.experimental is not None else None,
     )
     return TrainState(learner, optimizer, stage=context.number, inputs=inputs, plan=describe_stage_plan(spec))
 

@@ -53,8 +53,10 @@ def make_context(recipe: Recipe, number: int, *, run: Path) -> StageContext:
     spec, parallel, folder = recipe.stages[number], recipe.parallel, RunFolder(run).stage(number)
     mesh = make_mesh(parallel.ranks, parallel.context_parallel, replicas=parallel.replicas)
     shape = read_shape(folder.extended)
-    # The adapters of a stage are merged at its end: their moments have no meaning for other weights.
-    carries = number > 0 and spec.carry_moments and spec.lora is None and recipe.stages[number - 1].lora is None
+    # The adapters of a stage are merged at its end: their moments have no meaning for other weights. So it is with
+    # layers that get another mixer.
+    same_weights = spec.lora is None and not spec.converts and (number == 0 or recipe.stages[number - 1].lora is None)
+    carries = number > 0 and spec.carry_moments and same_weights
     return StageContext(
         number=number,
         spec=spec,

@@ -9,6 +9,7 @@ skipped.
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple, cast
@@ -39,7 +40,7 @@ from ropewalk.train.expert_step import (
 )
 from ropewalk.train.long_ce import TruncatedReading
 from ropewalk.train.loss_metrics import LossMetrics
-from ropewalk.train.optimizer import set_learning_rate
+from ropewalk.train.optimizer import list_frozen, set_learning_rate
 from ropewalk.train.spike_guard import UNSEEN, judge_step, see
 
 UNLABELLED = "none of its sequences has a label with loss"
@@ -86,13 +87,16 @@ def train_step(
     rate: float,
     max_grad_norm: float,
     guard: Guard,
+    frozen: bool = False,
 ) -> StepResult:
     """Take one step at learning rate ``rate``, or skip it on all ranks if ``guard`` finds a fault in it.
 
+    ``frozen``: only the weights with which the optimizer begins are trained.
     A step without a label is skipped too: then neither its loss nor its norm enters the guard's memory. The metrics are
     those of this step only; the sums for averaged metrics are in ``state.sums``.
     """
-    found = compute_gradients(state.model, batches, mesh=mesh, loss_metrics=loss_metrics)
+    still = list_frozen(state.optimizer) if frozen else []
+    found = compute_gradients(state.model, batches, mesh=mesh, loss_metrics=loss_metrics, frozen=still)
     reason = judge_step(state.recent, found.loss, found.norm, guard=guard) if found.weight else UNLABELLED
     seen = see(found.loss, found.norm, taken=not reason) if found.weight else UNSEEN
     state = dataclasses.replace(
@@ -109,7 +113,8 @@ def train_step(
     if found.far_weight is not None:
         metrics.append(("long_ce/weight", found.far_weight, "1"))
     if not reason:
-        _move(state.optimizer, found.gradients, rate=rate, scale=max_grad_norm / max(found.norm, max_grad_norm))
+        scale = max_grad_norm / max(found.norm, max_grad_norm)
+        _move(state.optimizer, found.gradients, rate=rate, scale=scale, frozen=frozen)
         if balance is not None and found.experts is not None:
             balance.finish(found.experts)
         state = dataclasses.replace(state, updates=state.updates + 1, sums=_add(state.sums, found.table))
@@ -124,16 +129,25 @@ def train_step(
 
 
 def compute_gradients(
-    model: nn.Module, batches: StepBatches, *, mesh: Mesh, loss_metrics: LossMetrics
+    model: nn.Module,
+    batches: StepBatches,
+    *,
+    mesh: Mesh,
+    loss_metrics: LossMetrics,
+    frozen: Sequence[nn.Parameter] = (),
 ) -> StepGradients:
     """Run forward and backward of a step, and agree over all ranks on its loss and gradient norm. Every rank calls it.
 
+    Gradients of ``frozen`` are set to zero: with a learning rate of 0 weights and moments then stay as they are.
     The gradients are in the parameters too, and no weight changes. Raises UserError on every rank where ranks that
     share sequences have read different ones.
     """
     work, balance = agree_on_work(batches, mesh), find_balance(model)
     with nullcontext() if balance is None else balance.step(work.tokens):
         table, given = _add_gradients(model, batches, mesh=mesh, loss_metrics=loss_metrics, weight=work.weight)
+    for parameter in frozen:
+        if parameter.grad is not None:
+            parameter.grad.zero_()
     gradients, own = _local_gradients(model), local_sums(balance)
     sums = (table.flatten(), given, _square_sum(gradients, mesh)[None], *own)
     table, far, norm, *choices = sum_over_ranks(torch.cat(sums)).cpu().split([len(each) for each in sums])
@@ -265,11 +279,11 @@ def _square_sum(gradients: list[Float[Tensor, "..."]], mesh: Mesh) -> Float64[Te
 
 
 def _move(
-    optimizer: torch.optim.Optimizer, gradients: list[Float[Tensor, "..."]], *, rate: float, scale: float
+    optimizer: torch.optim.Optimizer, gradients: list[Float[Tensor, "..."]], *, rate: float, scale: float, frozen: bool
 ) -> None:
     if scale < 1:
         torch._foreach_mul_(gradients, scale)
-    set_learning_rate(optimizer, rate)
+    set_learning_rate(optimizer, rate, frozen=frozen)
     optimizer.step()
 
 

@@ -15,7 +15,7 @@ import ropewalk
 from corpus.conftest import write_records
 from made_texts import HAN, WORDS, han
 from ropewalk.core.seed import stream
-from ropewalk.corpus.join.task_wordings import ANSWERS, GAP, QUESTIONS
+from ropewalk.corpus.join.task_wordings import ANSWERS, GAP, QUESTIONS, REQUESTS
 from ropewalk.corpus.join.tasks import Task, make_task, read_terms
 from ropewalk.corpus.prepare.build import build
 from ropewalk.corpus.spec import CorpusSpec, Source
@@ -28,9 +28,12 @@ NAMES = [f"{one}{two}" for one in WORDS[:6] for two in ("ton", "wick")]
 
 
 def prose(number: int, sentences: int = 60) -> str:
+    """With a heading before every twelfth sentence."""
     random = stream("prose", number)
     made = []
     for at in range(sentences):
+        if at % 12 == 0:
+            made.append(f"Chapter {at // 12 + 1} of the log")
         name = NAMES[int(random.integers(len(NAMES)))] if at % 3 else WORDS[int(random.integers(30))]
         made.append(" ".join(random.choice(WORDS, 9).tolist()).capitalize() + f" near {name} {number}-{at}.")
     return "\n".join(made)
@@ -41,7 +44,12 @@ def program(number: int) -> str:
     lines = [
         f"limit_{at % 7} = {int(random.integers(900)) + at}  # {' '.join(random.choice(WORDS, 6))}" for at in range(70)
     ]
-    return f"def run_{number}():\n    " + "\n    ".join(lines)
+    functions = [
+        f"def run_{number}_{at}(x):\n    " + "\n    ".join(lines[at::5]) + f"\n\ntotal_{number} = 0\n"
+        for at in range(5)
+    ]
+    rest = [f"    # {' '.join(random.choice(WORDS, 9).tolist())}" for _ in range(40)]
+    return "\n".join([*functions, f"def end_{number}(x):", *rest])
 
 
 def chinese(number: int) -> str:
@@ -49,7 +57,9 @@ def chinese(number: int) -> str:
     random = stream("chinese", number)
     names = ["张三", "李四", "王五", "赵六"]
     own = [names[int(random.integers(4))] + han(70 * number + at, 14 + at % 5) for at in range(90)]
-    return "。\n".join(own) + f"。\n期限：{number}\n{han(number, 30)}。\n期限：{number + 5}\n"
+    parts = [f"第{at + 1}条　" + "。\n".join(own[18 * at : 18 * at + 18]) for at in range(5)]
+    parts[2] += f"。\n期限：{number}\n{han(number, 30)}。\n期限：{number + 5}\n{han(number + 1, 9)}"
+    return "。\n".join(parts) + f"。\n{han(number, 30)}。\n"
 
 
 MAKERS = {"en": prose, "code": program, "zh": chinese}
@@ -65,6 +75,7 @@ def check(text: str, language: str, task: Task) -> None:
         assert (len(hits) == 0) if absent else numbers == [str(len(hits))]
     elif task.family == "order":
         earlier, later = sorted(task.about, key=text.index)
+        assert text.index(earlier) <= 0.75 * len(text)
         assert earlier in task.answer and later not in task.answer
     elif task.family == "mention":
         assert word in task.answer and text.count(task.answer) == 1
@@ -78,12 +89,35 @@ def check(text: str, language: str, task: Task) -> None:
             assert word not in text[at + len(task.answer) :]
     elif task.family == "cloze":
         assert word.count(GAP[language]) == 1 and text.count(word.replace(GAP[language], task.answer)) == 1
-        assert text.index(task.answer) < text.index(word.replace(GAP[language], task.answer)) - len(text) // 8
+        sentence = text.index(word.replace(GAP[language], task.answer))
+        assert text.index(task.answer) < sentence - len(text) // 8 and sentence <= 0.75 * len(text)
+    elif task.family == "heading":
+        check_heading(text, word, task.answer)
+    elif task.family == "frequent":
+        counts = [text.count(each) for each in task.about]
+        first = task.about[counts.index(max(counts))]
+        assert first in task.answer and sorted(counts)[1] < max(counts)
+        assert not any(each in task.answer for each in task.about if each != first)
     elif task.family == "recall":
         assert re.search(rf"{re.escape(word)} *{re.escape(task.answer)}$", text, re.MULTILINE) and text.count(word) == 1
     else:
         given = re.findall(rf"^\s*{re.escape(word)}\s*[=：]\s*(.+)$", text, re.MULTILINE)
         assert given[-1].strip() == task.answer and len({*given}) > 1
+        assert text.rindex(task.answer, 0, int(0.75 * len(text)) + 50) > text.index(word)
+
+
+def check_heading(text: str, word: str, answer: str) -> None:
+    """Line by line: the last line so far that is a heading, and for programs nothing at the margin behind it."""
+    over = ""
+    for line in text.split("\n"):
+        head = re.match(r"(?:def )?((?<=def )\w+|Chapter \d+.*|第\d+条)", line)
+        if head:
+            over = head[1]
+        elif line[:1].strip() and "(x)" in text:
+            over = ""
+        if word in line[head.end() if head else 0 :]:
+            break
+    assert over == answer
 
 
 @pytest.mark.parametrize("language", MAKERS)
@@ -91,7 +125,7 @@ def test_answers_are_right(language: str) -> None:
     kind, found = ("zh" if language == "zh" else "en"), Counter[str]()
     other = None
     for number in range(4):
-        text = read_terms(MAKERS[language](number), kind)
+        text = read_terms(MAKERS[language](number), language)
         random = stream("test of tasks", language, number)
         for at in range(120):
             family: Family = FAMILIES[at % len(FAMILIES)]
@@ -125,7 +159,9 @@ def test_words_sentences_and_settings_are_whole() -> None:
     figures = 'He wrote "3.5 metres of lantern." Then 2.25 more.\nThe lantern cost 4.75 crowns, e.g. in May.\n'
     found = {task.answer for task in ask(figures + "A lantern\n" + rest * 30, "mention")}
     assert found == {'He wrote "3.5 metres of lantern."'}
-    settings = "depth = 1\nwidth = 3\nwidth = 4\ndepth = 5\ndepth += 2\nstep+=1\nstep+=2\n"
+    settings = (
+        "depth = 1\nwidth = 3\nwidth = 4\ndepth = 5\ndepth += 2\nstep+=1\nstep+=2\nlate = 1\n" + rest + "late = 2\n"
+    )
     assert {(task.about[0], task.answer) for task in ask(settings, "overwrite")} == {("width", "4")}
 
 
@@ -205,13 +241,13 @@ def test_tasks_share_no_wording_and_no_code_with_an_evaluation() -> None:
     """Trained tasks that are those of the test would be learned as such: RULER rises and nothing else does."""
     ours = [
         form for table in (QUESTIONS, ANSWERS) for forms in table.values() for own in forms.values() for form in own
-    ]
+    ] + [*REQUESTS.values()]
     evaluations = [*(SRC / "probe").glob("*.py"), *(SRC / "evaluate").glob("*.py")]
     theirs = [literal for path in evaluations for literal in read_literals(path)]
     assert len(grams(ours)) > 100 and len(grams(theirs)) > 500
     assert not grams(ours) & grams(theirs)
-    for name in ("tasks", "task_wordings", "insert_tasks"):
-        tree = ast.parse((SRC / "corpus" / "join" / f"{name}.py").read_text(encoding="utf-8"))
+    for path in (SRC / "corpus" / "join").glob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
         modules = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
         assert not any(module.startswith(("ropewalk.probe", "ropewalk.evaluate")) for module in modules)
     for path in evaluations:

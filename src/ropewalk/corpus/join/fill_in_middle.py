@@ -16,6 +16,7 @@ from jaxtyping import Int64, Integer, UInt64
 from ropewalk.core.error import UserError
 from ropewalk.core.seed import stream
 from ropewalk.corpus.fill_rules import FillRules
+from ropewalk.corpus.join.cut_places import between_characters
 from ropewalk.corpus.join.write_pieces import Added, PieceTable
 from ropewalk.corpus.tokens.store import StoredDocuments
 from ropewalk.corpus.tokens.tokenizer import Tokenizer
@@ -30,7 +31,6 @@ KNOWN_SENTINELS = (
 )
 """Code Llama; Qwen, CodeGemma; StarCoder, Granite; SantaCoder; DeepSeek; GLM."""
 _FEWEST_TOKENS = 8
-_LONGEST_CHARACTER = 4
 _REACH = 8
 """Tokens on either side of a cut within a word that are encoded again."""
 
@@ -89,7 +89,7 @@ class _Filler:
     ) -> list[list[tuple[int, int, int]]]:
         """The pieces ``(number, begin, end)`` of the moved text, in order; number -1 is the text itself."""
         drawn = sorted(random.choice(len(ids) + 1, size=2, replace=False).tolist())
-        first, second = (self._between_characters(ids, at) for at in drawn)
+        first, second = (between_characters(self.tokenizer, ids, at) for at in drawn)
         cuts = [self._cut_within(ids, at, random) for at in (first, second)]
         if suffix_first:
             cuts[0] = _Cut(0, 0)
@@ -108,17 +108,10 @@ class _Filler:
         pieces.append((-1, first.start, second.stop))
         return pieces if second.left is None else [*pieces, (self.number(second.left), 0, len(second.left))]
 
-    def _between_characters(self, ids: Integer[np.ndarray, "tokens"], at: int) -> int:
-        """The last place up to ``at`` that is not within a character: a character can be several tokens."""
-        at = min(at, len(ids))
-        while 0 < at < len(ids) and self.tokenizer.decode(ids[at : at + _LONGEST_CHARACTER]).startswith("\ufffd"):
-            at -= 1
-        return at
-
     def _cut_within(self, ids: Integer[np.ndarray, "tokens"], at: int, random: np.random.Generator) -> _Cut:
         """A cut at a character of token ``at``; before it where the token cannot be divided."""
         share, here = random.random(), _Cut(at, at)
-        start, stop = (self._between_characters(ids, each) for each in (max(0, at - _REACH), at + _REACH))
+        start, stop = (between_characters(self.tokenizer, ids, each) for each in (max(0, at - _REACH), at + _REACH))
         window = ids[start:stop]
         text = self.tokenizer.decode(window)
         before, after = (self.tokenizer.decode(ids[start:end]) for end in (at, min(at + 1, stop)))

@@ -32,17 +32,19 @@ def hold_together(
     key: UInt64[np.ndarray, "documents"],
     digests: UInt64[np.ndarray, "documents"],
     groups: Int64[np.ndarray, "documents"],
+    placed: Bool[np.ndarray, "documents"],
 ) -> tuple[Int64[np.ndarray, "documents"], UInt64[np.ndarray, "documents"]]:
     """``leak`` (the near copies of a document) and ``key`` (what draws held-out documents), with ``groups`` united.
 
-    The key of a united group is drawn by the least digest of its texts, not by the order of reading. All other keys
-    stay, so that a join in one source does not change what is held out of another.
+    The key of a united group with a ``placed`` document, which is one of a source with joins, is drawn by the least
+    digest of its texts, not by the order of reading. All other keys stay, so that a join in one source does not change
+    what is held out of another.
     """
     united = unite(leak, groups)
     least = np.full(len(leak), np.iinfo(np.uint64).max, dtype=np.uint64)
     np.minimum.at(least, united, digests)
     joined = np.zeros(len(leak), dtype=bool)
-    joined[united[groups != np.arange(len(groups))]] = True
+    joined[united[placed]] = True
     drawn = key.copy()
     where = np.flatnonzero(joined[united])
     drawn[where] = [seed_for("held out", int(digest)) for digest in least[united[where]]]

@@ -3,10 +3,10 @@
 They are tokens of their own beside the store, so another share is another table. What was asked is written down.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int64, UInt64
@@ -14,15 +14,24 @@ from jaxtyping import Int64, UInt64
 from ropewalk.core.seed import stream
 from ropewalk.corpus.join.tasks import Task, Text, make_task, read_terms
 from ropewalk.corpus.join.write_pieces import Added, PieceTable
+from ropewalk.corpus.join.written_questions import QuestionWriter
 from ropewalk.corpus.task_rules import TaskRules
 from ropewalk.corpus.text.language import language_kind
 from ropewalk.corpus.tokens.store import StoredDocuments
 from ropewalk.corpus.tokens.tokenizer import Tokenizer
 
-_LANGUAGES = {"en": "en", "zh": "zh", "code": "en"}
+_LANGUAGES = ("en", "zh", "code")
 _TRIES = 6
-_ABOUT_ALL_ABOVE = ("count", "mention", "overwrite")
+_ABOUT_ALL_ABOVE = ("count", "mention", "overwrite", "frequent")
 """Families whose answer would be another one if their word stood once more behind the document."""
+
+
+class InsertedTasks(NamedTuple):
+    """A table with tasks, and a record of each: document, family, about, question, answer; of a question that a model
+    wrote also the model and the digest of the request."""
+
+    table: PieceTable
+    records: list[dict[str, Any]]
 
 
 def insert_tasks(
@@ -34,10 +43,12 @@ def insert_tasks(
     language_of: Callable[[int], str],
     tokenizer: Tokenizer,
     seed: int,
-) -> tuple[PieceTable, list[dict[str, Any]]]:
-    """The table with tasks, and a record of each task: document, family, about, question, answer.
+    writer: QuestionWriter | None = None,
+) -> InsertedTasks:
+    """Put tasks behind the documents of a table.
 
-    ``documents`` are all stored ones; ``language_of`` gives the language of one; ``digests`` draw, with ``seed``.
+    ``documents`` are all stored ones; ``language_of`` gives the language of one; ``digests`` draw, with ``seed``;
+    ``writer`` asks a model, if the rules say so. Raises UserError where it does not answer.
     """
     added, records = [*table.added], list[dict[str, Any]]()
     blocks, done, before, spent = list[Int64[np.ndarray, "_ 5"]](), 0, 0, 0
@@ -47,41 +58,64 @@ def insert_tasks(
         tokens = int((rows[:, 3] - rows[:, 2]).sum())
         before += tokens
         number = int(rows[rows[:, 1] < table.stored][0, 1])
-        language = _LANGUAGES.get(language_kind(language_of(number)))
+        language = language_kind(language_of(number))
         random = stream("tasks", seed, int(digests[number]))
-        if language is None or tokens < rules.from_tokens or random.random() >= rules.documents:
+        fits = language in _LANGUAGES and rules.from_tokens <= tokens <= rules.most_tokens
+        if not fits or random.random() >= rules.documents:
             continue
         text = read_terms(_read_text(rows, table, documents, tokenizer), language)
-        asked: set[tuple[str, ...]] = set()
-        said = ""
-        own: list[tuple[int, int]] = []
-        misses = 0
-        while spent < rules.share * (before + spent) and misses < _TRIES * len(rules.families):
-            family = rules.families[int(random.integers(len(rules.families)))]
-            task = make_task(text, family, random, other=other)
-            if task is None or (family, *task.about) in asked or _is_changed(task, said):
-                misses += 1
-                continue
-            asked.add((family, *task.about))
-            said += f"{task.question}\n{task.answer}\n".lower()
-            for words, trained in ((f"\n\n{task.question}\n", rules.loss == "all"), (task.answer, True)):
-                ids = tokenizer.encode_inside(words).astype(np.int64)
-                own.append((table.stored + len(added), len(ids)))
-                added.append(Added(ids, trained))
-                spent += len(ids)
-            records.append({"document": joined, **task._asdict()})
+        tasks = _make_tasks(text, rules, random, other, writer)
+        own: list[Added] = []
+        while spent < rules.share * (before + spent) and (task := next(tasks, None)) is not None:
+            words = (f"\n\n{task['question']}\n", task["answer"])
+            question, answer = (tokenizer.encode_inside(each).astype(np.int64) for each in words)
+            tokens += len(question) + len(answer)
+            if tokens > rules.most_tokens:
+                break
+            own += [Added(question, rules.loss == "all"), Added(answer, True)]
+            spent += len(question) + len(answer)
+            records.append({"document": joined, **task})
         other = text
         if own:
-            new = np.array([[joined, number, 0, size, 0] for number, size in own], dtype=np.int64)
-            end = table.rows[last - 1].copy()  # the row with the EOS
-            end[2], end[4] = end[3] - 1, 0
-            cut = table.rows[last - 1].copy()
-            cut[3] -= 1
-            blocks += [table.rows[done : last - 1], cut[None], new, end[None]]
+            blocks += [table.rows[done : last - 1], *_open_end(rows[-1], joined, own, table.stored + len(added))]
+            added += own
             done = last
     made = np.concatenate([*blocks, table.rows[done:]])
     ledger = replace(table.ledger, tasks=len(records), task_tokens=spent)
-    return PieceTable(made[made[:, 2] < made[:, 3]], tuple(added), table.stored, ledger), records
+    return InsertedTasks(PieceTable(made[made[:, 2] < made[:, 3]], tuple(added), table.stored, ledger), records)
+
+
+def _open_end(
+    last: Int64[np.ndarray, "5"], joined: int, own: Sequence[Added], number: int
+) -> list[Int64[np.ndarray, "_ 5"]]:
+    """The last row of a document, with added tokens, numbered from ``number`` on, before its EOS."""
+    new = np.array([[joined, number + at, 0, len(each.ids), 0] for at, each in enumerate(own)], dtype=np.int64)
+    end, cut = last.copy(), last.copy()
+    end[2], end[4] = end[3] - 1, 0
+    cut[3] -= 1
+    return [cut[None], new, end[None]]
+
+
+def _make_tasks(
+    text: Text, rules: TaskRules, random: np.random.Generator, other: Text | None, writer: QuestionWriter | None
+) -> Iterator[dict[str, Any]]:
+    """Tasks about a text, until it gives no more: first those that a model wrote. Nothing is asked before the first one
+    is wanted."""
+    asked: set[tuple[str, ...]] = set()
+    said, misses = "", 0
+    if writer is not None and rules.written is not None:
+        for each in writer.write(text):
+            said += f"{each.question}\n{each.answer}\n".lower()
+            yield {"family": "written", "about": [], **each._asdict(), "model": rules.written.model}
+    while misses < _TRIES * len(rules.families):
+        family = rules.families[int(random.integers(len(rules.families)))]
+        task = make_task(text, family, random, other=other)
+        if task is None or (family, *task.about) in asked or _is_changed(task, said):
+            misses += 1
+            continue
+        asked.add((family, *task.about))
+        said += f"{task.question}\n{task.answer}\n".lower()
+        yield task._asdict()
 
 
 def _is_changed(task: Task, said: str) -> bool:

@@ -3,7 +3,8 @@
 Words are compared as token ids and pairs of them, so no text is read and no language is special. Of each document the
 terms with the largest TF-IDF are kept; two documents are related by the sum of the weights of two or more shared terms.
 A chain begins at the text with the fewest relations and goes to the nearest one that is not used (2310.10638), each
-text once. Near copies of any text of a chain stay out of it.
+text once. With ``arrange: negatives`` it goes to the one that is nearest to its first text. Near copies of any text of
+a chain stay out of it.
 
 All numbers are whole and ties go by the order of ``documents``, so the order of reading has no influence.
 """
@@ -54,6 +55,7 @@ def _walk(
     signatures: UInt32[np.ndarray, "documents 128"],
     rules: RelatedRules,
 ) -> list[list[int]]:
+    end = 0 if rules.arrange == "negatives" else -1
     used = [False] * len(starts)
     chains: list[list[int]] = []
     for start in starts:
@@ -62,7 +64,7 @@ def _walk(
         used[start] = True
         chain, size = [start], int(tokens[start])
         chains.append(chain)
-        while (following := _find_next(nearest[chain[-1]], used, chain, signatures, rules.at_most)) is not None:
+        while (following := _find_next(nearest[chain[end]], used, chain, signatures, rules.at_most)) is not None:
             used[following] = True
             if size + int(tokens[following]) > rules.target_tokens:
                 chain, size = [], 0

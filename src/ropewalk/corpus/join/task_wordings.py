@@ -43,6 +43,19 @@ QUESTIONS: Mapping[str, Mapping[str, Wording]] = MappingProxyType(
                 "After all changes, what stands behind “{a}”?",
                 "Which setting of “{a}” is in force at the end?",
             ),
+            "heading": (
+                "“{a}” comes up first under one heading. Which?",
+                "Name the heading over the earliest “{a}”.",
+                "In whose section does “{a}” turn up before all others?",
+            ),
+            "heading_code": (
+                "Which top-level class or function is the first to hold “{a}”?",
+                "Name the definition at the left margin that has the earliest “{a}” in it.",
+            ),
+            "frequent": (
+                "Which of these is written most often above: “{a}”, “{b}” or “{c}”?",
+                "“{a}”, “{b}”, “{c}”: one of them outnumbers the other two. Which?",
+            ),
         },
         "zh": {
             "count": (
@@ -74,6 +87,14 @@ QUESTIONS: Mapping[str, Mapping[str, Wording]] = MappingProxyType(
                 "“{a}”在上文几经改动，最终写成什么？",
                 "以最末一处为准，“{a}”是什么？",
             ),
+            "heading": (
+                "“{a}”最先见于哪个标题之下？",
+                "最早写到“{a}”的是哪一章、哪一节或哪一条？",
+            ),
+            "frequent": (
+                "“{a}”“{b}”“{c}”三者，上文写得最勤的是哪个？",
+                "论上文所用次数，“{a}”、“{b}”、“{c}”谁居首？",
+            ),
         },
     }
 )
@@ -82,14 +103,32 @@ ANSWERS: Mapping[str, Mapping[str, Wording]] = MappingProxyType(
         "en": {
             "count": ("{x}", "{x} times", "It is there {x} times.", "I count {x}."),
             "order": ("{x}", "“{x}” is the earlier one.", "{x} comes up earlier."),
+            "frequent": ("{x}", "“{x}” is written most."),
             "absent": ("not once", "0", "It does not occur."),
         },
         "zh": {
             "count": ("{x}", "{x}次", "共{x}处。"),
             "order": ("{x}", "先提到的是“{x}”。"),
+            "frequent": ("{x}", "“{x}”写得最勤。"),
             "absent": ("没有", "0", "一次也没有。"),
         },
     }
 )
 """Forms of answers; all other answers are quotations."""
+REQUESTS = MappingProxyType(
+    {
+        "en": (
+            "Here is a passage of a long document. Write {n} questions about it. A reader of the whole document must "
+            "be able to tell what is meant, so name persons and things instead of saying “the passage”. Each answer "
+            "is a few words, copied letter by letter out of the passage, and only these words are right. Reply with "
+            'JSON and nothing else: [{{"question": "...", "answer": "..."}}]\n\n<passage>\n{text}\n</passage>'
+        ),
+        "zh": (
+            "下面是一篇长文的一段。请就它写{n}个问题。读过全文的人应当看得懂所问的是什么，因此要写出人名、事物名，不要说“本段”。"
+            "每个答案只有几个词，须从这段里逐字抄出，并且是唯一正确的。只用JSON作答，不写别的："
+            '[{{"question": "……", "answer": "……"}}]\n\n<passage>\n{text}\n</passage>'
+        ),
+    }
+)
+"""What a model is asked that writes questions."""
 GAP = MappingProxyType({"en": "____", "zh": "（　　）"})

@@ -21,6 +21,8 @@ from ropewalk.corpus.task_rules import Family
 _WORDS = re.compile(r"(?<!\w)[A-Za-z_][A-Za-z0-9_'’-]*(?!\w)")
 _HAN = re.compile("[\u4e00-\u9fff]{2,}")
 _CLOSING = "\"'”’)]」』）"
+_ENDING = {"", "\n", *".!?。！？:：;；", *_CLOSING}
+_LINE = 300
 _CLOSE = f"[{re.escape(_CLOSING)}]*"
 _SENTENCES = re.compile(rf"(?:[^\n。！？.!?]|[.!?](?!{_CLOSE}(?:\s|$)))+(?:[。！？]{_CLOSE}|[.!?]{_CLOSE}(?=\s|$))")
 """A point that ends no sentence, as in a number, has a letter or digit behind it."""
@@ -28,12 +30,32 @@ _SETTINGS = re.compile(
     r"^[ \t]*([^\s=:：,，。(){}\[\]]{2,40})(?<![-+*/%&|^<>!~@])[ \t]*(?:=(?!=)|[:：](?!=|//))[ \t]*(\S[^\n]{0,79})$",
     re.MULTILINE,
 )
+_NUMBER = "[零〇一二两三四五六七八九十百千0-9０-９]+"
+_HEADINGS: Mapping[str, Sequence[re.Pattern[str]]] = MappingProxyType(
+    {
+        "zh": (
+            re.compile(rf"^[ \t\u3000#]*(第{_NUMBER}[编章回][^\n]{{0,40}})$", re.M),
+            re.compile(rf"^[ \t\u3000#]*(第{_NUMBER}条)(?=[\s\u3000])", re.M),
+            re.compile(r"^#{1,6} +(\S[^\n]{0,79})$", re.M),
+        ),
+        "en": (
+            re.compile(r"^[ \t]*((?:chapter|article|section)[ \t]+(?:[ivxlc]+|[0-9]+)\b[^\n]{0,60})$", re.M | re.I),
+            re.compile(r"^#{1,6} +(\S[^\n]{0,79})$", re.M),
+        ),
+        "code": (re.compile(r"^(?:async )?(?:class|def|func|fn|function|struct)[ \t]+(\w+)(?=[ \t]*[(:{<\[])", re.M),),
+    }
+)
+"""What stands over a part, the largest parts first; of programs the classes and functions at the left margin."""
+_INSIDE = re.compile(r"[ \t)\]{#]|$")
+"""Begins a line that does not end a definition at the left margin."""
 _FEWEST, _MOST = 3, 200
 """Occurrences of a word that is counted."""
 _SHORTEST_WORD, _TERMS = 5, 60
 _LONGEST_QUOTE = 240
 _SHORTEST_LINE = MappingProxyType({"en": 40, "zh": 18})
 _EARLY = 0.75
+_FEWEST_HEADINGS = 3
+_CLEARLY_MORE = 1.25
 _ABSENT = 0.12
 """Share of counts that ask for a word that is not there."""
 
@@ -54,6 +76,7 @@ class Text:
     text: str
     language: str
     terms: Mapping[str, Sequence[int]]
+    is_code: bool = False
 
     @property
     def early(self) -> int:
@@ -62,13 +85,14 @@ class Text:
 
 
 def read_terms(text: str, language: str) -> Text:
-    """The frequent words of a text: whole words or identifiers, or runs of Chinese characters."""
+    """The frequent words of a text in ``en``, ``zh`` or ``code``: whole words or identifiers, or runs of Chinese
+    characters. Programs are asked about in English."""
     found: dict[str, list[int]] = defaultdict(list)
     if language != "zh":
         for match in _WORDS.finditer(text):
             found[match[0]].append(match.start())
         fit = {word: at for word, at in found.items() if len(word) >= _SHORTEST_WORD and _FEWEST <= len(at) <= _MOST}
-        return Text(text, language, _choose(fit, text))
+        return Text(text, "en", _choose(fit, text), is_code=language == "code")
     runs = [(match.start(), match[0]) for match in _HAN.finditer(text)]
     counts = Counter(run[at : at + size] for _, run in runs for size in (2, 3, 4) for at in range(len(run) - size + 1))
     beside: dict[str, tuple[set[str], set[str]]] = {
@@ -117,6 +141,8 @@ def _order(text: Text, random: np.random.Generator, other: Text | None) -> Task 
         return None
     words = random.choice([*text.terms], size=2, replace=False).tolist()
     first = min(words, key=lambda word: text.terms[word][0])
+    if text.terms[first][0] > text.early:
+        return None
     form = _draw(ANSWERS[text.language]["order"], random)
     return _ask(text, "order", tuple(words), form.format(x=first), random)
 
@@ -137,6 +163,8 @@ def _cloze(text: Text, random: np.random.Generator, other: Text | None) -> Task 
         return None
     word = _draw([*text.terms], random)
     sentence = _sentence_around(text, text.terms[word][-1])
+    if text.terms[word][-1] > text.early:
+        return None
     far = text.terms[word][-1] - text.terms[word][-2] > len(text.text) // 8
     if sentence is None or not far or sentence.count(word) > 1 or text.text.count(sentence) > 1:
         return None
@@ -154,15 +182,57 @@ def _recall(text: Text, random: np.random.Generator, other: Text | None) -> Task
 
 def _overwrite(text: Text, random: np.random.Generator, other: Text | None) -> Task | None:
     values: dict[str, list[str]] = defaultdict(list)
+    last: dict[str, int] = {}
     for match in _SETTINGS.finditer(text.text):
         values[match[1]].append(match[2].strip())
-    changed = [key for key, given in values.items() if len(given) > 1 and len({*given}) > 1 and given[-1] != given[0]]
+        last[match[1]] = match.start()
+    changed = [key for key, given in values.items() if given[-1] != given[0] and last[key] <= text.early]
     if not changed:
         return None
     key = _draw(changed, random)
     if re.search(rf"^[ \t]*{re.escape(key)}[ \t]*[-+*/%&|^<>@]+=", text.text, re.MULTILINE):
         return None  # its value changes in place too
     return _ask(text, "overwrite", (key,), values[key][-1], random)
+
+
+def _heading(text: Text, random: np.random.Generator, other: Text | None) -> Task | None:
+    if not text.terms:
+        return None
+    word = _draw([*text.terms], random)
+    at = text.terms[word][0]
+    over = _find_heading(text, at)
+    if over is None or at > text.early:
+        return None
+    wording = "heading_code" if text.is_code else "heading"
+    return _ask(text, "heading", (word,), over, random, wording=wording)
+
+
+def _find_heading(text: Text, at: int) -> str | None:
+    """The heading over a character: of the largest parts of which the text has three or more. None where it is not
+    known, or has the words of another one."""
+    for pattern in _HEADINGS["code" if text.is_code else text.language]:
+        found = [*pattern.finditer(text.text)]
+        if len(found) < _FEWEST_HEADINGS:
+            continue
+        over = [match for match in found if match.start() <= at]
+        names = [match[1].strip() for match in found]
+        if not over or at < over[-1].end() or names.count(over[-1][1].strip()) > 1:
+            return None
+        if text.is_code and not all(map(_INSIDE.match, text.text[over[-1].end() : at + 1].split("\n")[1:])):
+            return None  # it stands behind the definition
+        return over[-1][1].strip()
+    return None
+
+
+def _frequent(text: Text, random: np.random.Generator, other: Text | None) -> Task | None:
+    if len(text.terms) < 3:
+        return None
+    words = random.choice([*text.terms], size=3, replace=False).tolist()
+    most, second = sorted(words, key=lambda word: -len(text.terms[word]))[:2]
+    if len(text.terms[most]) < max(_CLEARLY_MORE * len(text.terms[second]), len(text.terms[second]) + 2):
+        return None
+    form = _draw(ANSWERS[text.language]["frequent"], random)
+    return _ask(text, "frequent", tuple(words), form.format(x=most), random)
 
 
 _MAKERS: Mapping[Family, Callable[[Text, np.random.Generator, Text | None], Task | None]] = MappingProxyType(
@@ -173,6 +243,8 @@ _MAKERS: Mapping[Family, Callable[[Text, np.random.Generator, Text | None], Task
         "cloze": _cloze,
         "recall": _recall,
         "overwrite": _overwrite,
+        "heading": _heading,
+        "frequent": _frequent,
     }
 )
 
@@ -187,7 +259,7 @@ def _ask(
     wording: str | None = None,
 ) -> Task:
     form = _draw(QUESTIONS[text.language][wording or family], random)
-    return Task(family, about, form.format(**dict(zip("ab", about, strict=False))), answer)
+    return Task(family, about, form.format(**dict(zip("abc", about, strict=False))), answer)
 
 
 def _draw(of: Sequence[str], random: np.random.Generator) -> str:
@@ -199,6 +271,9 @@ def _sentence_around(text: Text, at: int) -> str | None:
     begin = max((text.text.rfind(mark, 0, at) for mark in "\n。！？"), default=-1) + 1
     for match in _SENTENCES.finditer(text.text, begin, min(len(text.text), at + _LONGEST_QUOTE)):
         if match.start() <= at < match.end():
+            before, _, rest = text.text[max(0, match.start() - _LINE) : match.start()].rpartition("\n")
+            if not rest.strip() and (before.rstrip(" \t") + "\n")[-2:-1] not in _ENDING:
+                return None  # it begins in the line before
             sentence = match[0].strip().lstrip(_CLOSING)
             return sentence if 8 <= len(sentence) <= _LONGEST_QUOTE else None
     return None

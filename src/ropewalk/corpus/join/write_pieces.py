@@ -34,6 +34,8 @@ class JoinLedger:
     """BOS and EOS between parts, which are left out."""
     recoded_tokens: int = 0
     """Tokens around a cut within a word, whose two sides were encoded again; they are counted as added."""
+    cut: int = 0
+    """Texts that stand in several chunks, with chunks of other texts between them."""
     filled: int = 0
     """Parts whose middle stands at the end."""
     tasks: int = 0
@@ -86,6 +88,12 @@ class PartOrder:
     documents: Int64[np.ndarray, "parts"]
     opens: Bool[np.ndarray, "parts"]
     continued: int
+    spans: Int64[np.ndarray, "parts 2"] | None = None
+    """The tokens of a document that a part has: begin and end. None: parts are whole documents."""
+    knots: Sequence[str] = ()
+    """Text before each part that is not trained on; none: the headers of the documents, which are."""
+    behind: Sequence[str] = ()
+    """Text behind each part."""
 
     @property
     def closes(self) -> Bool[np.ndarray, "parts"]:
@@ -125,58 +133,82 @@ def make_pieces(
 
     ``keeps_ends``: parts keep their EOS, since it ends an answer. ``trains_added``: the added tokens are trained on.
     """
-    texts = sorted({headers[number] for number in parts.documents.tolist()} - {""})
-    added = [Added(tokenizer.encode_inside(text).astype(np.int64), trains_added) for text in (separator, *texts)]
+    added, around = _encode_between(parts, headers, separator, trains_added=trains_added, tokenizer=tokenizer)
     size = np.array([len(each.ids) for each in added], dtype=np.int64)
-    numbers = {text: number for number, text in enumerate(texts, 1)}
-    header = np.array([numbers.get(headers[number], -1) for number in parts.documents.tolist()], dtype=np.int64)
+    whole = tokens[parts.documents]
+    begin, end = (np.zeros_like(whole), whole) if parts.spans is None else parts.spans.T
     bos = int(tokenizer.bos_id is not None)
-    borders = len(parts.documents) - int(parts.opens.sum())
+    begins, ends = begin == 0, end == whole
+    assert begins[parts.opens].all() and ends[parts.closes].all()
+    borders = bos * int((begins & ~parts.opens).sum()) + int(not keeps_ends) * int((ends & ~parts.closes).sum())
     return PieceTable(
-        rows=_make_table(parts, tokens, header, size, bos=bos, keeps_ends=keeps_ends),
-        added=tuple(added),
+        rows=_make_table(parts, (begin, end, whole), around, size, len(tokens), bos=bos, keeps_ends=keeps_ends),
+        added=added,
         stored=len(tokens),
         ledger=JoinLedger(
-            parts=len(parts.documents),
+            parts=int(begins.sum()),
             alone=int((parts.opens & parts.closes).sum()),
             documents=int(parts.opens.sum()),
             continued=parts.continued,
-            tokens_in=int(tokens[parts.documents].sum()),
-            border_tokens=borders * (bos + int(not keeps_ends)),
+            tokens_in=int((end - begin).sum()),
+            border_tokens=borders,
+            cut=int((begins & ~ends).sum()),
         ),
     )
 
 
+def _encode_between(
+    parts: PartOrder, headers: Sequence[str], separator: str, *, trains_added: bool, tokenizer: Tokenizer
+) -> tuple[tuple[Added, ...], Int64[np.ndarray, "parts 2"]]:
+    """The separator and all other added tokens, each once; and for each part the number of those before and behind it,
+    -1 for none."""
+    before = parts.knots or [headers[number] for number in parts.documents.tolist()]
+    behind = parts.behind or [""] * len(parts.documents)
+    texts = [(separator, trains_added)]
+    texts += [(text, trains_added and not parts.knots) for text in sorted({*before} - {""})]
+    first_behind = len(texts)
+    texts += [(text, trains_added) for text in sorted({*behind} - {""})]
+    heads = {text: number for number, (text, _) in enumerate(texts[1:first_behind], 1)}
+    tails = {text: number for number, (text, _) in enumerate(texts[first_behind:], first_behind)}
+    added = tuple(Added(tokenizer.encode_inside(text).astype(np.int64), trained) for text, trained in texts)
+    around = np.full((len(parts.documents), 2), -1, dtype=np.int64)
+    around[:, 0] = [heads.get(text, -1) for text in before]
+    around[:, 1] = [tails.get(text, -1) for text in behind]
+    return added, around
+
+
 def _make_table(
     parts: PartOrder,
-    tokens: Int64[np.ndarray, "documents"],
-    header: Int64[np.ndarray, "parts"],
+    spans: tuple[Int64[np.ndarray, "parts"], Int64[np.ndarray, "parts"], Int64[np.ndarray, "parts"]],
+    around: Int64[np.ndarray, "parts 2"],
     size: Int64[np.ndarray, "added"],
+    stored: int,
     *,
     bos: int,
     keeps_ends: bool,
 ) -> Int64[np.ndarray, "pieces 5"]:
-    """Rows ``[joined document, number, begin, end, opens]``: at most four a part, in this order: the separator before
-    it, the BOS of the whole document, the header, the text."""
+    """Rows ``[joined document, number, begin, end, opens]``: at most six a part, in this order: the separator before
+    it, the BOS of the joined document, the text before it, its tokens, the text behind it, the EOS of the document.
+
+    ``spans`` are the begin and end of each part, and the length of its document.
+    """
     numbers, first, last = parts.documents, parts.opens, parts.closes
-    joined, stored = np.cumsum(first) - 1, len(tokens)
-    has_header, nothing = header >= 0, np.zeros(len(numbers), dtype=np.int64)
-    apart = first & has_header & bool(bos)
+    begin, end, whole = spans
+    head, tail = around.T
+    has_head, has_tail, nothing = head >= 0, tail >= 0, np.zeros(len(numbers), dtype=np.int64)
+    joined = np.cumsum(first) - 1
+    apart = first & has_head & bool(bos)
+    ends_apart = last & has_tail
+    text_begin = np.where((begin > 0) | (first & ~apart), begin, bos)
+    text_end = np.where((end < whole) | ((last | keeps_ends) & ~ends_apart), end, end - 1)
     rows = np.stack(
         [
             np.stack([joined, nothing + stored, nothing, np.where(first, 0, size[0]), nothing], axis=1),
             np.stack([joined, numbers, nothing, apart * bos, nothing + 1], axis=1),
-            np.stack([joined, stored + np.maximum(header, 0), nothing, has_header * size[header], ~apart], axis=1),
-            np.stack(
-                [
-                    joined,
-                    numbers,
-                    np.where(first & ~apart, 0, bos),
-                    tokens[numbers] - np.where(last | keeps_ends, 0, 1),
-                    ~has_header,
-                ],
-                axis=1,
-            ),
+            np.stack([joined, stored + np.maximum(head, 0), nothing, has_head * size[head], ~apart], axis=1),
+            np.stack([joined, numbers, text_begin, text_end, ~has_head], axis=1),
+            np.stack([joined, stored + np.maximum(tail, 0), nothing, has_tail * size[tail], nothing], axis=1),
+            np.stack([joined, numbers, whole - ends_apart, whole, nothing], axis=1),
         ],
         axis=1,
     )  # [parts, rows of a part, columns]

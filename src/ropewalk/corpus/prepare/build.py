@@ -100,9 +100,7 @@ def build(
                 near_duplicates=[spec.near_duplicates_of(source) for source in spec.sources],
                 held_out=spec.held_out,
                 unfit=[each.unfit for each in picked],
-                places=[
-                    joins if source.notes_parts else None for source, joins in zip(spec.sources, places, strict=True)
-                ],
+                places=[joins if source.join else None for source, joins in zip(spec.sources, places, strict=True)],
                 scratch=scratch,
             )
             parts = _Parts(spec, sources, choices, picked, records, places)

@@ -80,7 +80,9 @@ def _unite(
     groups = number_groups(places, np.array(copies.borders), counted.open())
     united = Column(copies.scratch / "united", copies.documents)
     drawn = Column(copies.scratch / "united-keys", copies.documents, np.uint64)
-    for column, values in zip((united, drawn), hold_together(leak.open(), keys.open(), digests, groups), strict=True):
+    placed = np.concatenate([np.full(len(s.digests), p is not None) for s, p in zip(sources, places, strict=True)])
+    held = hold_together(leak.open(), keys.open(), digests, groups, placed)
+    for column, values in zip((united, drawn), held, strict=True):
         column.write(0, values)
     counted.write(0, counted.open() & (groups == np.arange(len(groups))))
     return united, drawn

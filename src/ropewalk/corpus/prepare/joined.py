@@ -11,11 +11,15 @@ import xxhash
 from jaxtyping import Bool, Int8
 
 from ropewalk.core.digest import digest_value
+from ropewalk.corpus.join.arrange import arrange
+from ropewalk.corpus.join.cut_places import TextCutter
+from ropewalk.corpus.join.endpoint import Endpoint
 from ropewalk.corpus.join.fill_in_middle import fill_in_middle, find_sentinels
 from ropewalk.corpus.join.insert_tasks import insert_tasks
 from ropewalk.corpus.join.places import Places, read_places, unplaced
 from ropewalk.corpus.join.related import chain_related
-from ropewalk.corpus.join.write_pieces import chain_groups, make_pieces
+from ropewalk.corpus.join.write_pieces import PieceTable, chain_groups, make_pieces
+from ropewalk.corpus.join.written_questions import QuestionWriter
 from ropewalk.corpus.prepare.hold_out_documents import HELD_OUT, TRAIN
 from ropewalk.corpus.prepare.tokenized import Tokenized
 from ropewalk.corpus.spec import Source
@@ -25,6 +29,8 @@ from ropewalk.corpus.tokens.tokenizer import Tokenizer
 
 TASKS = "tasks.jsonl"
 """A file of a source's folder in a corpus: the tasks behind its documents."""
+ANSWERS = "written-questions"
+"""A folder of the store: the answers of models that write questions, by the digest of the request."""
 
 
 class Joined(NamedTuple):
@@ -32,6 +38,8 @@ class Joined(NamedTuple):
 
     documents: JoinedDocuments
     ledger: dict[str, int]
+    written: dict[str, int]
+    """What became of the questions that a model wrote."""
 
     @property
     def digest(self) -> str:
@@ -68,7 +76,7 @@ def write_joins(
 ) -> dict[str, Any]:
     """Join the documents of a source that are trained on, in ``folder``, and write the held-out ones, joined too.
 
-    Middles are moved and tasks added in text that is trained on only.
+    Texts are cut, middles moved and tasks added in text that is trained on only.
 
     Returns ``content`` (what the corpus's digest is made of), ``attend``, and more entries of ``ledger`` and ``facts``.
     """
@@ -89,7 +97,14 @@ def write_joins(
             train.digest,
             digest_value([stored.languages[at] for at in stored.language[train.documents.chosen]]),
         ],
-        "ledger": {"joins": {"train": train.ledger, "held_out": held.ledger, "in_circle": places.in_circle}},
+        "ledger": {
+            "joins": {
+                "train": train.ledger,
+                "held_out": held.ledger,
+                "in_circle": places.in_circle,
+                **({"written": train.written} if train.written else {}),
+            }
+        },
         "facts": {
             "documents": train.ledger["documents"],
             "tokens": train.ledger["tokens_out"],
@@ -108,7 +123,7 @@ def _compose(
     tokenizer: Tokenizer,
     seed: int | None,
 ) -> Joined:
-    """``seed`` draws the middles that are moved and the tasks; None: neither is made."""
+    """``seed`` draws the middles that are moved and the tasks. None: neither is made, and no text is cut."""
     rules, fill = source.join, source.fill_in_middle
     shards = tuple(open_shards(stored.folder, vocabulary=tokenizer.vocabulary, manifest={}))
     documents = places.order[chosen[places.order]]
@@ -118,7 +133,11 @@ def _compose(
     else:
         mapped = np.load(stored.folder / "signatures.npy", mmap_mode="r", allow_pickle=False)
         signatures = np.asarray(mapped[documents])
-        parts = chain_related(StoredDocuments(shards, documents), tokens, signatures, rules.related)
+        # Held-out text is read in its own order, so that its loss can be compared with that of other corpora.
+        related = rules.related if seed is not None else rules.related.model_copy(update={"arrange": "chain"})
+        parts = chain_related(StoredDocuments(shards, documents), tokens, signatures, related)
+        if related.arrange != "chain":
+            parts = arrange(parts, all_documents(shards), related, TextCutter(tokenizer))
     made = make_pieces(
         parts,
         tokens=stored.tokens,
@@ -132,18 +151,40 @@ def _compose(
         sentinels = find_sentinels(fill, tokenizer, where=f"source {source.name}")
         every = all_documents(shards)
         made = fill_in_middle(made, every, stored.digests, fill, sentinels=sentinels, tokenizer=tokenizer, seed=seed)
+    written: dict[str, int] = {}
     if source.tasks is not None and seed is not None:
-        made, records = insert_tasks(
-            made,
-            all_documents(shards),
-            stored.digests,
-            source.tasks,
-            language_of=lambda number: stored.languages[stored.language[number]],
-            tokenizer=tokenizer,
-            seed=seed,
-        )
-        lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-        (folder / TASKS).write_text("".join(lines), encoding="utf-8")
+        made, written = _add_tasks(source, stored, made, all_documents(shards), folder, tokenizer, seed)
     ledger = made.save(folder, vocabulary=tokenizer.vocabulary)
     attend = "document" if rules is None else rules.attend
-    return Joined(open_joined(folder, shards, vocabulary=tokenizer.vocabulary, attend=attend), ledger.to_json())
+    found = open_joined(folder, shards, vocabulary=tokenizer.vocabulary, attend=attend)
+    return Joined(found, ledger.to_json(), written)
+
+
+def _add_tasks(
+    source: Source,
+    stored: Tokenized,
+    table: PieceTable,
+    documents: StoredDocuments,
+    folder: Path,
+    tokenizer: Tokenizer,
+    seed: int,
+) -> tuple[PieceTable, dict[str, int]]:
+    """The table with tasks, which are written down in ``folder``, and what became of the questions of a model."""
+    assert source.tasks is not None
+    writer = None
+    if (rules := source.tasks.written) is not None:
+        endpoint = Endpoint(rules, stored.folder.parent / ANSWERS, where=f"source {source.name}: tasks.written")
+        writer = QuestionWriter(rules, endpoint)
+    made, records = insert_tasks(
+        table,
+        documents,
+        stored.digests,
+        source.tasks,
+        language_of=lambda number: stored.languages[stored.language[number]],
+        tokenizer=tokenizer,
+        seed=seed,
+        writer=writer,
+    )
+    lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    (folder / TASKS).write_text("".join(lines), encoding="utf-8")
+    return made, {} if writer is None else dict(writer.counts)

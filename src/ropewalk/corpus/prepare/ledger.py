@@ -132,8 +132,13 @@ def _tell_joins(joins: Mapping[str, Any]) -> Iterator[str]:
             f"{made['alone']:,} of them alone; +{made['added_tokens']:,} tokens between, "
             f"-{made['border_tokens']:,} borders"
         )
+        if made["cut"]:
+            yield f"  {made['cut']:,} texts are cut, with chunks of other texts between theirs"
         if made["continued"]:
             yield f"  {made['continued']:,} joins go on in another document, as longer than most_tokens"
+    if written := joins.get("written"):
+        told = ", ".join(f"{count:,} {reason}" for reason, count in written.items() if reason != "requests")
+        yield f"  questions that a model wrote ({written['requests']:,} requests): {told}"
     if joins["in_circle"]:
         yield f"  {joins['in_circle']:,} documents import or answer each other in a circle; it is read by path or order"
 

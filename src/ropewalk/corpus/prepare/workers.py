@@ -18,7 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
-from ropewalk.core.error import UserError, explain_import_fault
+from ropewalk.core.error import UserError
+from ropewalk.core.ray_cluster import start_ray
 from ropewalk.corpus.prepare.shards import Advance, read_job, work
 
 Workers = Literal["processes", "ray"]
@@ -30,7 +31,9 @@ def count_workers(workers: Workers, asked: int | None) -> int:
     if asked is not None:
         return asked
     if workers == "ray":
-        return max(1, int(_start_ray().cluster_resources().get("CPU", 1)))
+        return max(
+            1, int(start_ray("corpus.workers: ray", instead="set workers: processes").cluster_resources().get("CPU", 1))
+        )
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -167,7 +170,7 @@ def _empty(waiting: "queue.Queue[str]") -> None:
 
 
 def _run_on_ray(tasks: Sequence[str], count: int, advance: Advance) -> None:
-    ray = _start_ray()
+    ray = start_ray("corpus.workers: ray", instead="set workers: processes")
     remote = ray.remote(num_cpus=1)(_do_on_ray)
     left = list(tasks)[::-1]
     running: dict[Any, float] = {}
@@ -183,25 +186,6 @@ def _run_on_ray(tasks: Sequence[str], count: int, advance: Advance) -> None:
 
 def _do_on_ray(line: str) -> dict[str, str]:
     return _do_quietly(line, lambda _: None)
-
-
-def _start_ray() -> Any:
-    """Connect to Ray: to the configured or found cluster, else to the cores of this machine."""
-    try:
-        import ray
-    except ImportError as fault:
-        raise UserError(
-            "Ray is not installed",
-            where="corpus.workers: ray",
-            why=explain_import_fault(fault, "ray"),
-            fix="pip install 'ropewalk[cluster]', or set workers: processes",
-        ) from None
-    if not ray.is_initialized():
-        mine = signal.getsignal(signal.SIGTERM)
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level="warning")
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, mine)  # undo Ray's own handler: this process is not Ray's
-    return ray
 
 
 def _raise(fault: dict[str, str]) -> None:

@@ -1,0 +1,127 @@
+"""Asks a model behind an OpenAI-compatible endpoint, each request once: an answer is kept in a file before it is used.
+
+The file is named by a digest of the request. So a run that stops half-way goes on with what is missing, and nothing is
+asked, or paid for, twice. A key goes into the header of a request and nowhere else.
+"""
+
+import http.client
+import json
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import HTTPRedirectHandler, Request, build_opener
+
+from ropewalk.core.artifact import write_whole
+from ropewalk.core.digest import digest_value
+from ropewalk.core.error import UserError
+from ropewalk.core.read_json import read_written
+from ropewalk.core.secret import read_secret
+from ropewalk.corpus.task_rules import WrittenRules
+
+_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 1.0, 60.0
+_BUSY = 429
+_QUOTED = 200
+
+
+class _StayHere(HTTPRedirectHandler):
+    """A redirect would send the key to another host."""
+
+    def redirect_request(self, *_: Any, **__: Any) -> None:
+        return None
+
+
+class _NoAnswerError(Exception):
+    """Why a request has no answer."""
+
+
+class Endpoint:
+    """A model that answers prompts; the answers are in ``folder``."""
+
+    def __init__(self, rules: WrittenRules, folder: Path, *, where: str) -> None:
+        self._rules, self._folder, self._where = rules, folder, where
+        self._opener = build_opener(_StayHere())
+
+    def ask(self, prompts: Sequence[str]) -> list[tuple[str, str]]:
+        """For each prompt the digest of its request, and the model's answer. Raises UserError where it gives none."""
+        bodies = [self._write_body(prompt) for prompt in prompts]
+        named = {digest_value(body): body for body in bodies}
+        missing = {name: body for name, body in named.items() if not self._file(name).exists()}
+        if missing:
+            key = None if self._rules.key_from is None else read_secret(self._rules.key_from, where=self._where)
+            failed: list[str] = []
+            with ThreadPoolExecutor(self._rules.at_once) as pool:
+                fetching = [pool.submit(self._fetch, name, body, key, failed) for name, body in missing.items()]
+            for each in fetching:
+                each.result()  # a disk that is full
+            if failed:  # what was on its way is kept, too
+                raise self._refuse(failed[0])
+        return [(name, read_written(self._file(name))["answer"]) for name in map(digest_value, bodies)]
+
+    def _write_body(self, prompt: str) -> dict[str, Any]:
+        return {
+            **self._rules.options,
+            "model": self._rules.model,
+            "messages": [{"role": "user", "content": prompt}],
+        }
+
+    def _file(self, name: str) -> Path:
+        return self._folder / name[:2] / f"{name}.json"
+
+    def _fetch(self, name: str, body: Mapping[str, Any], key: str | None, failed: list[str]) -> None:
+        """Keep the answer to a request, or say why there is none. After a failure no request is begun."""
+        if failed:
+            return
+        try:
+            answer = self._post(body, key)
+        except _NoAnswerError as error:
+            failed.append(str(error))
+            return
+        self._file(name).parent.mkdir(parents=True, exist_ok=True)
+        kept = {"model": self._rules.model, "answer": answer}
+        write_whole(self._file(name), json.dumps(kept, ensure_ascii=False) + "\n")
+
+    def _post(self, body: Mapping[str, Any], key: str | None) -> str:
+        """Send a request until it is answered, ``tries`` times. Raises _NoAnswerError."""
+        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+        request = Request(f"{self._rules.endpoint}/chat/completions", json.dumps(body).encode(), headers, method="POST")
+        for turn in range(1, self._rules.tries + 1):
+            pause = min(_PAUSE_SECONDS * 2 ** (turn - 1), _LONGEST_PAUSE_SECONDS)
+            try:
+                with self._opener.open(request, timeout=self._rules.timeout_s) as response:
+                    return _read_answer(json.loads(response.read()))
+            except HTTPError as error:
+                why = f"HTTP {error.code} {error.reason}: {error.read(_QUOTED).decode(errors='replace')}".strip(": ")
+                why = why.replace(key, "(the key)") if key else why
+                if error.code != _BUSY and error.code < 500:
+                    raise _NoAnswerError(why) from None
+            except (URLError, http.client.HTTPException, OSError) as error:
+                why = str(getattr(error, "reason", error)) or type(error).__name__
+            except ValueError as error:
+                why = f"its answer is not that of a chat: {error}"
+            if turn < self._rules.tries:
+                time.sleep(pause)
+        raise _NoAnswerError(f"{why} (tried {self._rules.tries} times)")
+
+    def _refuse(self, why: str) -> UserError:
+        kept = sum(1 for _ in self._folder.glob("*/*.json"))
+        return UserError(
+            "the endpoint that writes questions gave no answer",
+            where=f"{self._where}: {self._rules.endpoint}",
+            why=why,
+            fix=f"start it, or mend its address, model or key, and run the same command again: {kept} answers are "
+            "kept, and only the missing ones are asked for",
+        )
+
+
+def _read_answer(content: Any) -> str:
+    """The text of a chat completion. Raises ValueError for any other content."""
+    try:
+        answer = content["choices"][0]["message"]["content"]
+    except (KeyError, IndexError, TypeError):
+        raise ValueError("no choices[0].message.content") from None
+    if not isinstance(answer, str):
+        raise ValueError("choices[0].message.content is no text")
+    return answer
