@@ -106,7 +106,7 @@ def test_a_sampled_gain_is_that_of_its_windows(models: dict[str, Path], corpus: 
     )
     assert [row["id"] for row in rows] == [row["id"] for row in whole]
     inside = [row["low"] <= each["gain"] <= row["high"] for row, each in zip(rows, whole, strict=True)]
-    assert np.mean(inside) > 0.8
+    assert np.mean(inside) > 0.7
     texts = list(long_texts(corpus, truncated_tokens=NEAR, context_tokens=CONTEXT))
     model = AutoModelForCausalLM.from_pretrained(models["base"], dtype=torch.float64)
     with torch.inference_mode():
