@@ -24,13 +24,11 @@ USER ropewalk
 WORKDIR /work
 CMD ["ropewalk", "--help"]
 
-FROM base AS cuda
-COPY constraints.txt ./
-RUN pip install --constraint constraints.txt torch
-COPY pyproject.toml README.md LICENSE ./
-COPY recipes recipes
-COPY src src
-RUN pip install --constraint constraints.txt ".[fast,parquet,html,lora,liger]"
+# The default index of torch has the wheels with CUDA, so this is the image above with Liger's kernels.
+FROM cpu AS cuda
+USER root
+WORKDIR /src
+RUN pip install --constraint constraints.txt ".[liger]"
 USER ropewalk
 WORKDIR /work
 CMD ["ropewalk", "--help"]

@@ -12,20 +12,26 @@ GPU_PACKAGES := pydantic pydantic-core typing-extensions annotated-types typing-
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 # pip would compile 18,000 files on one core. A file that does not compile is no module of this Python.
 COMPILE := $(BIN)/python -W ignore -m compileall -qq -j 0 $(VENV)/lib || true
+EXTRAS := [test,check,docs]
 
-.PHONY: quickstart wheel-test test conformance faults check docs gpu-wheels gpu-dry clean
+.PHONY: quickstart notebook wheel-test test conformance faults check docs gpu-wheels gpu-dry clean
+
+define install
+$(PYTHON) -m venv $(VENV)
+$(if $(TORCH_INDEX),$(INSTALL) --index-url $(TORCH_INDEX) torch)
+$(INSTALL) -e "$(1)"
+endef
 
 $(VENV)/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(INSTALL) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
-	$(INSTALL) -e .
+	$(call install,.)
 	@$(COMPILE)
 	@touch $@
 
-$(VENV)/.workshop: $(VENV)/.installed
-	$(INSTALL) -e ".[test,check,docs]"
+# One installation with everything: pip builds this package once, and all is compiled once.
+$(VENV)/.workshop: pyproject.toml constraints.txt
+	$(call install,.$(EXTRAS))
 	@$(COMPILE)
-	@touch $@
+	@touch $(VENV)/.installed $@
 
 quickstart: $(VENV)/.installed
 	$(BIN)/ropewalk run recipes/quickstart.yaml
@@ -52,6 +58,10 @@ wheel-test: $(VENV)/.workshop
 	  fi; \
 	  (cd build/away && ../fresh/bin/ropewalk --version && ../fresh/bin/ropewalk run quickstart --fast && test -f runs/quickstart-fast/report.html); \
 	done
+
+# The cells of examples/stretch.ipynb in order, in runs/notebook; ends with 1 where that takes more than five minutes.
+notebook: $(VENV)/.installed
+	$(BIN)/python benchmarks/run_notebook.py
 
 conformance: $(VENV)/.workshop
 	$(TESTS) tests/conformance

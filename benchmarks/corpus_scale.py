@@ -109,12 +109,12 @@ def measure(folder: Path, check: bool) -> dict[str, object]:
         for name in names:
             (folder / "out" / name).mkdir(parents=True)
         write_dropped(folder / "out", sources, names, choices, [Picked()] * len(parts), records)
-        fates = sum(np.bincount(choice.fate, minlength=5) for choice in choices)
+        splits = sum(np.bincount(choice.split, minlength=5) for choice in choices)
     end, peak = time.process_time(), peak_kilobytes()
     row: dict[str, object] = {
-        "documents": int(np.sum(fates)),
+        "documents": int(np.sum(splits)),
         "spans": len(spans),
-        "fates": np.asarray(fates).tolist(),
+        "splits": np.asarray(splits).tolist(),
         "sections_seconds": round(searched - start, 2),
         "splits_seconds": round(end - searched, 2),
         "idle_mb": idle // 1024,

@@ -113,7 +113,7 @@ def pack_ours(context: int) -> dict[str, Any]:
     begun = time.process_time()
     packing = pack(lengths, context_tokens=context, random=np.random.default_rng(1))
     seconds = time.process_time() - begun
-    return {"seconds": seconds, "padding": 1 - lengths.sum() / (context * len(packing.row_ends))}
+    return {"seconds": seconds, "padding": 1 - lengths.sum() / (context * len(packing.sequence_ends))}
 
 
 def pack_trl(context: int, batch: int) -> dict[str, Any]:

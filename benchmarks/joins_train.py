@@ -58,7 +58,7 @@ def make_corpus(out: Path, name: str, sources: Sequence[Mapping[str, Any]], toke
 def open_rows(corpus: Corpus, rows: int, seed: int) -> Dataset:
     """The sequences of a training: each source's share is the same."""
     mix = dict.fromkeys(corpus.sources, 1.0)
-    return open_dataset(corpus, mix=mix, context_tokens=CONTEXT, rows=rows, seed=seed, stage=0, max_repeats=3)
+    return open_dataset(corpus, mix=mix, context_tokens=CONTEXT, sequences=rows, seed=seed, stage=0, max_repeats=3)
 
 
 def train(base: Path, dataset: Dataset, seed: int, *, rows_a_step: int) -> tuple[ModelWithLoss, Measures]:
@@ -66,7 +66,7 @@ def train(base: Path, dataset: Dataset, seed: int, *, rows_a_step: int) -> tuple
     torch.manual_seed(seed)
     learner = ModelWithLoss(load_model(base)).train()
     optimizer = torch.optim.AdamW(learner.parameters(), lr=RATE, betas=(0.9, 0.99), weight_decay=0.1)
-    steps, begin, loss = dataset.rows // rows_a_step, time.process_time(), math.nan
+    steps, begin, loss = dataset.sequences // rows_a_step, time.process_time(), math.nan
     for step in range(steps):
         done = step / steps
         rate = RATE * min(1.0, (done + 1 / steps) / WARMUP) * (1 + math.cos(math.pi * done)) / 2

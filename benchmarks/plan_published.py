@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
-from published_rows import ALST_NODE_BYTES, H100, LONGEST, ROWS, Row
+from published_rows import ALST_NODE_BYTES, ALST_NODES, H100, LONGEST, ROUNDED_SECONDS, ROWS, Row
 from ropewalk.plan.devices import read_devices
 from ropewalk.plan.forecast import forecast
 from ropewalk.plan.memory import copied_bytes, estimate_memory
 from ropewalk.plan.plan import Plan, Split
 from ropewalk.plan.room import USABLE_HOST_MEMORY, USABLE_MEMORY
 from ropewalk.plan.savings import Savings
-from ropewalk.plan.step_time import Factors, Software, estimate_step_time
+from ropewalk.plan.step_time import FITTED, Factors, Software, StepTime, estimate_step_time
 from ropewalk.shape.model_shape import ModelShape
 
 WITH, WITHOUT = "with software classes", "without"
@@ -67,13 +67,15 @@ class Case:
     plan: Plan
     fused: bool
 
-    def ratio(self, factors: Factors) -> float:
-        """Speed by the plan over the published one."""
-        times = estimate_step_time(
+    def estimate(self, factors: Factors) -> StepTime:
+        return estimate_step_time(
             self.row.shape, self.plan.work, savings=self.plan.savings, machine=self.row.machine,
             software=Software(fused=self.fused, overlaps=False), factors=factors,
         )  # fmt: skip
-        return self.plan.work.tokens / times.total / self.row.speed
+
+    def ratio(self, factors: Factors) -> float:
+        """Speed by the plan over the published one."""
+        return self.plan.work.tokens / self.estimate(factors).total / self.row.speed
 
 
 def make_factors(values: dict[str, float]) -> Factors:
@@ -190,6 +192,41 @@ def tabulate_longest() -> tuple[list[str], list[float]]:
     return lines, ratios
 
 
+def find_host_seconds() -> tuple[float, float, float]:
+    """Seconds of ALST's host work on one node, and the bounds that rounded times leave.
+
+    From one node to four each device does the same; what a node's CPUs do falls to a quarter.
+    """
+    alone, four = (row.tokens / row.speed for row in ALST_NODES)
+    share = 1 - ALST_NODES[0].ranks / ALST_NODES[1].ranks
+    found = (alone - four + 2 * rounding for rounding in (0.0, -ROUNDED_SECONDS, ROUNDED_SECONDS))
+    middle, least, most = (each / share for each in found)
+    return middle, least, most
+
+
+def tabulate_nodes() -> list[str]:
+    """ALST's 32K on one node and on four beside the formula, with the fitted rate of hosts and with its own."""
+    middle, least, most = find_host_seconds()
+    parameters = ALST_NODES[0].shape.parameters
+    own = replace(FITTED, host_parameters=parameters / middle)
+    lines = [
+        "| ALST, 32K tokens on each H100 | published, s | by the formula, s | of it the optimizer, s | "
+        f"at {parameters / middle / 1e9:.1f}B parameters a second, s |",
+        "|---" * 5 + "|",
+    ]
+    for row in ALST_NODES:
+        case = Case(row, plan_row(row), row.fused)
+        fitted, slower = case.estimate(FITTED), case.estimate(own)
+        published = row.tokens / row.speed
+        lines.append(
+            f"| {row.ranks} | {published:.0f} | {fitted.total:.1f} | {fitted.optimizer:.1f} | {slower.total:.1f} "
+            f"({published / slower.total - 1:+.0%} in speed) |"
+        )
+    rates = (f"{parameters / seconds / 1e9:.1f}" for seconds in (most, least))
+    told = f"{middle:.1f} s ({least:.1f} to {most:.1f} with the rounding), {' to '.join(rates)}B parameters a second"
+    return [*lines, "", f"Host work of one node: {told}."]
+
+
 def place(page: str, name: str, lines: Sequence[str]) -> str:
     """``page`` with ``lines`` between the marks of ``name``."""
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
@@ -202,6 +239,7 @@ def main() -> None:
     RESULTS.write_text(json.dumps(fitted, indent=1) + "\n", encoding="utf-8")
     lines, _ = tabulate(fitted)
     page = place(PAGE.read_text(encoding="utf-8"), "published", lines)
+    page = place(page, "nodes", tabulate_nodes())
     page = place(page, "longest", tabulate_longest()[0])
     PAGE.write_text(page, encoding="utf-8")
     devices = DEVICES_PAGE.read_text(encoding="utf-8")

@@ -95,11 +95,13 @@ def measure(folder: Path, context_tokens: int, tokens: int) -> dict[str, object]
     opened = time.process_time()
     mix = {role: float(share) for role, share in SOURCES.values()}
     rows = tokens // context_tokens
-    dataset = open_dataset(corpus, mix=mix, context_tokens=context_tokens, rows=rows, seed=0, stage=0, max_repeats=4)
+    dataset = open_dataset(
+        corpus, mix=mix, context_tokens=context_tokens, sequences=rows, seed=0, stage=0, max_repeats=4
+    )
     planned = time.process_time()
     tenths = []
     for tenth in range(1, 11):
-        given = dataset.realised(dataset.rows * tenth // 10)
+        given = dataset.realised(dataset.sequences * tenth // 10)
         tenths.append({name: 100 * count / sum(given.values()) for name, count in given.items()})
     wanted = {name: 10.0 * share for name, (_, share) in SOURCES.items()}
     off = max(abs(shares[name] - wanted[name]) for shares in tenths for name in wanted)
@@ -119,7 +121,7 @@ def measure(folder: Path, context_tokens: int, tokens: int) -> dict[str, object]
         "peak_gibibytes": round(peak, 2),
         "padding": round(dataset.padding_tokens / (rows * context_tokens), 6),
         "slowest_cursor_seconds": round(slowest, 3),
-        "most_rows_off": round(dataset.most_rows_off, 3),
+        "most_sequences_off": round(dataset.most_sequences_off, 3),
         "points_off_at_tenths": round(off, 5),
         "shares_at_tenths": [{name: round(share, 4) for name, share in shares.items()} for shares in tenths],
         "holds": seconds <= MOST_CPU_SECONDS

@@ -5,9 +5,11 @@ all arguments are checked (type_checks.py), but not in ``LONG`` tests.
 """
 
 import functools
+import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,27 +24,50 @@ os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # libraries that as
 LONG = (
     *("commands", "faults", "gpu_on_cpu/test_training.py", "gpu_on_cpu/test_waits.py", "gpu_on_cpu/test_budgets.py"),
     *("corpus/test_malformed.py", "corpus/prepare/test_workers.py", "model/test_whole_models.py", "test_gpu_report.py"),
-    *(f"train/test_{name}.py" for name in ("anneal", "compiled", "experts", "lost_checkpoints", "pose", "resume")),
+    *(
+        f"train/test_{name}.py"
+        for name in ("interpolation", "compiled", "experts", "lost_checkpoints", "pose", "resume")
+    ),
     *(f"train/test_{name}.py" for name in ("spike_guard", "trackers", "wrappers")),
 )
 """Tests of whole runs, whose functions other tests call too: with checks they take twice as long."""
 
 
-@pytest.fixture(autouse=True)
-def _spare_type_checks(request: pytest.FixtureRequest) -> Iterator[None]:
-    long = request.path.relative_to(Path(__file__).parent).as_posix().startswith(LONG)
-    if long:
-        config.update("jaxtyping_disable", True)
-    yield
-    if long:
-        config.update("jaxtyping_disable", False)
+TESTS = Path(__file__).parent
+VISIBLE_GPUS = os.environ.get("CUDA_VISIBLE_DEVICES")
+uses_cuda = torch.cuda.is_initialized  # a test may put another one there
 
 
-@pytest.fixture(autouse=True)
-def _hide_gpus(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.node.get_closest_marker("gpu") is None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """What the module says, in a hook: as fixtures of 7,900 tests it took half a minute."""
+    type_checks.begin_test()
+    config.update("jaxtyping_disable", item.path.relative_to(TESTS).as_posix().startswith(LONG))
+    if item.get_closest_marker("gpu") is None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
         _start_autograd()
+    elif VISIBLE_GPUS is None:
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+    else:
+        os.environ["CUDA_VISIBLE_DEVICES"] = VISIBLE_GPUS
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown() -> Generator[None, None, None]:
+    yield
+    assert not uses_cuda(), "the test process uses CUDA: run the test's body with run_ranks"
+
+
+@pytest.fixture
+def forked_reload(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program that loads an export as other people's code does is a fork: it need not import transformers again.
+
+    A fresh interpreter runs it in tests/model/test_export.py, test_wrappers.py and where torchrun starts a whole run.
+    """
+    from forked_verb import run_python
+
+    monkeypatch.setattr("ropewalk.model.export_parity.subprocess", SimpleNamespace(run=run_python))
 
 
 @functools.cache
@@ -61,8 +86,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("gpu") is None)
 
 
-@pytest.fixture(autouse=True)
-def _keep_cuda_out() -> Iterator[None]:
-    is_initialized = torch.cuda.is_initialized  # the test may put another one there
-    yield
-    assert not is_initialized(), "the test process uses CUDA: run the test's body with run_ranks"
+def pytest_collection_finish() -> None:
+    """Makes once what each forked rank would make again: the speed of this CPU, and with a small product a rank's own.
+
+    What is imported and collected stays: neither the collector nor a rank looks through it again.
+    """
+    from ropewalk.parallel import measure_rates
+    from ropewalk.plan.hardware import measure_cpu
+
+    measure_cpu()
+    measure_rates._WIDTHS["cpu"] = 128
+    gc.collect()
+    gc.freeze()

@@ -9,12 +9,16 @@ import multiprocessing
 import os
 import runpy
 import signal
+import subprocess
 import sys
+import tempfile
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 from jaxtyping import config
 
@@ -69,18 +73,37 @@ def run_program(program: Sequence[str], log: Path, folders: Sequence[Path], seco
     What it writes is appended to ``log``. It computes in a new thread, as forked ranks do (parallel/forked.py). Types
     of arrays are not checked, as in an interpreter of its own.
     """
-    process = multiprocessing.get_context("fork").Process(target=_be_program, args=(list(program), log, folders))
+    process = multiprocessing.get_context("fork").Process(target=be_program, args=(list(program), log, log, folders))
     process.start()
     process.join(seconds)
-    if process.is_alive():
-        os.killpg(process.pid or 0, signal.SIGKILL)
-        process.join()
-        return None
-    return process.exitcode
+    return None if end_group(process) else process.exitcode
 
 
-def _be_program(program: list[str], log: Path, folders: Sequence[Path]) -> None:
-    _stand_alone(log, log)
+def run_python(command: Sequence[str], **_: Any) -> "subprocess.CompletedProcess[str]":
+    """In the place of ``subprocess.run`` for ``[sys.executable, "-P", program, ...]``: the program in a fork."""
+    interpreter, flag, *program = command
+    assert (interpreter, flag) == (sys.executable, "-P")
+    with tempfile.TemporaryDirectory(prefix="ropewalk-fork-") as folder:
+        log = Path(folder) / "said"
+        code = run_program(program, log, [], seconds=110.0)
+        return subprocess.CompletedProcess(command, 1 if code is None else code, "", log.read_text())
+
+
+def end_group(process: BaseProcess) -> bool:
+    """Kill a process that still runs, and what it started; whether it did."""
+    if not process.is_alive():
+        return False
+    os.killpg(process.pid or 0, signal.SIGKILL)
+    process.join()
+    return True
+
+
+def be_program(program: list[str], out: Path, errors: Path, folders: Sequence[Path], *, in_thread: bool = True) -> None:
+    """Become a program: this process ends when it does, with its exit code.
+
+    Signals reach its own code only with ``in_thread=False``; it must then compute with one thread (parallel/forked.py).
+    """
+    _stand_alone(out, errors)
     config.update("jaxtyping_disable", True)
     sys.path[:0] = map(str, folders)
     os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # for what it starts
@@ -98,10 +121,15 @@ def _be_program(program: list[str], log: Path, folders: Sequence[Path]) -> None:
             if isinstance(end.code, str):
                 print(end.code, file=sys.stderr)
             ends.append(end.code if isinstance(end.code, int) else int(end.code is not None))
+        except BaseException:
+            traceback.print_exc()  # pytest would keep to itself what ends a thread
         else:
             ends.append(0)
 
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
+    if in_thread:
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    else:
+        work()
     sys.exit(ends[0] if ends else 1)

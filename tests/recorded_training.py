@@ -24,7 +24,7 @@ from ropewalk.core.run_folder import RunFolder
 from ropewalk.corpus.tokens.corpus_folder import open_corpus
 from ropewalk.recipe.load import parse_recipe
 from ropewalk.recipe.spec import Recipe
-from ropewalk.recipe.stage_rows import open_stage
+from ropewalk.recipe.stage_dataset import open_stage
 from ropewalk.shape.read import read_shape
 
 RECORDED = Path(__file__).with_suffix(".json")
@@ -89,7 +89,7 @@ def describe(recipe: Recipe) -> dict[str, Any]:
     found: dict[str, Any] = {"corpus": describe_corpus(Path(recipe.corpus.store), folder)}
     for stage in range(len(recipe.stages)):
         dataset = open_stage(recipe, stage, corpus)
-        batch = dataset.batch(0, dataset.rows)
+        batch = dataset.batch(0, dataset.sequences)
         fields = (batch.tokens, batch.labels, batch.weights, batch.positions, batch.document, batch.source)
         checkpoint = newest(folder.checkpoints(stage))
         assert checkpoint is not None

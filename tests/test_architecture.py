@@ -1,11 +1,14 @@
 """The house rules as a test: one import order, a torch-free half, one door into transformers, small files."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
+
+import pytest
 
 from array_shapes import BARE_ARRAYS, TOLD_SHAPES, UNTOLD_SHAPES, find_bare_array, find_untold_shape
 
@@ -25,8 +28,12 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_PARAMETERS = 300, 60, 8
 FILES = sorted(SRC.rglob("*.py"))
 
 
+RULES: dict[str, Callable[[Path], None]] = {}
+
+
 def of_each_file(rule: Callable[[Path], None]) -> Callable[[], None]:
     """One test of a rule for all files: a test for each of 450 files and ten rules took as long as a whole training."""
+    RULES[rule.__name__] = rule
 
     def check() -> None:
         broken = {}
@@ -37,7 +44,7 @@ def of_each_file(rule: Callable[[Path], None]) -> Callable[[], None]:
                 broken[str(path.relative_to(SRC))] = str(fault)
         assert broken == {}
 
-    check.__doc__ = rule.__doc__
+    check.__name__, check.__doc__ = rule.__name__, rule.__doc__
     return check
 
 
@@ -220,17 +227,34 @@ def test_the_rule_of_devices_by_example() -> None:
     assert find_loose_device(ast.parse("torch.device('cuda', 3); rows.to(mesh.device)")) is None
 
 
-RUN_FILES = {
-    "recipe.yaml", "metrics.jsonl", "scores.json", "parity.json", "report.html", "sessions.json", "factors.json",
-    "receipt.json", "saves.json", "rollbacks.json", "mix.json", "base-short-loss.json", "gate.json",
-    "retrieval-heads.json",
-}  # fmt: skip
-RUN_FOLDERS = {"stages", "extended", "checkpoints", "trained", "skipped", "initial", "trackers"}
+RUN_FOLDER = SRC / "core" / "run_folder.py"
+FILE_NAME = re.compile(r"[a-z-]+\.(json|jsonl|yaml|html|md)")
+PART_NAMES = {"corpus", "export", "tokenizer"}
+"""Folders of a run that other folders name too: a corpus of its own, the export of a checkpoint."""
+OF_OTHERS = {("corpus/read/find_files.py", "state.json")}
+"""Files of other programs that have the name of one in a run folder, where they are read: the datasets library's."""
+
+
+def list_run_names() -> tuple[set[str], set[str]]:
+    """The names of files and of folders that core/run_folder.py spells."""
+    words = [node.value for node in ast.walk(parse(RUN_FOLDER)) if isinstance(node, ast.Constant)]
+    joined = [node.right for node in ast.walk(parse(RUN_FOLDER)) if isinstance(node, ast.BinOp)]
+    files = {word for word in words if isinstance(word, str) and FILE_NAME.fullmatch(word)}
+    folders = {str(node.value) for node in joined if isinstance(node, ast.Constant)} - files - PART_NAMES
+    return files, folders
+
+
+RUN_FILES, RUN_FOLDERS = list_run_names()
 
 
 def find_run_name(tree: ast.AST) -> str | None:
-    """The first name of something in a run folder that the code spells: a file's, or a folder's in a path."""
+    """The first name of something in a run folder that the code spells: a file's, a folder's in a path, a checkpoint's.
+
+    ``step-{step:08}`` is a checkpoint; a longer name that begins so is another file.
+    """
     for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr) and re.fullmatch(r"f'step-\{[\w.]+:08\}'", ast.unparse(node)):
+            return ast.unparse(node)
         if isinstance(node, ast.Constant) and node.value in RUN_FILES:
             return str(node.value)
         joins = isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and isinstance(node.right, ast.Constant)
@@ -241,12 +265,15 @@ def find_run_name(tree: ast.AST) -> str | None:
 
 @of_each_file
 def test_one_file_knows_the_names_in_a_run_folder(path: Path) -> None:
-    if path != SRC / "core" / "run_folder.py":
-        assert find_run_name(parse(path)) is None
+    name = None if path == RUN_FOLDER else find_run_name(parse(path))
+    assert name is None or (path.relative_to(SRC).as_posix(), name) in OF_OTHERS, name
 
 
 def test_the_rule_of_run_folders_by_example() -> None:
-    assert find_run_name(ast.parse('run / "stages" / number')) and find_run_name(ast.parse('open("metrics.jsonl")'))
+    assert {"metrics.jsonl", "corpus.json", "state.json", "corpus-card.md"} <= RUN_FILES
+    assert {"stages", "extended", "checkpoints", "trained", "skipped", "initial", "trackers"} <= RUN_FOLDERS
+    for code in ('run / "stages" / number', 'open("metrics.jsonl")', 'folder / "state.json"', 'f"step-{step:08}"'):
+        assert find_run_name(ast.parse(code)), code
 
 
 def test_importing_the_torch_free_half_imports_no_torch() -> None:
@@ -259,6 +286,63 @@ def test_importing_the_torch_free_half_imports_no_torch() -> None:
     code = f"import sys\nfor name in {modules!r}: __import__(name)\nprint({heavy})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+FORMER_NAMES = {
+    *(
+        "head_ranks",
+        "swap_in",
+        "swap_out",
+        "panel",
+        "panels",
+        "anneal",
+        "annealing",
+        "hear",
+        "gauge",
+        "tally",
+        "journal",
+    ),
+    *(
+        "promotion",
+        "promote",
+        "clip",
+        "micro_rows",
+        "blend",
+        "by_parts",
+        "strand",
+        "strands",
+        "fate",
+        "fates",
+        "screen",
+    ),
+    *("mend", "mended", "ragged", "triangles", "rectangles", "feed", "feeds"),
+}
+"""Words that docs/glossary.md has replaced, as a whole name or as a part of a function's, a class's or a file's."""
+STILL_MEANT = {("corpus/read/csv_table.py", "feed"), ("shape/rope_block.py", "screen_keys")}
+"""The lines that a table is read from; keys of a config that are looked through."""
+
+
+def find_former_name(tree: ast.AST) -> Iterator[str]:
+    """Names that a file defines in words that are no longer used."""
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", node.name).lower().strip("_").split("_")
+            names = [node.name] if FORMER_NAMES & {*words, node.name} else []
+        elif isinstance(node, ast.arg):
+            names = [node.arg]
+        elif isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+            names = [node.id if isinstance(node, ast.Name) else node.attr]
+        for name in names:
+            if name.lower().strip("_") in FORMER_NAMES or isinstance(node, ast.FunctionDef | ast.ClassDef):
+                yield name
+
+
+@of_each_file
+def test_names_are_those_of_the_glossary(path: Path) -> None:
+    here = path.relative_to(SRC).as_posix()
+    found = [name for name in find_former_name(parse(path)) if (here, name.strip("_").lower()) not in STILL_MEANT]
+    assert not found and path.stem not in FORMER_NAMES, found
 
 
 @of_each_file
@@ -284,3 +368,48 @@ def test_the_rule_of_told_shapes_by_example() -> None:
         assert find_untold_shape(code), code
     for code in TOLD_SHAPES:
         assert find_untold_shape(code) is None, code
+
+
+BREAKING = [
+    (test_imports_point_left, "core/a.py", "from ropewalk.train import loop"),
+    (test_imports_point_left, "core/a.py", "def late():\n    import ropewalk.train.loop"),
+    (test_imports_point_left, "core/a.py", "from .record import Metric"),
+    (test_imports_point_left, "evaluate/a.py", "from ropewalk.train import loop"),
+    (test_imports_point_left, "report/a.py", "from ropewalk.recipe.spec import Recipe"),
+    (test_folders_of_the_corpus_import_from_the_left, "corpus/text/a.py", "import ropewalk.corpus.mix.packing"),
+    (test_folders_of_the_corpus_import_from_the_left, "corpus/spec.py", "import ropewalk.corpus.read.files"),
+    (test_torch_and_transformers_stay_in_their_rooms, "core/a.py", "import torch"),
+    (test_torch_and_transformers_stay_in_their_rooms, "cli/a.py", "from matplotlib.figure import Figure"),
+    (test_torch_and_transformers_stay_in_their_rooms, "train/a.py", "def late():\n    import transformers"),
+    (test_sizes, "core/a.py", "\n" * 301),
+    (test_sizes, "core/a.py", "def long():\n" + "    pass\n" * 60),
+    (test_sizes, "core/a.py", "def wide(a, b, c, d, e, *, f, g, h, i): ..."),
+    (test_names_and_words, "core/helpers.py", '"""A file."""'),
+    (test_names_and_words, "core/a.py", "import json"),
+    (test_names_and_words, "core/a.py", '"""A file."""\nclass StoreManager: ...'),
+    (test_names_and_words, "core/a.py", '"""A file."""\ndef store():\n' + "    pass\n" * 7),
+    (test_names_and_words, "core/a.py", '"""A file."""\ntry: ...\nexcept: ...'),
+    (test_names_and_words, "core/a.py", '"""A file."""\ntry: ...\nexcept (OSError, Exception): ...'),
+    (test_environment_is_read_only_where_ranks_start, "core/a.py", "import os\nhome = os.environ['HOME']"),
+    (test_environment_is_read_only_where_ranks_start, "core/a.py", "from os import getenv\nimport os\nos.getenv('A')"),
+    (test_a_gpu_is_named_by_its_number, "train/a.py", "model.to('cuda')"),
+    (test_one_file_knows_the_names_in_a_run_folder, "train/a.py", "run / 'stages' / '0'"),
+    (test_every_array_has_a_shape, "core/a.py", "def double(array: np.ndarray) -> None: ..."),
+    (test_every_rearrangement_says_the_shapes, "model/a.py", "both = torch.cat([left, right])"),
+    (test_names_are_those_of_the_glossary, "train/a.py", "def tally_rows(panel: int) -> None: ..."),
+]
+"""A file that breaks a rule, for every rule that reads each file."""
+
+
+def test_every_rule_by_a_file_that_breaks_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "SRC", tmp_path)
+    for number, (rule, name, code) in enumerate(BREAKING):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(code)
+        parse.cache_clear()
+        with pytest.raises(AssertionError):
+            RULES[rule.__name__](path)
+            pytest.fail(f"number {number}, {rule.__name__}: {code}", pytrace=False)
+    parse.cache_clear()
+    assert {rule.__name__ for rule, _, _ in BREAKING} == set(RULES)

@@ -171,7 +171,7 @@ KEYS = {
     "corpus.sources.0.join={by: book, sort: n}": "join.sort: there is no such key; there are attend, by, header",
     "model=[1]": "model: Input should be a valid string",
     "parallel.ranks=0": "parallel.ranks: a count must be 1 or more; auto leaves it open",
-    "parallel.context_parallel=3": "1 ranks cannot be divided into groups of 3 context ranks",
+    "parallel.context_parallel=3": "1 rank cannot be divided into groups of 3 context ranks",
     "model=nowhere/at-all": "nowhere/at-all is not a model",
 }
 

@@ -1,9 +1,13 @@
 """The report of a GPU's first fifteen minutes runs as a whole on a CPU, and loses nothing where a part fails."""
 
+import ast
+import importlib
+import inspect
 import json
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -60,7 +64,7 @@ def test_limits_of_the_parts_sum_up(report: Any) -> None:
 )
 def test_a_part_that_fails_keeps_its_lines_and_its_tail(code: str, status: str, report: Any) -> None:
     part = report.Part("a part", 3, (("-c", code),))
-    found = report.run_part(part, [], 3)
+    found = report.run_part(part, [], 2)
     assert (found["status"], found["lines"]) == (status, [{"what": 1}])
     assert status != "failed" or "no GPU" in found["tail"]
     assert found["seconds"] < 20
@@ -68,8 +72,81 @@ def test_a_part_that_fails_keeps_its_lines_and_its_tail(code: str, status: str, 
 
 def test_ranks_of_a_part_end_with_it(report: Any, tmp_path: Path) -> None:
     """Else they would hold the GPU's memory while the next part is measured."""
-    child = "import time, pathlib, sys; time.sleep(4); pathlib.Path(sys.argv[1]).touch()"
+    child = "import time, pathlib, sys; time.sleep(1); pathlib.Path(sys.argv[1]).touch()"
     code = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {child!r}, {str(tmp_path / 'alive')!r}])"
     assert report.run_part(report.Part("a part", 30, (("-c", code),)), [], 30)["status"] == "passed"
-    time.sleep(5)
+    time.sleep(2)
     assert not (tmp_path / "alive").exists()
+
+
+def test_a_fault_ends_one_part_and_the_file_stands_after_each(
+    report: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, seen = tmp_path / "report.json", []
+
+    def read() -> dict[str, str]:
+        parts = json.loads(out.read_text())["parts"] if out.exists() else {}
+        return {number: part["status"] for number, part in parts.items()}
+
+    def run_part(part: Any, *_: Any) -> dict[str, Any]:
+        seen.append(read())
+        return {"title": part.title, "status": "passed" if len(seen) > 1 else "failed", "seconds": 0.0}
+
+    monkeypatch.setattr(report, "run_part", run_part)
+    monkeypatch.setattr(sys, "argv", ["gpu_report.py", "--only", "1,2,3", "--out", str(out)])
+    assert report.main() == 1
+    assert seen == [{}, {"1": "failed"}, {"1": "failed", "2": "passed"}]
+    assert read() == {"1": "failed", "2": "passed", "3": "passed"}
+    monkeypatch.setattr(report, "TOTAL_SECONDS", 4.0)
+    assert report.main() == 1 and len(seen) == 3
+    assert set(read().values()) == {"no time left"}
+
+
+def test_programs_are_offline(report: Any) -> None:
+    code, said = report.run_program(("-c", "import os; print(os.environ.get('HF_HUB_OFFLINE'))"), 20)
+    assert (code, said) == (0, "1\n")
+
+
+def test_carried_wheels_are_installed_where_a_package_is_missing(
+    report: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By pip, without a network."""
+    (tmp_path / "absent-1-py3-none-any.whl").touch()
+    asked: list[list[str]] = []
+
+    def run(command: list[str], **_: Any) -> Any:
+        asked.append(command)
+        return SimpleNamespace(returncode=int(len(asked) > 1), stdout="no ", stderr="room")
+
+    monkeypatch.setattr(report.subprocess, "run", run)
+    monkeypatch.setattr(report, "WHEELS", tmp_path)
+    assert report.install_wheels() is None and not asked, "all packages are there"
+    monkeypatch.setattr(report, "NEEDED", ("absent_package",))
+    assert report.install_wheels() is None and report.install_wheels() == "no room"
+    assert "--no-index" in asked[0] and asked[0][-1].endswith("absent-1-py3-none-any.whl")
+
+
+def test_each_call_of_a_part_has_its_arguments() -> None:
+    """Also where only a GPU comes to it: no dry run does, and the parts are not type-checked."""
+    checked = 0
+    for path in sorted((ROOT / "benchmarks" / "gpu").glob("*.py")):
+        tree = ast.parse(path.read_text())
+        ours = {
+            each.asname or each.name: getattr(importlib.import_module(node.module), each.name)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ropewalk.")
+            for each in node.names
+            if node.module
+        }
+        for node in ast.walk(tree):
+            function = (
+                ours.get(node.func.id) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else None
+            )
+            if function is None or not isinstance(node, ast.Call):
+                continue
+            if any(isinstance(each, ast.Starred) for each in node.args) or any(not each.arg for each in node.keywords):
+                continue
+            given = {each.arg: None for each in node.keywords if each.arg}
+            inspect.signature(function).bind(*node.args, **given)
+            checked += 1
+    assert checked > 20

@@ -38,7 +38,13 @@ def test_the_page_has_the_measured_tables(results: dict[str, Any]) -> None:
 
 def test_the_file_is_of_the_study_that_ships(results: dict[str, Any]) -> None:
     sweep, cells = load_sweep(ROOT / "recipes" / "study-theta.yaml")
-    later = {"vary": {}, "draw": None, "draw_seed": 0, "prune": None}  # keys that came after this study ran
+    later = {
+        "vary": {},
+        "draw": None,
+        "draw_seed": 0,
+        "prune": None,
+        "ray": None,
+    }  # keys that came after this study ran
     assert results["sweep"] | later == sweep.model_dump(mode="json", exclude={"study"})
     named = [(cell.kind, cell.arm, cell.choices, cell.seed) for cell in cells]
     assert [(c["kind"], c["arm"], c["choices"], c["seed"]) for c in results["cells"]] == named

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from type_checks import compile_checked
+from type_checks import MOST_CALLS, begin_test, compile_checked
 
 SOURCE = """
 from collections.abc import Iterator
@@ -75,3 +75,14 @@ def test_what_is_right_passes(made: dict[str, Any]) -> None:
 def test_what_is_wrong_is_told(made: dict[str, Any], name: str, arguments: tuple[Any, ...]) -> None:
     with pytest.raises(TypeError):
         made[name](*arguments)
+
+
+def test_the_first_calls_of_each_test_are_checked(made: dict[str, Any]) -> None:
+    begin_test()
+    for _ in range(MOST_CALLS):
+        made["half"](2.0)
+    with pytest.raises(TypeError, match="unsupported operand"):
+        made["half"]("3")  # not checked: it fails by itself
+    begin_test()
+    with pytest.raises(TypeError, match="violates type hint"):
+        made["half"]("3")

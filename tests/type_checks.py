@@ -3,7 +3,8 @@
 Whole numbers are welcome where a float is asked for. jaxtyping has an import hook of its own, which binds the signature
 and checks the arguments twice in every call: half of the suite's time went there. This hook checks them once, and
 remembers shapes only where a signature has arrays. A function inside a function would be prepared anew by each call of
-the outer one; it is checked only where it takes arrays. ``config.jaxtyping_disable`` turns all checks off.
+the outer one; it is checked only where it takes arrays. In each test the first ``MOST_CALLS`` calls of a function are
+checked: a training calls it a thousand times with the same types. ``config.jaxtyping_disable`` turns all checks off.
 """
 
 import ast
@@ -20,6 +21,9 @@ from beartype import BeartypeConf, beartype
 from jaxtyping import AbstractArray, config, jaxtyped
 
 PACKAGE = "ropewalk"
+MOST_CALLS = 16
+"""Checked calls of one function in one test; a forked rank goes on from where its parent is."""
+_tests_begun = [0]
 _check: Any = beartype(conf=BeartypeConf(is_pep484_tower=True, violation_type=TypeError))
 
 
@@ -28,24 +32,46 @@ def check_class(kind: Any) -> Any:
     return jaxtyped(kind, typechecker=_check)
 
 
+def begin_test() -> None:
+    """From now on calls are those of another test: the first ones of each function are checked again."""
+    _tests_begun[0] += 1
+
+
+class _Budget:
+    """Says of each call of one function whether it is checked."""
+
+    __slots__ = ("left", "test")
+
+    def __init__(self) -> None:
+        self.test, self.left = -1, 0
+
+    def spend(self) -> bool:
+        if config.jaxtyping_disable:
+            return False
+        if self.test != _tests_begun[0]:
+            self.test, self.left = _tests_begun[0], MOST_CALLS
+        self.left -= 1
+        return self.left >= 0
+
+
 def check_function(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function; its arguments and its result agree in their shapes."""
     hints = inspect.get_annotations(function).values()
     has_arrays = any(_has_array(hint) for hint in hints)
     if any(isinstance(hint, str) for hint in hints) or (has_arrays and inspect.isgeneratorfunction(function)):
         return jaxtyped(function, typechecker=_check)  # type: ignore[no-any-return] # it knows what these need
-    checked = _check(function)
+    checked, spend = _check(function), _Budget().spend
     if not has_arrays:
 
         @wraps(function)
         def call(*args: Any, **settings: Any) -> Any:
-            return (function if config.jaxtyping_disable else checked)(*args, **settings)
+            return (checked if spend() else function)(*args, **settings)
 
         return call
 
     @wraps(function)
     def call_with_arrays(*args: Any, **settings: Any) -> Any:
-        if config.jaxtyping_disable:
+        if not spend():
             return function(*args, **settings)
         with jaxtyped("context"):  # in which a name of an axis has one size
             return checked(*args, **settings)

@@ -13,6 +13,7 @@ import torch
 
 from gpu.target import Target, read_target, tell
 from memory_sides import Case, make_step
+from ropewalk.model.compiled import compiles_once
 from ropewalk.model.fusion import Fusion
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.parallel.peak import measure_peak_bytes
@@ -115,7 +116,9 @@ def find_mfu(target: Target, tokens: int, layer_seconds: float) -> float | None:
 def measure(target: Target) -> None:
     lengths = target.pick((131_072, 32_768), (512, 256), (128,))  # what is asked for most comes first
     rows = [(tokens, median) for tokens in lengths for median in (None, target.pick(MEDIAN_TOKENS, 32, 32))]
-    fusions: list[Fusion] = ["none", "compiled"]
+    fusions: list[Fusion] = ["none", "compiled"] if compiles_once() else ["none"]
+    if not compiles_once():
+        tell("compiled blocks are left out", torch=torch.__version__, why="it builds a new program for each pack")
     if find_spec("liger_kernel") is not None and not target.dry:
         fusions.append("liger")
     cases = [(*row, fusion) for fusion in fusions for row in rows]

@@ -11,6 +11,7 @@ from gpu.target import Target, read_target, tell
 from ropewalk.attention.gpu_kernels import use_installed_flash
 from ropewalk.plan.hardware import find_machine
 
+CUDA = torch.device("cuda", 0)
 PACKAGES = (
     "torch",
     "transformers",
@@ -61,7 +62,7 @@ def main(target: Target) -> None:
         "card", name=card.name, capability=[card.major, card.minor], memory_gib=card.total_memory / 2**30,
         processors=card.multi_processor_count, cuda=torch.version.cuda, cudnn=torch.backends.cudnn.version(),
         nccl=list(torch.cuda.nccl.version()), cudnn_attention=torch.backends.cuda.cudnn_sdp_enabled(),
-        installed_flash=use_installed_flash(),
+        installed_flash=use_installed_flash(CUDA),
     )  # fmt: skip
 
 

@@ -64,6 +64,7 @@ def test_one_document_goes_to_cudnn_whole() -> None:
     assert sorted(list_shapes(partition, 1)) == [(8192, 8192, False), (8192, 106496, False), (16384, 16384, True)]
     twice = partition_tokens(np.concatenate([pack([65536], 65536)] * 2), ranks=8)
     assert list_shapes(twice, 1), "rows of one document each, several to a batch"
+    assert not list_shapes(partition_tokens(pack([1024] * 32, 32768), ranks=1), 0), "a launch each is not worth it"
 
 
 def test_a_triangle_is_padded_only_where_that_is_cheaper() -> None:

@@ -1,10 +1,12 @@
 """A save in a thread is the save that it would have been at once; what fails in it is raised on every rank."""
 
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import torch.distributed as dist
 
 from ropewalk.checkpoint import save as save_module
@@ -83,3 +85,19 @@ def test_what_a_kill_left_goes(tmp_path: Path) -> None:
 
     run_ranks(look, 1)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".damaged-step-00000002-0", "step-00000000"]
+
+
+def test_the_thread_has_the_device_of_its_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would use GPU 0, and a context there takes memory from another rank."""
+    told: list[tuple[torch.device, str]] = []
+    monkeypatch.setattr(
+        saver_module, "use_device", lambda device: told.append((device, threading.current_thread().name))
+    )
+
+    def save() -> list[tuple[torch.device, str]]:
+        with Saver(tmp_path, keep=1) as saver:
+            saver.begin(make_state(1))
+            saver.finish()
+        return told
+
+    assert run_ranks(save, 1) == [[(torch.device("cpu"), "save_0")]]

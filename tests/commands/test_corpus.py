@@ -92,7 +92,7 @@ def test_shares_then_prepare_then_report_mix_and_export(recipe: Path, tmp_path: 
     card = (tmp_path / "run" / "corpus-card.md").read_text()
     assert say("corpus", "card", str(recipe)).strip().endswith("corpus-card.md") and "| web | general |" in card
     survey = json.loads((tmp_path / "run" / "corpus.json").read_text())
-    assert survey == made["survey"] and survey["stages"][0]["rows"] == 40
+    assert survey == made["survey"] and survey["stages"][0]["sequences"] == 40
     assert "Corpus of run" in (tmp_path / "run" / "corpus.html").read_text()
 
     weights = json.loads(say("corpus", "mix", str(recipe), "mix.domain=3", "lengths.0=1", "lengths.512=3", "--json"))
@@ -112,6 +112,11 @@ def test_shares_then_prepare_then_report_mix_and_export(recipe: Path, tmp_path: 
     assert (tmp_path / "out" / "corpus-card.md").read_text() == card
     with pytest.raises(UserError, match="there already"):
         say("corpus", "export", str(recipe), str(tmp_path / "out"), "--format", "olmo")
+    dry = CliRunner().invoke(app, ["run", str(recipe), f"run={tmp_path / 'dry'}", "stages.0.tokens=90M"])
+    assert isinstance(dry.exception, UserError) and "more than max_repeats" in dry.exception.why
+    assert "== prepare" in dry.stderr and "== extend" not in dry.stderr, "nothing is done after text runs dry"
+    again = CliRunner().invoke(app, ["prepare", str(recipe), f"run={tmp_path / 'dry'}", "stages.0.tokens=90M"])
+    assert isinstance(again.exception, UserError), "a second try says the same, though the corpus is there"
 
 
 @pytest.mark.parametrize("share", ["2/2", "x", "1", "-1/2"])

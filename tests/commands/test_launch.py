@@ -186,7 +186,7 @@ def test_what_cannot_be_shared_out_is_refused(recipe: Recipe) -> None:
         write("slurm", 3)
     with pytest.raises(UserError, match="unknown scheduler 'pbs'"):
         write("pbs", 1)
-    with pytest.raises(UserError, match="2 ranks do not fit on a machine of 1 devices") as raised:
+    with pytest.raises(UserError, match="2 ranks do not fit on a machine of 1 device") as raised:
         write("k8s", 1, hardware="h100-sxm x 1")
     assert "--nodes 2" in raised.value.fix
     with pytest.raises(UserError, match="which devices"):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ropewalk.commands.check import check_recipe
-from ropewalk.commands.new_recipe import new_recipe
+from ropewalk.commands.new_recipe import _find_kind, new_recipe
 from ropewalk.core.error import UserError
 from ropewalk.recipe.load import load_recipe
 
@@ -37,6 +37,34 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError):
             new_recipe(kind, model=model, out=tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", ["2Ki", "2048"])
+def test_a_kind_is_a_context_length_as_recipes_write_it(kind: str, tmp_path: Path) -> None:
+    new_recipe(kind, model="tiny-base", out=tmp_path / "mine.yaml")
+    assert load_recipe(tmp_path / "mine.yaml").stages[0].context_length == 2048
+    for wrong in ("64KiB", "many", "-4", "0"):
+        with pytest.raises(UserError, match="unknown kind"):
+            new_recipe(wrong, model="tiny-base", out=tmp_path / "other.yaml")
+    found = [_find_kind(each) for each in ("16k", "16Ki", "32k", "64Ki", "1Mi")]
+    assert [(each.context_tokens, each.context) for each in found] == [
+        *([(16384, 2)] * 2), (32768, 4), (65536, 4), (1 << 20, 8),
+    ]  # fmt: skip
+
+
+def test_the_place_of_the_text_is_given_with_data(tmp_path: Path) -> None:
+    for number, data in enumerate(("my text/all of it.jsonl", "s3://bucket/web", '{odd} "name".txt')):
+        alone, mixed = tmp_path / f"{number}.yaml", tmp_path / f"{number}-domain.yaml"
+        new_recipe("2Ki", model="tiny-base", out=alone, data=data)
+        recipe = load_recipe(alone)
+        assert [(source.path, source.role) for source in recipe.corpus.sources] == [(data, "domain")]
+        assert recipe.corpus.sources[0].language is None and recipe.mix(recipe.stages[0]) == {"domain": 1}
+        new_recipe("domain", model="tiny-base", out=mixed, data=data)
+        places = {source.name: source.path for source in load_recipe(mixed).corpus.sources}
+        assert places.pop("own") == data and set(places) == {"web", "books", "chat"}
+    assert check_recipe(recipe)["errors"] == 0
+    with pytest.raises(UserError, match="--data has no meaning"):
+        new_recipe("quickstart", model=None, out=tmp_path / "q.yaml", data="text")
 
 
 def test_a_shipped_recipe_is_known_by_its_name(tmp_path: Path) -> None:

@@ -121,6 +121,26 @@ def test_a_dry_run_needs_no_hub(tmp_path: Path) -> None:
         push_folder(tmp_path, "me/model", run=None, private=True, dry_run=True)
 
 
+def test_what_is_pushed_may_be_a_shipped_recipe_and_a_wrong_path_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run" / "export").mkdir(parents=True)
+    (tmp_path / "run" / "export" / "config.json").write_text("{}")
+    for target, why in {
+        "quickstart": "missing or unfinished",  # the recipe is found; its run is not there yet
+        "WRONG/PATH": "no such file or folder",
+        "quikstart": "did you mean quickstart",
+        "run": "its model is run/export",
+    }.items():
+        done = CliRunner().invoke(app, ["export", target, "--push", "me/model", "--dry-run"])
+        assert isinstance(done.exception, UserError) and why in str(done.exception), done.exception
+    done = CliRunner().invoke(app, ["export", "WRONG/PATH", "--verify"])
+    assert isinstance(done.exception, UserError) and "no such file or folder" in done.exception.why
+    done = CliRunner().invoke(app, ["export", "tiny-base", "--push", "me/model", "--dry-run"])
+    assert done.exit_code == 0 and "model.safetensors" in done.stdout and "1 file," not in done.stdout
+
+
 @pytest.mark.parametrize(
     ("status", "code", "why"),
     [

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from forked_torchrun import run_as_torchrun
 from forked_verb import start_verb
 from ropewalk.commands.check import check_recipe
 from ropewalk.commands.corpus import report_corpus
@@ -26,8 +27,6 @@ from ropewalk.evaluate.stage_gate import read_verdicts
 from ropewalk.recipe.load import parse_recipe
 from ropewalk.recipe.spec import Recipe
 from swapped_tokenizer import swap_two_tokens
-
-TORCH_FREE_CODE = "import sys; from ropewalk.cli.main import main; sys.argv = ['ropewalk', 'run', sys.argv[1]]; main()"
 
 
 def change(recipe: Recipe, **changes: Any) -> Recipe:
@@ -94,11 +93,11 @@ def kill_and_go_on(recipe: Recipe, tmp_path: Path) -> None:
     path = tmp_path / "again.yaml"
     path.write_text(yaml.safe_dump(recipe.to_json()))
     moment = RunFolder(Path(recipe.run)).checkpoints(0) / "step-00000003"
-    process = subprocess.Popen([sys.executable, "-c", TORCH_FREE_CODE, str(path)], stderr=subprocess.DEVNULL)
-    while not moment.exists() and process.poll() is None:
+    killed = start_verb(["run", str(path)], tmp_path / "run.txt")
+    while not moment.exists() and killed.process.is_alive():
         time.sleep(0.05)
-    process.kill()
-    process.wait()
+    killed.process.kill()
+    killed.wait()
     assert moment.exists() and not RunFolder(Path(recipe.run)).trained(0).exists(), "it ended before it was killed"
     verb = start_verb(["train", str(path)], tmp_path / "train.txt")
     assert verb.wait() == 0 and "continues from step-" in verb.said, verb.said
@@ -145,7 +144,8 @@ def test_torchrun_runs_a_whole_recipe_as_one_machine_does(recipe: Recipe, tmp_pa
     assert is_finished(folder.root) and read_weights(folder) == read_weights(RunFolder(tmp_path / "alone"))
     assert read_scores(folder.scores) == read_scores(RunFolder(tmp_path / "alone").scores)
     before = {path: path.stat().st_mtime_ns for path in folder.root.rglob("*") if path.name != ".lock"}
-    assert start_torchrun("run", path).stderr.count("nothing to do") == 1
+    again = run_as_torchrun(("-m", "ropewalk", "run", str(path)), 2, tmp_path)
+    assert again.codes == (0, 0) and again.errors.count("nothing to do") == 1, again
     assert before == {path: path.stat().st_mtime_ns for path in folder.root.rglob("*") if path.name != ".lock"}
 
 
@@ -157,7 +157,8 @@ def test_a_fault_on_the_rank_that_prepares_ends_all(recipe: Recipe, tmp_path: Pa
     done = start_torchrun("run", path)
     assert done.returncode == 1 and done.stderr.count("ropewalk: files that the recipe names are missing") == 1
     path.write_text(yaml.safe_dump({**recipe.to_json(), "parallel": {"ranks": 1}}))
-    assert "the recipe needs 1 ranks, but torchrun started 2" in start_torchrun("run", path).stderr
+    done = run_as_torchrun(("-m", "ropewalk", "run", str(path)), 2, tmp_path)
+    assert done.codes == (2, 2) and "the recipe needs 1 rank, but torchrun started 2" in done.errors
 
 
 def start_torchrun(verb: str, path: Path) -> "subprocess.CompletedProcess[str]":

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from forked_verb import Verb, start_verb
+from ropewalk.commands import sweep as sweep_module
 from ropewalk.commands.grow import write_recipe
 from ropewalk.commands.run import do_part
 from ropewalk.commands.sweep import find_pruned, require_one_tokenizer, run_sweep
@@ -77,7 +78,13 @@ def test_a_sweep_measures_every_cell_once_and_killed_or_shared_ends_the_same(
 
 
 def start(study: Path, folder: Path, name: str) -> Verb:
-    return start_verb(["sweep", str(study), f"study={folder}", "seeds=[1]"], folder.with_name(f"{name}.txt"))
+    arguments = ["sweep", str(study), f"study={folder}", "seeds=[1]"]
+    return start_verb(arguments, folder.with_name(f"{name}.txt"), before=_wait_little)
+
+
+def _wait_little() -> None:
+    """A cell that another process holds is tried again soon."""
+    sweep_module._WAIT_SECONDS = 0.1
 
 
 def kill_in_the_midst(study: Path, folder: Path) -> None:

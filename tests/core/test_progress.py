@@ -47,7 +47,7 @@ def test_what_was_done_before_counts(monkeypatch: pytest.MonkeyPatch, capsys: py
     with watch("stage 0", 4, unit="steps", before=2) as advance:
         advance(1, left_seconds=1)
     said = capsys.readouterr().err.splitlines()
-    assert said[0] == "stage 0: 3 of 4 steps, 1 s left" and said[1].startswith("stage 0: 1 steps in")
+    assert said[0] == "stage 0: 3 of 4 steps, 1 s left" and said[1].startswith("stage 0: 1 step in")
 
 
 def test_what_holds_more_than_was_foreseen_has_no_time_left(

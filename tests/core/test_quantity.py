@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ropewalk.core.quantity import format_amount, format_bytes, format_length, parse_count
+from ropewalk.core.quantity import format_amount, format_bytes, format_count, format_length, parse_count
 
 
 @pytest.mark.parametrize(
@@ -37,3 +37,9 @@ def test_a_length_survives_printing(tokens: int) -> None:
 def test_amounts_have_three_figures() -> None:
     assert [format_amount(n) for n in (999, 20_971_520, 20e9)] == ["999", "21M", "20B"]
     assert [format_bytes(n) for n in (512, 1536, 3 * 2**30)] == ["512 B", "1.5 KiB", "3 GiB"]
+
+
+def test_one_thing_is_not_told_as_several() -> None:
+    assert [format_count(number, "file") for number in (0, 1, 2048)] == ["0 files", "1 file", "2,048 files"]
+    told = [format_count(2, noun) for noun in ("process", "copy", "key", "held-out point", "match")]
+    assert told == ["2 processes", "2 copies", "2 keys", "2 held-out points", "2 matches"]

@@ -49,9 +49,9 @@ def make(
     return open_corpus(build(spec, tokenizer=tokenizer, seed=0, folder=folder / "corpus"))
 
 
-def dataset(corpus: Corpus, rows: int = 20, **keys: Any) -> Dataset:
+def dataset(corpus: Corpus, sequences: int = 20, **keys: Any) -> Dataset:
     plan = {"context_tokens": CONTEXT, "seed": 0, "stage": 0, "max_repeats": 99.0}
-    return open_dataset(corpus, mix={"chat": 1}, rows=rows, **{**plan, **keys})
+    return open_dataset(corpus, mix={"chat": 1}, sequences=sequences, **{**plan, **keys})
 
 
 def dropped(corpus: Corpus) -> dict[str, int]:
@@ -169,12 +169,12 @@ def find_answers(records: Sequence[dict[str, Any]]) -> set[str]:
 
 def trained_runs(dataset: Dataset, tokenizer: Tokenizer) -> list[str]:
     """Every run of labels in the feed's rows, as text, read off the batch and nothing else."""
-    batch = dataset.batch(0, dataset.rows)
+    batch = dataset.batch(0, dataset.sequences)
     runs = []
-    for row in range(dataset.rows):
-        for order in range(batch.document[row].max() + 1):
-            here = batch.document[row] == order
-            weights, labels = batch.weights[row][here], batch.labels[row][here]
+    for sequence in range(dataset.sequences):
+        for order in range(batch.document[sequence].max() + 1):
+            here = batch.document[sequence] == order
+            weights, labels = batch.weights[sequence][here], batch.labels[sequence][here]
             borders = np.flatnonzero(np.diff(weights, prepend=0, append=0))
             runs += [tokenizer.decode(labels[start:end]) for start, end in borders.reshape(-1, 2).tolist()]
             assert weights.any(), "every piece of a conversation has something to learn"
@@ -188,20 +188,23 @@ def test_no_row_ends_in_the_middle_of_an_answer(
 ) -> None:
     corpus = make(tmp_path, tokenizer, mixed_lengths, source={"long_documents": kind})
     held = corpus.train("chat")
-    planned = dataset(corpus, rows=60, rules=MixRules.model_validate({"packing": packing}))
+    planned = dataset(corpus, sequences=60, rules=MixRules.model_validate({"packing": packing}))
     answers = find_answers(mixed_lengths)
     end = tokenizer.decode([tokenizer.eos_id])
     runs = [run.removesuffix(end).strip() for run in trained_runs(planned, tokenizer)]
     assert runs and {*runs} <= answers
     long = held.lengths > CONTEXT
-    beyond = planned.beyond_row["chat"]
+    beyond = planned.beyond_sequence["chat"]
     if kind == "by_role":
         assert (beyond.left_out, beyond.cut_short) == (int(long.sum()), 0) and long.sum() > 1
         assert beyond.tokens == int(held.lengths[long].sum())
     else:
         assert (beyond.left_out, beyond.cut_short) == (1, int(long.sum()) - 1)
         starts = {
-            piece[1] for row in range(planned.rows) for piece in planned.describe_row(row) for piece in [piece[1:]]
+            segment[1]
+            for sequence in range(planned.sequences)
+            for segment in planned.describe_sequence(sequence)
+            for segment in [segment[1:]]
         }
         assert starts == {0}
 
@@ -211,7 +214,7 @@ def test_split_is_still_there_for_who_asks(
 ) -> None:
     corpus = make(tmp_path, tokenizer, mixed_lengths, source={"long_documents": "split"})
     planned = dataset(corpus)
-    assert planned.beyond_row["chat"].tokens == 0
+    assert planned.beyond_sequence["chat"].tokens == 0
     assert sum(stratum.held_tokens for stratum in planned.strata) == corpus.facts("chat").tokens
 
 
@@ -221,7 +224,7 @@ def test_a_weight_for_conversations_that_are_all_too_long_is_refused(tmp_path: P
     with pytest.raises(UserError, match="are longer than a sequence") as caught:
         dataset(corpus)
     assert "chat" in caught.value.why and "truncate" in caught.value.fix
-    assert dataset(corpus, context_tokens=8192, rows=1).beyond_row["chat"].left_out == 0
+    assert dataset(corpus, context_tokens=8192, sequences=1).beyond_sequence["chat"].left_out == 0
 
 
 def test_sections_are_surveyed_without_taking_chats_for_copies(tmp_path: Path, tokenizer: Tokenizer) -> None:
@@ -276,5 +279,5 @@ def test_token_ids_with_a_mask_are_conversations_too(tmp_path: Path, tokenizer: 
     source = {"path": str(files[0]), "tokens": "datatrove", "options": {}, "near_duplicates": 0.8}
     corpus = make(tmp_path, tokenizer, [], source=source)
     assert corpus.facts("chat").documents == 6 and dropped(corpus) == {}
-    planned = dataset(corpus, rows=4)
-    assert planned.beyond_row["chat"].left_out == 1 and planned.unlabelled == {"chat": (0, 4)}
+    planned = dataset(corpus, sequences=4)
+    assert planned.beyond_sequence["chat"].left_out == 1 and planned.unlabelled == {"chat": (0, 4)}

@@ -18,7 +18,7 @@ from ropewalk.core.seed import seed_for
 from ropewalk.corpus.mix.dataset import Dataset
 from ropewalk.corpus.tokens.corpus_folder import open_corpus
 from ropewalk.parallel.launch import RankError
-from ropewalk.recipe.stage_rows import open_stage
+from ropewalk.recipe.stage_dataset import open_stage
 from ropewalk.train import resume
 
 _MESHES = [
@@ -71,10 +71,9 @@ def _judge(ground: Ground, run: Path) -> str:
         for path in run.glob(f"seen-{step:03}-{max(attempts)}-*.json"):
             for *key, count in json.loads(path.read_text()):
                 trained[tuple(key)] += count
-        if trained != _expect(dataset, step * spec.step_rows, spec.step_rows):
-            return (
-                f"step {step} saw other tokens than rows {step * spec.step_rows} to {(step + 1) * spec.step_rows - 1}"
-            )
+        if trained != _expect(dataset, step * spec.step_sequences, spec.step_sequences):
+            first = step * spec.step_sequences
+            return f"step {step} saw other tokens than sequences {first} to {first + spec.step_sequences - 1}"
     return ""
 
 

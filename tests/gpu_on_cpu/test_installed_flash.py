@@ -6,19 +6,29 @@ The implementation is a made-up one, registered in torch under the real name and
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from ropewalk.recipe.stage_rows import open_stage
 from torch.nn import attention as torch_attention
 from torch.nn.attention import _registry
 
 from attention_cases import PACKS, Case, attend_whole, draw_tensors
 from emulated_gpu import EmulatedGPU, emulate
-from ropewalk.attention import attend
+from place import Place
+from ropewalk.attention import attend, gpu_kernels
 from ropewalk.attention.choose_kernel import Demand, choose_kernel
 from ropewalk.attention.gpu_kernels import use_installed_flash
+from ropewalk.corpus.tokens.corpus_folder import open_corpus
+from ropewalk.parallel.launch import run_ranks
 from ropewalk.partition import partition_tokens
+from ropewalk.plan.rank_setup import RankSetup
+from ropewalk.train import stage
+from ropewalk.train.stage_context import make_context
+from tiny_run import make_recipe
 
 DEMAND = Demand("cuda", torch.bfloat16, 128, windowed=False, soft_cap=False)
 MODULES = {"FA3": "flash_attn_interface", "FA4": "flash_attn/cute"}
@@ -103,3 +113,40 @@ def test_attention_runs_it(
     torch.testing.assert_close(out, attend_whole(case)[0][own])
     (handle,) = placed
     assert handle.gpu.count("flash") == 1 and not gpu.launches
+
+
+@pytest.mark.parametrize(
+    ("takes_cudnn", "deterministic", "words"),
+    [
+        (True, False, "attention runs in cuDNN's kernel where tiles have few shapes, else FlashAttention 2"),
+        (False, False, "attention runs in FlashAttention 2"),
+        (True, True, "attention runs in FlashAttention 2"),
+    ],
+)
+def test_a_stage_tells_its_kernel(
+    takes_cudnn: bool,
+    deterministic: bool,
+    words: str,
+    prepared: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Where torch itself would fall from cuDNN to FlashAttention 2, a stage does so too, and says it."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    monkeypatch.setattr(gpu_kernels, "_takes_cudnn", lambda *_: takes_cudnn)
+    recipe = make_recipe()
+
+    def tell() -> str:
+        place = Place(SimpleNamespace(get_rank=lambda: 0), device=torch.device("cuda", 0))
+        context = replace(make_context(recipe, 0, run=prepared[0]), mesh=place, precision="bfloat16")
+        stage._announce(context, open_stage(recipe, 0, open_corpus(prepared[1])))
+        return choose_kernel(DEMAND)
+
+    setup = RankSetup("cpu", deterministic=deterministic)
+    assert run_ranks(tell, recipe.parallel.ranks, setup=setup)[0] == ("flash" if "cuDNN" in words else "varlen")
+    assert f"stage 0: {words}\n" in capfd.readouterr().err
+
+
+def test_torch_is_asked_whether_it_takes_cudnn() -> None:
+    """Of a CPU it says no; that it is asked in the way that it wants is what a CPU can show."""
+    assert not gpu_kernels._takes_cudnn(torch.device("cpu"), torch.bfloat16, 64)

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from ropewalk.core.error import UserError
 from ropewalk.model.attention_interface import NAME
-from ropewalk.model.compiled import compile_in_place, require_compiler
+from ropewalk.model.compiled import compile_in_place, compiles_once, require_compiler
 from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.model.rope_hooks import direct_positions
 from ropewalk.model.tiled_mlp import tile_mlps
@@ -23,6 +23,7 @@ from ropewalk.rope.layers import LayerPosition
 from ropewalk.rope.scaling import Dynamic
 
 Make = Callable[..., PreTrainedModel]
+pytestmark = pytest.mark.skipif(not compiles_once(), reason="this torch builds a program for each pack")
 
 
 @pytest.fixture(autouse=True)

@@ -128,6 +128,7 @@ def test_wrong_weights_are_refused(save_tiny: Save, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("forked_reload")
 def test_an_export_that_nobody_else_can_load_is_refused(save_tiny: Save, tmp_path: Path) -> None:
     out = tmp_path / "out"
     extend(save_tiny(), out, rope=Theta(theta=1e6), context_tokens=64)
@@ -218,10 +219,11 @@ def test_a_long_text_alone_does_not_prove_a_method_that_looks_at_lengths(
     assert sorted(verify_export(out)) == [0, 31, 32, 127] and lengths == [128, 32]
 
 
+@pytest.mark.usefixtures("forked_reload")
 @pytest.mark.parametrize(
     "overrides", [METHODS["yarn"], METHODS["dynamic"], [*METHODS["theta"], "layers=[{temperature: log_n}]"]], ids=str
 )
-def test_a_fresh_process_writes_on_past_the_length_of_the_base(
+def test_another_process_writes_on_past_the_length_of_the_base(
     save_tiny: Save, tmp_path: Path, overrides: list[str]
 ) -> None:
     out = stretch(save_tiny(), tmp_path / "out", overrides)
@@ -233,6 +235,7 @@ def test_a_fresh_process_writes_on_past_the_length_of_the_base(
         verify_generation(out)
 
 
+@pytest.mark.usefixtures("forked_reload")
 def test_an_export_that_writes_something_else_is_refused(
     save_tiny: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -346,6 +349,7 @@ def test_llama_cpp_gets_no_folder_that_its_converter_misreads(
     assert not refusal.command and why in refusal.note
 
 
+@pytest.mark.usefixtures("forked_reload")
 def test_verifying_a_folder_tells_differences_and_commands(save_tiny: Save, tmp_path: Path) -> None:
     told = verify_model(str(stretch(save_tiny(), tmp_path / "out", METHODS["theta"])))
     assert sorted(told["differences"]) == [0, 31, 32, 127] and told["native"]

@@ -18,7 +18,8 @@ from llama_kin import LLAMA_KIN
 from ropewalk.core.error import UserError
 from ropewalk.model import fusion
 from ropewalk.model.attention_interface import NAME
-from ropewalk.model.fusion import choose_fusion
+from ropewalk.model.compiled import OLDEST_TORCH, _read_torch
+from ropewalk.model.fusion import choose_fusion, describe_fusion
 from ropewalk.model.liger import fuse_with_liger
 from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.model.tiled_mlp import tile_mlps
@@ -154,6 +155,7 @@ def test_what_is_chosen(
 ) -> None:
     monkeypatch.setattr(fusion, "has_triton", lambda: "triton" in installed)
     monkeypatch.setattr("ropewalk.model.compiled.has_triton", lambda: "triton" in installed)
+    monkeypatch.setattr("ropewalk.model.compiled._read_torch", lambda: OLDEST_TORCH)
     with emulate_liger() if "liger" in installed else nullcontext():
         if " " not in expected:
             assert choose_fusion(Parallel(**asked), DENSE, device) == expected
@@ -165,11 +167,28 @@ def test_what_is_chosen(
 def test_auto_compiles_no_experts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fusion, "has_triton", lambda: True)
     monkeypatch.setattr("ropewalk.model.compiled.has_triton", lambda: True)
+    monkeypatch.setattr("ropewalk.model.compiled._read_torch", lambda: OLDEST_TORCH)
     mixture = replace(DENSE, experts=Experts(count=4, per_token=2, width=24, layers=(0, 1)))
     assert choose_fusion(Parallel(), mixture, GPU) == "none"
     assert choose_fusion(Parallel(compile="blocks"), mixture, GPU) == "compiled"
     with emulate_liger():
         assert choose_fusion(Parallel(), mixture, GPU) == "liger"
+
+
+def test_an_older_torch_compiles_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would build a program for each pack: ``auto`` leaves it out and says so, and ``blocks`` is refused."""
+    monkeypatch.setattr(fusion, "has_triton", lambda: True)
+    monkeypatch.setattr("ropewalk.model.compiled.has_triton", lambda: True)
+    for version, found in (((2, 11), "none"), ((2, 12), "none"), ((2, 13), "compiled"), ((3, 0), "compiled")):
+        monkeypatch.setattr("ropewalk.model.compiled._read_torch", lambda version=version: version)
+        assert choose_fusion(Parallel(), DENSE, GPU) == found
+        told = describe_fusion("none", GPU)
+        assert told is not None and ("or torch 2.13, which compiles blocks" in told) == (found == "none")
+        if found == "none":
+            for device in (GPU, CPU):
+                with pytest.raises(UserError, match=r"compiled blocks need torch 2\.13"):
+                    choose_fusion(Parallel(compile="blocks"), DENSE, device)
+    assert _read_torch() >= (2, 11)
 
 
 def test_two_ways_at_once_are_refused() -> None:

@@ -1,7 +1,11 @@
 """The chunked loss against torch's cross-entropy in float64: value, nll, both gradients, every kind of chunk."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from count_waits import CountReads, CountWaits
@@ -143,6 +147,26 @@ def test_a_gpu_adds_up_the_gradient_of_the_head_without_rounding(monkeypatch: py
                 loss_module.add_product(total, left, right)
         errors.append(((total - expected).norm() / expected.norm()).item())
     assert errors[0] < 1e-6 < 1e-4 < errors[1], errors
+
+
+class OnGpu(Tensor):
+    """A tensor that says that it is on a GPU."""
+
+    is_cuda = True  # type: ignore[assignment]
+
+
+def test_a_gpu_takes_larger_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int | None] = []
+
+    def note(*fields: Any) -> tuple[Tensor, Tensor, Tensor]:
+        given.append(fields[-1].chunk_tokens)
+        return torch.zeros(()), torch.zeros(1), torch.zeros(1, dtype=torch.bool)
+
+    monkeypatch.setattr(loss_module, "_ChunkedCrossEntropy", SimpleNamespace(apply=note))
+    hidden, head, labels, weights = torch.zeros(1, 2), torch.zeros(3, 2), torch.zeros(1).long(), torch.ones(1)
+    for rows, rules in ((hidden, None), (hidden.as_subclass(OnGpu), None), (hidden, LossRules(7))):
+        score_labels(rows, head, labels, weights, rules=rules, counted=labels)
+    assert given == [1024, 4096, 7]
 
 
 @pytest.mark.gpu

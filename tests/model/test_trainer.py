@@ -3,16 +3,15 @@
 examples/trainer.py, which tests/test_examples.py runs, compares two ranks that share all sequences with one.
 """
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments
 
+from forked_torchrun import run_as_torchrun
 from ropewalk.core.error import UserError
 from ropewalk.model.trainer import ContextParallelTrainer
 
@@ -54,17 +53,12 @@ accelerator.end_training()
 def run(ranks: int, context: int, batch: int, folder: Path) -> tuple[float, float]:
     path = folder / "program.py"
     path.write_text(PROGRAM)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    done = subprocess.run(
-        [*command, str(path), str(context), str(batch)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+    # accelerate keeps in the process what it found; a rank begins without it.
+    done = run_as_torchrun(
+        (str(path), str(context), str(batch)), ranks, folder, before=lambda: AcceleratorState._reset_state(True)
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    (line,) = [each for each in done.stdout.splitlines() if each.startswith("norm")]
+    assert set(done.codes) == {0}, (done.codes, done.errors[-3000:])
+    (line,) = [each for each in done.out.splitlines() if each.startswith("norm")]
     _, norm, _, loss = line.split()
     return float(norm), float(loss)
 

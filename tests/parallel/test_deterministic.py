@@ -11,6 +11,7 @@ from torch.library import Library
 
 from packs import pack
 from ropewalk.attention import attend, gpu_kernels, use_kernel
+from ropewalk.parallel import launch
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.partition import partition_tokens
 from ropewalk.plan.rank_setup import RankSetup
@@ -52,6 +53,29 @@ def test_cudnn_has_no_part_in_it() -> None:
 
     assert run_ranks(allows, 1) == [True], "else the test is empty"
     assert run_ranks(allows, 1, setup=DETERMINISTIC) == [False]
+
+    def ask_torch() -> bool:
+        torch.use_deterministic_algorithms(True)  # as a user of the library does
+        return torch.backends.cuda.cudnn_sdp_enabled() and allows()
+
+    assert run_ranks(ask_torch, 1) == [False]
+
+
+def test_torchruns_ranks_are_set_up_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[str, int, bool]] = []
+
+    def set_up(kind: str, index: int, deterministic: bool) -> torch.device:
+        told.append((kind, index, deterministic))
+        return torch.device("cpu")
+
+    for name in ("_init_group", "take_place"):
+        monkeypatch.setattr(launch, name, lambda *_, **__: None)
+    monkeypatch.setattr(launch, "_set_up_rank", set_up)
+    monkeypatch.setattr(launch, "open_torchrun_store", torch.distributed.HashStore)
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")):
+        monkeypatch.setenv(name, value)
+    launch._join_torchrun(DETERMINISTIC)
+    assert told == [("cpu", 0, True)]
 
 
 def record_flash(modes: list[tuple[str, bool]]) -> Library:

@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -52,6 +53,8 @@ def test_the_mesh_has_one_device_in_every_thread(monkeypatch: pytest.MonkeyPatch
     with ThreadPoolExecutor(1, initializer=use_device, initargs=(mesh.device,)) as ahead:
         seen = ahead.submit(lambda: (mesh.device, rank_device(), torch.cuda.current_device())).result()
     assert seen == (torch.device("cuda", 3), torch.device("cuda", 3), 3) and cuda.current == 3
+    with ThreadPoolExecutor(1) as plain:
+        assert plain.submit(rank_device).result() == torch.device("cuda", 3), "whatever CUDA says in this thread"
 
 
 def test_ranks_make_their_mesh_with_the_device_that_they_were_given() -> None:
@@ -135,11 +138,24 @@ def test_counting_gpus_does_not_ask_cuda(monkeypatch: pytest.MonkeyPatch, one_gp
     assert run_ranks(lambda: rank_device().type, 2, setup=RankSetup(small=True)) == ["cpu", "cpu"]
 
 
+def test_no_test_asks_cuda_before_it_runs() -> None:
+    """A skip or a parameter that asks is evaluated in the process that forks the ranks of all tests."""
+    asks = re.compile(r"cuda\.(is_available|device_count|current_device|get_device_\w+)\(")
+    tests = Path(__file__).parents[1]
+    found = [
+        f"{path.relative_to(tests)}: {line.strip()}"
+        for path in sorted(tests.rglob("*.py"))
+        for line in path.read_text().splitlines()
+        if "skipif" in line and asks.search(line)
+    ]
+    assert not found
+
+
 def test_a_fork_after_cuda_was_used_is_refused(monkeypatch: pytest.MonkeyPatch, one_gpu: None) -> None:
-    begun: list[int] = []
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
-    with pytest.raises(UserError, match="no ranks can be forked for GPUs"):
-        run_ranks(lambda: begun.append(1), 1)
+    with monkeypatch.context() as block, pytest.raises(UserError, match="no ranks can be forked for GPUs"):
+        block.setattr(launch, "_run_forked", lambda *_: pytest.fail("a rank was forked"))
+        run_ranks(lambda: None, 1)
     assert run_ranks(lambda: rank_device().type, 1, setup=RankSetup("cpu")) == ["cpu"], "ranks on the CPU may be"
 
 

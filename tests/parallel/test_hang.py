@@ -138,6 +138,21 @@ def test_on_a_gpu_the_flight_recorder_names_the_rank_that_is_missing(capfd: pyte
         run_ranks(wait_on_a_gpu, 3, 1)
 
 
+def compute_on_a_gpu(culprit: int) -> None:
+    """One host computes for ever and the others wait for their devices; no message is open."""
+    device._taken[:] = [torch.device("cuda", 0)]
+    lock = threading.Lock()
+    lock.acquire()
+    step = make_step("loss.matmul()" if dist.get_rank() == culprit else "loss.item()")
+    with watch_for_hang(0.5):
+        step(stuck(lock))
+
+
+def test_on_a_gpu_a_host_that_computes_is_named_without_a_recorder(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(RankError, match="rank 1 does not reach the point where the others wait"):
+        run_ranks(compute_on_a_gpu, 2, 1)
+
+
 def test_a_rank_that_hangs_in_its_recorder_does_not_hide_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = hang.read_recorders
 

@@ -33,6 +33,7 @@ class LateStream(CopyStream):
     def __init__(self) -> None:
         self.told: list[str] = []
         self.lent: list[Tensor] = []
+        self.adopted: list[Tensor] = []
         self._queue: list[Callable[[], Any]] = []
         self._done = 0
         self._follows = False
@@ -64,6 +65,9 @@ class LateStream(CopyStream):
     def lend(self, tensor: Tensor) -> None:
         self.lent.append(tensor)
 
+    def adopt(self, tensor: Tensor) -> None:
+        self.adopted.append(tensor)
+
 
 class _DeferCopies(TorchDispatchMode):
     def __init__(self, stream: LateStream) -> None:
@@ -73,6 +77,7 @@ class _DeferCopies(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is not torch.ops.aten.copy_.default:
             return func(*args, **(kwargs or {}))
+        assert args[2:] == (True,), "the host does not wait"
         self._stream.queue(lambda: func(*args, **(kwargs or {})), *args[:2])
         return args[0]
 
@@ -116,9 +121,26 @@ def test_late_copies_change_nothing_and_hide_behind_compute(recompute: str, kept
     first = ["in"] * kept + ["in"] * kept + ["wait"] * kept
     middle = ["in"] * kept + ["wait"] * kept
     assert stream.told[len(forward) :] == first + middle * (LAYERS - 3) + ["wait"] * kept
-    assert len(stream.lent) == len(forward)
+    assert len(stream.lent) == len(forward) == len(stream.adopted)
     for mine, expected in zip(found, train_once(recompute, None)[1], strict=True):
         assert torch.equal(mine, expected)
+
+
+def test_a_gpus_tensors_wait_in_pinned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the host would wait for each copy."""
+    pinned: list[bool] = []
+    plain = torch.empty_like
+
+    def note(*given: Any, pin_memory: bool = False, **more: Any) -> Tensor:
+        pinned.append(pin_memory)
+        return plain(*given, **more)
+
+    monkeypatch.setattr(torch, "empty_like", note)
+    for device in (torch.device("cuda", 0), torch.device("cpu")):
+        copies = HostCopies(device, stream=CopyStream())
+        with copies.block(0, is_last=False):
+            copies.keep(torch.ones(3))
+    assert pinned == [True, False]
 
 
 def test_several_micro_batches() -> None:

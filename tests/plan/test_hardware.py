@@ -21,6 +21,7 @@ def test_this_machine_is_shared_by_its_ranks() -> None:
     assert one.matmul_flops > 1e9, "any CPU of this century"
     assert two.memory_bytes == one.memory_bytes / 2
     assert "2 ranks" in two.source
+    assert two.matmul_flops == one.matmul_flops / 2, "it is measured once in a process"
 
 
 def test_a_gpu_is_known_by_the_name_that_its_driver_shows() -> None:

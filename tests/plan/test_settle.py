@@ -155,7 +155,7 @@ def test_check_simulates_the_documents_of_a_prepared_corpus(tmp_path: Path, monk
     plans = forecast_recipe(recipe, LLAMA)
     (alone,) = check_module.simulate_stages(recipe, LLAMA, plans)
     lengths = ([32 << 10], [1 << 10] * 32)
-    held = SimpleNamespace(rows=2, document_tokens=lambda row: lengths[row])
+    held = SimpleNamespace(sequences=2, document_tokens=lambda row: lengths[row])
     monkeypatch.setattr(check_module, "is_finished", lambda _: True)
     monkeypatch.setattr(check_module, "open_corpus", lambda _: None)
     monkeypatch.setattr(check_module, "open_stage", lambda *_: held)

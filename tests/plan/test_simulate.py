@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from ropewalk.plan.simulate import Cluster, Steps, expect_seconds, simulate_run, weigh_sequences
+from ropewalk.plan.simulate import Cluster, Steps, simulate_run, weigh_sequences
 
 BUSY = Cluster(ranks=4096, failure_hours=8192, restart_seconds=300, save_seconds=60)
 """A failure every two hours."""
@@ -14,6 +14,14 @@ BUSY = Cluster(ranks=4096, failure_hours=8192, restart_seconds=300, save_seconds
 def simulate_mean(steps: Steps, cluster: Cluster, save_steps: int, *, runs: int) -> float:
     found = [simulate_run(steps, cluster, save_steps=save_steps, seed=seed).seconds for seed in range(runs)]
     return float(np.mean(found))
+
+
+def expect_seconds(steps: Steps, cluster: Cluster, *, save_seconds_apart: float) -> float:
+    """The mean wall time without slow ranks and unequal work, by Daly's formula (2006) for exponential failures."""
+    mean, restart = cluster.failure_seconds, cluster.restart_seconds
+    part = save_seconds_apart + cluster.save_seconds
+    saves = steps.count * steps.seconds / save_seconds_apart
+    return saves * (mean + restart) * math.expm1(part / mean)
 
 
 def test_without_events_a_run_takes_its_steps_and_saves() -> None:

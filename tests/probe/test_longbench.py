@@ -83,7 +83,7 @@ def test_both_languages_are_read_and_summaries_are_left_out(tmp_path: Path) -> N
     assert first.before + first.context + first.after == PRO["context"] + "\n\n\n\n" + PRO["question_nonthinking"]
     assert (first.parts, second.parts) == (("en", "en/8k"), ("zh", "zh/16k"))
     assert second.language == "zh" and second.score("星期一\n") == 1 and first.score("monday ") == 1
-    assert "1 summaries (T4) are not scored" in data.left_out
+    assert "1 summary (T4) not scored" in data.left_out
     (only,) = read_longbench_pro(path, language="zh", begin_answer=True).questions
     assert only.group == "p2"
     with pytest.raises(UserError, match="a benchmark's file") as refused:

@@ -20,7 +20,7 @@ from ropewalk.recipe.check_corpus import check_corpus, check_repeats, describe_l
 from ropewalk.recipe.finding import Finding
 from ropewalk.recipe.load import parse_recipe
 from ropewalk.recipe.spec import Recipe
-from ropewalk.recipe.stage_rows import open_stage, plan_stage_strata, source_shares
+from ropewalk.recipe.stage_dataset import open_stage, plan_stage_strata
 
 CONTEXT, ROWS = 256, 120
 NONE: Mapping[str, Any] = {}
@@ -75,6 +75,14 @@ def make(texts: Mapping[str, Any], stage: Mapping[str, Any] = NONE, **keys: Any)
     return parse_recipe({**data, "stages": [{"rope": {"kind": "unchanged"}, **rows, **stage}], **keys}, where="test")
 
 
+def source_shares(recipe: Recipe, corpus: Corpus) -> dict[str, float]:
+    """The share of a stage's tokens that each source gives, over all of its strata."""
+    shares = dict.fromkeys(corpus.sources, 0.0)
+    for stratum in plan_stage_strata(recipe, 0, corpus):
+        shares[stratum.source] += stratum.share
+    return shares
+
+
 @pytest.fixture(scope="module")
 def corpus(texts: dict[str, Any], tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     folder = tmp_path_factory.mktemp("corpus") / "corpus"
@@ -94,7 +102,10 @@ def corpus(texts: dict[str, Any], tokenizer: Tokenizer, tmp_path_factory: pytest
 )
 def test_shares_are_those_that_the_rows_have(texts: dict[str, Any], corpus: Corpus, rules: dict[str, Any]) -> None:
     recipe = make(texts, corpus=rules)
-    shares, batch = source_shares(recipe, 0, corpus), (dataset := open_stage(recipe, 0, corpus)).batch(0, dataset.rows)
+    shares, batch = (
+        source_shares(recipe, corpus),
+        (dataset := open_stage(recipe, 0, corpus)).batch(0, dataset.sequences),
+    )
     assert sum(shares.values()) == pytest.approx(1) and set(shares) == {"web", "notes", "chat"}
     given = {name: int((batch.source == number).sum()) for number, name in enumerate(dataset.sources)}
     total = sum(given.values())
@@ -121,9 +132,7 @@ def test_the_share_of_long_documents_is_that_of_the_rows(
 
 def test_a_stage_s_own_weights_count(texts: dict[str, Any], corpus: Corpus) -> None:
     plain, own = (make(texts, stage) for stage in ({}, {"languages": {"zh": 8, "other": 1}, "mix": {"general": 1}}))
-    assert (
-        source_shares(own, 0, corpus) != source_shares(plain, 0, corpus) and source_shares(own, 0, corpus)["chat"] == 0
-    )
+    assert source_shares(own, corpus) != source_shares(plain, corpus) and source_shares(own, corpus)["chat"] == 0
 
 
 def test_repeats_are_of_the_part_of_a_source_that_runs_dry(texts: dict[str, Any], corpus: Corpus) -> None:
@@ -164,7 +173,7 @@ def row_faults(recipe: Recipe, corpus: Corpus) -> list[Finding]:
 def test_rows_without_a_label_are_counted_and_told(texts: dict[str, Any], corpus: Corpus) -> None:
     recipe = make(texts)
     dataset = open_stage(recipe, 0, corpus)
-    batch, own = dataset.batch(0, dataset.rows), dataset.sources.index("chat")
+    batch, own = dataset.batch(0, dataset.sequences), dataset.sources.index("chat")
     ours = (batch.source == own).any(axis=1)
     without = int((ours & (batch.weights == 0).all(axis=1)).sum())
     assert dataset.unlabelled == {"web": (0, int((batch.source == 0).any(axis=1).sum())),

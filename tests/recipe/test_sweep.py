@@ -9,6 +9,7 @@ from ropewalk.core.error import UserError
 from ropewalk.recipe.load import load_recipe
 from ropewalk.recipe.sweep import Cell, load_sweep
 
+RECIPES = Path(__file__).parents[2] / "recipes"
 RECIPE = """
 model: base
 run: runs/one
@@ -104,3 +105,26 @@ def test_what_does_not_hold_together_is_refused(changes: dict[str, object], said
     path = write(tmp_path, **changes)
     with pytest.raises(UserError, match=f"(?s){said}"):
         load_sweep(path)
+
+
+def test_a_shipped_recipe_is_found_from_any_folder_and_a_file_goes_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "quickstart").mkdir()  # a folder is no recipe
+    for name in ("quickstart.yaml", "qwen3-0.6b-128k"):
+        path = write(tmp_path, recipe=name, overrides=[], base=False, axes={}, arms={"a": ["stages.0.lr=1e-6"]})
+        shipped = load_recipe(Path(name.removesuffix(".yaml")) if "qwen" in name else RECIPES / name)
+        assert {cell.recipe.model for cell in cells_of(path)} == {shipped.model}
+    (tmp_path / "quickstart.yaml").write_text(RECIPE)
+    path = write(
+        tmp_path, recipe="quickstart.yaml", overrides=[], base=False, axes={}, arms={"a": ["seed=1"]}, seeds=[1]
+    )
+    with pytest.raises(UserError, match="seed is set twice"):
+        cells_of(path)
+    assert {cell.recipe.model for cell in cells_of(path, 'arms={a: ["stages.0.lr=1e-6"]}')} == {"base"}
+    copied = tmp_path / "copy" / "study.yaml"
+    copied.parent.mkdir()
+    copied.write_text((RECIPES / "study-theta.yaml").read_text())
+    (tmp_path / "quickstart.yaml").unlink()
+    assert {cell.recipe.model for cell in cells_of(copied)} == {"tiny-base"}

@@ -39,12 +39,12 @@ def survey(name: str = "law") -> dict[str, Any]:
         "lengths": {"from_tokens": [0, 64, 128], "sources": {name: {"documents": [1, 8, 0], "tokens": [100, 800, 0]}}},
         "context": {name: context},
         "stages": [
-            {"stage": 0, "context_tokens": 1024, "rows": 2, "tokens": 1800, "padding_tokens": 248,
+            {"stage": 0, "context_tokens": 1024, "sequences": 2, "tokens": 1800, "padding_tokens": 248,
              "faults": [f"{name} has rows without a label"],
              "planned": {name: 1.0}, "realised": {name: 1800}, "repeats": {name: 2.0},
-             "strata": [use], "pieces": 4, "context": {**context, "tokens": 1800}, "most_rows_off": 0.5,
-             "prefixes": {"rows": [1, 2], "tokens": {name: [900, 1800]}},
-             "rows_shown": [{"row": 1, "source": name, "lengths": [500, 400], "pieces": [piece]}]}
+             "strata": [use], "segments": 4, "context": {**context, "tokens": 1800}, "most_sequences_off": 0.5,
+             "prefixes": {"sequences": [1, 2], "tokens": {name: [900, 1800]}},
+             "sequences_shown": [{"sequence": 1, "source": name, "lengths": [500, 400], "segments": [piece]}]}
         ],
         "copies": {"near duplicate": [{"dropped": pair, "kept": pair, "similarity": 0.9}],
                    "exact duplicate": [{"dropped": pair, "kept": pair, "similarity": None}]},
@@ -82,7 +82,7 @@ def test_every_section_is_there(tmp_path: Path) -> None:
         "mix-0",
         "copies",
         "scores",
-        "rows-0",
+        "sequences-0",
         "licences",
         "origin",
     ]
@@ -117,7 +117,7 @@ def test_a_ledger_that_does_not_balance_is_told(tmp_path: Path, unit: str) -> No
 
 def test_a_mix_that_is_off_is_told(tmp_path: Path) -> None:
     off = survey()
-    off["stages"][0]["most_rows_off"] = 1.5
+    off["stages"][0]["most_sequences_off"] = 1.5
     page = write(tmp_path, off)
     assert 'class="verdict fail"' in page and "1.50 sequences" in page
 

@@ -48,7 +48,7 @@ def test_every_tensor_of_a_batch_lies_on_the_device_of_the_mesh(
         open_corpus(prepared[1]),
         mix=recipe.corpus.mix,
         context_tokens=CONTEXT_TOKENS,
-        rows=16,
+        sequences=16,
         seed=3,
         stage=0,
         max_repeats=100,

@@ -15,6 +15,7 @@ import torch
 from ropewalk.checkpoint.load import load_weights, newest
 from ropewalk.core.record import TIMED, read_metrics
 from ropewalk.core.run_folder import RunFolder
+from ropewalk.model.compiled import compiles_once
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.recipe.spec import Recipe
 from ropewalk.train.parity import compare_degrees
@@ -26,7 +27,9 @@ Prepared = tuple[Path, Path]
 Losing = Callable[[int], AbstractContextManager[None]]
 Rows = dict[tuple[int, str], float]
 
-pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++: such a recipe is refused")
+pytestmark = pytest.mark.skipif(
+    shutil.which("g++") is None or not compiles_once(), reason="no g++, or an older torch: such a recipe is refused"
+)
 
 
 def on_ranks(work: Callable[[], Any], ranks: int) -> list[Any]:

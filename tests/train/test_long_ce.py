@@ -15,7 +15,7 @@ from ropewalk.model.loss import LossRules, score_labels
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.recipe.long_ce import LongCE
 from ropewalk.recipe.spec import Recipe
-from ropewalk.recipe.stage_rows import open_stage
+from ropewalk.recipe.stage_dataset import open_stage
 from ropewalk.train.long_ce import cut_blocks, list_readings
 from ropewalk.train.stage import train_stage
 from tiny_run import CONTEXT_TOKENS, make_recipe
@@ -31,24 +31,24 @@ def test_each_token_with_far_context_is_asked_once_with_enough_near_context(near
     spec = LongCE(truncated_tokens=near, readings=readings)
     lengths = [[40, 24, 64], [1, 127, 0], [128, 0, 0], [20, 20, 20]]
     document = np.full((4, 128), -1, dtype=np.int32)
-    for row, held in zip(document, lengths, strict=True):
-        row[: sum(held)] = np.repeat(np.arange(3), held)
+    for sequence, held in zip(document, lengths, strict=True):
+        sequence[: sum(held)] = np.repeat(np.arange(3), held)
     asked = np.zeros(document.shape, dtype=int)
     for number in range(readings):
         blocks = cut_blocks(document, spec, number)
         assert bool(blocks.counts.any()) == (number in list_readings(128, spec))
         asked += blocks.counts
-        for row, at in np.argwhere(blocks.counts):
-            begin = at - blocks.positions[row, at]
+        for sequence, at in np.argwhere(blocks.counts):
+            begin = at - blocks.positions[sequence, at]
             assert near <= at - begin < near + near // (readings - 1)
-            assert (document[row, begin : at + 1] == document[row, at]).all(), "a block stays in its document"
-            assert (blocks.document[row, begin : at + 1] == blocks.document[row, at]).all()
-            assert (blocks.positions[row, begin : at + 1] == np.arange(at + 1 - begin)).all()
-            assert begin == 0 or blocks.document[row, begin - 1] != blocks.document[row, at]
+            assert (document[sequence, begin : at + 1] == document[sequence, at]).all(), "a block stays in its document"
+            assert (blocks.document[sequence, begin : at + 1] == blocks.document[sequence, at]).all()
+            assert (blocks.positions[sequence, begin : at + 1] == np.arange(at + 1 - begin)).all()
+            assert begin == 0 or blocks.document[sequence, begin - 1] != blocks.document[sequence, at]
     far = np.zeros(document.shape, dtype=int)
-    for row, held in enumerate(lengths):
+    for sequence, held in enumerate(lengths):
         for end, tokens in zip(np.cumsum(held), held, strict=True):
-            far[row, end - tokens + spec.block_tokens : end] = 1
+            far[sequence, end - tokens + spec.block_tokens : end] = 1
     assert (asked == far).all()
     assert list_readings(spec.block_tokens, spec) == [] and list_readings(spec.block_tokens + 1, spec) == [1]
 
@@ -78,13 +78,15 @@ def read_by_brute_force(recipe: Recipe, prepared: Prepared) -> dict[str, float]:
     """The first step's rows, document by document and block by block, through a plain model."""
     causal = load_model(prepared[0] / "stages" / "0" / "extended")
     spec = recipe.stages[0]
-    batch: Batch = open_stage(recipe, 0, open_corpus(prepared[1]), rows=spec.step_rows).batch(0, spec.step_rows)
+    batch: Batch = open_stage(recipe, 0, open_corpus(prepared[1]), sequences=spec.step_sequences).batch(
+        0, spec.step_sequences
+    )
     total, weight_sum, factors = torch.zeros(()), 0.0, []
-    for row in range(spec.step_rows):
-        for number in range(batch.document[row].max() + 1):
-            here = batch.document[row] == number
-            tokens, labels = (torch.from_numpy(field[row, here]).long() for field in (batch.tokens, batch.labels))
-            weights = torch.from_numpy(batch.weights[row, here])
+    for sequence in range(spec.step_sequences):
+        for number in range(batch.document[sequence].max() + 1):
+            here = batch.document[sequence] == number
+            tokens, labels = (torch.from_numpy(field[sequence, here]).long() for field in (batch.tokens, batch.labels))
+            weights = torch.from_numpy(batch.weights[sequence, here])
 
             def read(
                 first: int, end: int, tokens: torch.Tensor = tokens, labels: torch.Tensor = labels
@@ -121,7 +123,7 @@ def test_a_step_is_the_brute_force_one(prepared: Prepared, new_run: NewRun, para
     recipe = make_recipe(tokens=2 * 4 * CONTEXT_TOKENS, step_tokens=4 * CONTEXT_TOKENS, **LONG_CE, parallel=parallel)
     run = new_run("weighed")
     run_ranks(lambda: train_stage(recipe, stage=0, run=run, corpus=prepared[1]), recipe.parallel.ranks, threads=1)
-    found = {row.name: row.value for row in read_metrics(run / "metrics.jsonl") if row.step == 1}
+    found = {metric.name: metric.value for metric in read_metrics(run / "metrics.jsonl") if metric.step == 1}
     expected = read_by_brute_force(recipe, prepared)
     assert expected["readings"] > 40 and open_corpus(prepared[1]).digest == "made-up"
     assert found["grad_norm"] == pytest.approx(expected["grad_norm"], rel=1e-4)

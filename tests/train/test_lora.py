@@ -32,7 +32,7 @@ from ropewalk.parallel.mesh import make_mesh
 from ropewalk.recipe.gates import Guard
 from ropewalk.recipe.lora import Lora
 from ropewalk.recipe.spec import Recipe
-from ropewalk.recipe.stage_rows import open_stage
+from ropewalk.recipe.stage_dataset import open_stage
 from ropewalk.rope.scaling import Theta
 from ropewalk.shape.read import read_shape
 from ropewalk.train import loop
@@ -99,15 +99,15 @@ def test_two_ranks_equal_one(prepared: Prepared, new_run: NewRun, changes: dict[
     one, two = new_run("one"), new_run("two")
     assert train(make_recipe(**short, parallel={"ranks": 1, "context_parallel": 1}), one, prepared[1]) == "limit"
     assert train(make_recipe(**short, micro_batch_size=2, **changes), two, prepared[1]) == "limit"
-    rows = [
+    sequences = [
         {
-            (row.step, row.name): row.value
-            for row in read_metrics(run / "metrics.jsonl")
-            if row.name in ("loss/train", "grad_norm")
+            (metric.step, metric.name): metric.value
+            for metric in read_metrics(run / "metrics.jsonl")
+            if metric.name in ("loss/train", "grad_norm")
         }
         for run in (one, two)
     ]
-    assert rows[1] == pytest.approx(rows[0], rel=2e-4)
+    assert sequences[1] == pytest.approx(sequences[0], rel=2e-4)
     alone = load_weights(last(one))
     for name, weight in load_weights(last(two)).items():
         assert (weight - alone[name]).norm() <= 5e-3 * alone[name].norm(), name
@@ -132,7 +132,7 @@ def test_only_what_is_meant_moves(straight: Path) -> None:
 def test_the_frozen_ones_stay_to_the_bit(prepared: Prepared, new_run: NewRun) -> None:
     """In the live model, sharded block by block, and not in a checkpoint, which does not have them."""
     recipe, run = make_recipe(lora={**LORA, "modules": ["v_proj"], "also_train": []}), new_run("live")
-    dataset = open_stage(recipe, 0, open_corpus(prepared[1]), rows=8)
+    dataset = open_stage(recipe, 0, open_corpus(prepared[1]), sequences=8)
 
     def move() -> tuple[set[str], set[str]]:
         mesh, spec = make_mesh(2, 2), recipe.stages[0]
@@ -144,7 +144,7 @@ def test_the_frozen_ones_stay_to_the_bit(prepared: Prepared, new_run: NewRun) ->
         sharing = choose_sharing(recipe.parallel, read_shape(RunFolder(run).extended(0)), mesh)
         loss_metrics = LossMetrics(dataset.sources, spec.reach_tokens)
         for cursor in (0, 4):  # the first step moves only what multiplies the zeros
-            batches = make_batches(dataset, cursor, rows=4, spec=spec, mesh=mesh, sharing=sharing)
+            batches = make_batches(dataset, cursor, sequences=4, spec=spec, mesh=mesh, sharing=sharing)
             settings = {"rate": 0.01, "max_grad_norm": 1.0, "guard": Guard()}
             state = train_step(state, batches, mesh=mesh, loss_metrics=loss_metrics, **settings).state
         after = {name: each.full_tensor() for name, each in learner.named_parameters()}

@@ -39,3 +39,4 @@ def test_a_stage_says_it_once(tmp_path: Path, capfd: pytest.CaptureFixture[str])
     assert sum("the recipe names h100-sxm" in line and "this machine has" in line for line in lines) == 1
     told = [line for line in lines if "plan: a step takes" in line]
     assert len(told) == 1 and "stage 0, plan: " in told[0] and "planned" in told[0] and "most of the plan is" in told[0]
+    assert "`check` plans with one document a sequence" in told[0] and "measured in float32 before" in told[0]

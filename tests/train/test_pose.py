@@ -41,7 +41,7 @@ def open_tiny(recipe: Recipe, corpus: Path, *, seed: int = 3, stage: int = 0) ->
         open_corpus(corpus),
         mix=recipe.corpus.mix,
         context_tokens=CONTEXT_TOKENS,
-        rows=24,
+        sequences=24,
         seed=seed,
         stage=stage,
         max_repeats=100,
@@ -49,7 +49,7 @@ def open_tiny(recipe: Recipe, corpus: Path, *, seed: int = 3, stage: int = 0) ->
 
 
 def read_positions(
-    dataset: Dataset, recipe: Recipe, *, data: int = 1, context: int = 1, cursor: int = 4, rows: int = 6
+    dataset: Dataset, recipe: Recipe, *, data: int = 1, context: int = 1, cursor: int = 4, sequences: int = 6
 ) -> np.ndarray:
     """Positions of all rows as the ranks get them, put together again: [rows, context]."""
     found = []
@@ -57,13 +57,15 @@ def read_positions(
         packed: list[np.ndarray] = []
         for context_rank in range(context):
             mesh = Place(data_ranks=data, context_ranks=context, data_rank=data_rank, context_rank=context_rank)
-            batches = make_batches(dataset, cursor, rows=rows, spec=recipe.stages[0], mesh=mesh, sharing=SHARING)
+            batches = make_batches(
+                dataset, cursor, sequences=sequences, spec=recipe.stages[0], mesh=mesh, sharing=SHARING
+            )
             for number, micro in enumerate(batches.micro):
                 if context_rank == 0:
                     packed.append(np.zeros(micro.partition.tokens, np.int32))
                 packed[number][micro.partition.owned(context_rank)] = micro.positions.numpy()
         found.append(np.concatenate(packed))
-    return np.concatenate(found).reshape(rows, CONTEXT_TOKENS)
+    return np.concatenate(found).reshape(sequences, CONTEXT_TOKENS)
 
 
 def test_positions_are_the_row_s_own_on_any_ranks_and_the_mask_knows_nothing(prepared: Prepared) -> None:
@@ -74,14 +76,15 @@ def test_positions_are_the_row_s_own_on_any_ranks_and_the_mask_knows_nothing(pre
         other = make_recipe(**SHORT, micro_batch_size=micro_batch_size)
         found = read_positions(dataset, other, data=data, context=context)
         assert sorted(found.tolist()) == sorted(wanted.tolist()), "the same rows, whoever has them"
-    late = read_positions(dataset, recipe, cursor=7, rows=3)
+    late = read_positions(dataset, recipe, cursor=7, sequences=3)
     assert (late == wanted[3:]).all(), "a row's positions do not depend on where a step begins"
     assert wanted.max() > 10 * CONTEXT_TOKENS and wanted.max() < SKIP["reach"]
     batch = dataset.batch(4, 6)
     streams = [stream("pose", dataset.digest, number) for number in range(4, 10)]
     assert (wanted == pose_positions(batch.document, Pose(**SKIP), random=streams)).all()
     with_skip, without = (
-        make_batches(dataset, 0, rows=4, spec=each.stages[0], mesh=Place(), sharing=SHARING) for each in (recipe, plain)
+        make_batches(dataset, 0, sequences=4, spec=each.stages[0], mesh=Place(), sharing=SHARING)
+        for each in (recipe, plain)
     )
     for ours, theirs in zip(with_skip.micro, without.micro, strict=True):
         for name in ("tokens", "labels", "weights", "source"):
@@ -117,11 +120,11 @@ def train(recipe: Recipe, run: Path, corpus: Path) -> str:
 
 
 def rows_of(run: Path) -> list[Metric]:
-    return [row for row in read_metrics(run / "metrics.jsonl") if row.name not in TIMED]
+    return [metric for metric in read_metrics(run / "metrics.jsonl") if metric.name not in TIMED]
 
 
 def losses_of(run: Path) -> dict[tuple[int, str], float]:
-    return {(row.step, row.name): row.value for row in rows_of(run) if row.name.startswith("loss/")}
+    return {(metric.step, metric.name): metric.value for metric in rows_of(run) if metric.name.startswith("loss/")}
 
 
 def weights_of(run: Path) -> dict[str, torch.Tensor]:

@@ -1,6 +1,7 @@
 """What ``prepare_model`` does with fused kernels and with activations on the host: that they reach the blocks."""
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,8 @@ from ropewalk.parallel.launch import run_ranks
 from ropewalk.parallel.mesh import make_mesh
 from ropewalk.partition import partition_tokens
 from ropewalk.plan.savings import Savings
-from ropewalk.train.prepare_model import prepare_model
+from ropewalk.train.prepare_model import build_model_with_loss, prepare_model
+from tiny_run import make_recipe
 
 LAYERS, TOKENS = 3, 24
 
@@ -77,3 +79,24 @@ def test_what_goes_to_the_host(savings: Savings, kept: int, monkeypatch: pytest.
     assert after - before == kept * (LAYERS - 1)
     plain = run_ranks(train_once, 1, Savings(), "none", threads=1)[0][1]
     assert all(torch.allclose(mine, theirs, atol=1e-6) for mine, theirs in zip(slopes, plain, strict=True))
+
+
+def test_a_learner_is_built_without_memory(prepared: tuple[Path, Path]) -> None:
+    """So no rank holds the model before its shards are read."""
+    spec, extended = make_recipe().stages[0], prepared[0] / "stages" / "0" / "extended"
+    learner = build_model_with_loss(extended, spec, chunk_tokens=None, adapter_seed=0)
+    assert {weight.device.type for weight in learner.parameters()} == {"meta"}
+
+
+def test_a_part_that_liger_has_no_kernel_for_is_told(capfd: pytest.CaptureFixture[str]) -> None:
+    def prepare() -> None:
+        config = LlamaConfig(
+            hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4, vocab_size=64,
+            hidden_act="gelu", attn_implementation=NAME,
+        )  # fmt: skip
+        learner = ModelWithLoss(LlamaForCausalLM(config)).train()
+        prepare_model(learner, make_mesh(1, 1), savings=Savings(), precision="float32", fusion="liger")
+
+    with emulate_liger():
+        run_ranks(prepare, 1, threads=1)
+    assert "Liger has no kernel for mlp of LlamaForCausalLM" in capfd.readouterr().err

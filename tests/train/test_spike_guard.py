@@ -75,7 +75,7 @@ def spoil_rows(first: int, last: int) -> Callable[..., Any]:
     original = loop.train_step
 
     def step(state: Any, batches: Any, **settings: Any) -> Any:
-        if state.cursor < last and state.cursor + batches.rows > first and dist.get_rank() == 1:
+        if state.cursor < last and state.cursor + batches.sequences > first and dist.get_rank() == 1:
             micro = dataclasses.replace(batches.micro[0], weights=batches.micro[0].weights * float("nan"))
             batches = dataclasses.replace(batches, micro=(micro, *batches.micro[1:]))
         return original(state, batches, **settings)
@@ -105,9 +105,9 @@ def test_too_many_skips_lead_back_and_past_the_data(
     (entry,) = rollback.read_history(StageFolder(run / "stages" / "0"))
     assert entry == {"from_step": 6, "to_step": 4, "cursor": 24, "skipped": 2}
     records = [json.loads(path.read_text()) for path in sorted((run / "stages" / "0" / "skipped").iterdir())]
-    assert [(record["step"], record["first_row"]) for record in records] == [(5, 16), (6, 20)]
-    row = records[0]["rows"][0]
-    assert row["source"] in ("plain", "counted") and row["pieces"][0]["text"] and records[0]["loss"] is None
+    assert [(record["step"], record["first_sequence"]) for record in records] == [(5, 16), (6, 20)]
+    row = records[0]["sequences"][0]
+    assert row["source"] in ("plain", "counted") and row["segments"][0]["text"] and records[0]["loss"] is None
 
     killed = new_run("killed")
     original = rollback.write_whole
@@ -164,11 +164,17 @@ def test_a_spike_is_skipped_and_replayed_row_by_row(
     record = json.loads(path.read_text())
     assert record["step"] == FEWEST + 2 and "deviations above the median" in record["reason"]
     found = run_ranks(replay, 2, record, recipe, run, corpus)[0]
-    assert not found["same"] and found["loss"] < record["loss"] and len(found["rows"]) == 4
+    assert not found["same"] and found["loss"] < record["loss"] and len(found["sequences"]) == 4
     loss = {row.step: row.value for row in rows_of(run) if row.name == "loss/train"}
     assert found["loss"] == pytest.approx(loss[FEWEST + 1], rel=0.2), "without the flipped bit it is a step like others"
 
-    healthy_record = {**record, "step": 25, "first_row": 24 * 4, "rows": record["rows"], "loss": loss[25]}
+    healthy_record = {
+        **record,
+        "step": 25,
+        "first_sequence": 24 * 4,
+        "sequences": record["sequences"],
+        "loss": loss[25],
+    }
     norms = {row.step: row.value for row in rows_of(run) if row.name == "grad_norm"}
     again = run_ranks(replay, 2, {**healthy_record, "grad_norm": norms[25]}, recipe, run, corpus)[0]
     assert again["same"], "what data and weights explain comes out to the bit"

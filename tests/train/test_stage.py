@@ -22,7 +22,7 @@ from ropewalk.core.run_folder import RunFolder
 from ropewalk.corpus.tokens.corpus_folder import open_corpus
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.recipe.spec import Recipe
-from ropewalk.recipe.stage_rows import open_stage
+from ropewalk.recipe.stage_dataset import open_stage
 from ropewalk.train import loop
 from ropewalk.train.stage import train_stage
 from tiny_run import make_recipe

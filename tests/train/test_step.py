@@ -24,10 +24,14 @@ ONE = {"ranks": 1, "context_parallel": 1}
 def train(recipe: Recipe, run: Path, corpus: Path) -> tuple[dict[tuple[int, str], float], Path]:
     """Figures by (step, name), and the last checkpoint."""
     run_ranks(lambda: train_stage(recipe, stage=0, run=run, corpus=corpus), recipe.parallel.ranks, threads=1)
-    rows = {(row.step, row.name): row.value for row in read_metrics(run / "metrics.jsonl") if row.name not in TIMED}
+    figures = {
+        (metric.step, metric.name): metric.value
+        for metric in read_metrics(run / "metrics.jsonl")
+        if metric.name not in TIMED
+    }
     checkpoint = newest(RunFolder(run).checkpoints(0))
     assert checkpoint is not None
-    return rows, checkpoint
+    return figures, checkpoint
 
 
 @pytest.mark.parametrize("factor", [2.0**-10, 2.0**10])
@@ -52,17 +56,17 @@ def test_a_step_without_labels_is_told_and_not_taken(
 
     def strip(dataset: Any, cursor: int, **settings: Any) -> Any:
         batches = plain(dataset, cursor, **settings)
-        if cursor != 2 * batches.rows:
+        if cursor != 2 * batches.sequences:
             return batches
         micro = tuple(dataclasses.replace(each, weights=each.weights * 0) for each in batches.micro)
         return dataclasses.replace(batches, micro=micro)
 
     monkeypatch.setattr(loop, "make_batches", strip)
     recipe = make_recipe(tokens=4 * 4 * 64, guard={"skipped_steps": 0})
-    rows, checkpoint = train(recipe, new_run("bare"), prepared[1])
-    assert rows[3, "skipped"] == 1 and rows[3, "skipped/unlabelled"] == 1
-    assert (3, "loss/train") not in rows and (3, "grad_norm") not in rows
-    assert sum(name == "skipped" for _, name in rows) == 1
+    figures, checkpoint = train(recipe, new_run("bare"), prepared[1])
+    assert figures[3, "skipped"] == 1 and figures[3, "skipped/unlabelled"] == 1
+    assert (3, "loss/train") not in figures and (3, "grad_norm") not in figures
+    assert sum(name == "skipped" for _, name in figures) == 1
     facts = read_facts(checkpoint)
     assert (facts["step"], facts["updates"], facts["skipped"]) == (4, 3, 1)
     assert facts["recent"][2] == [None, None, True], "the guard has no figure of it, and no fault"

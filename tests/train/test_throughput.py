@@ -48,19 +48,19 @@ def test_flops_are_those_of_the_pairs_in_the_rows(prepared: Prepared) -> None:
 def test_a_later_stage_is_foreseen_as_its_rows_will_be_packed(prepared: Prepared) -> None:
     recipe, shape, corpus = make_recipe(context_length=32), shape_of(prepared), open_corpus(prepared[1])
     spec = recipe.stages[1]
-    rows = spec.steps * spec.step_rows
+    sequences = spec.steps * spec.step_sequences
     dataset = open_dataset(
         corpus,
         mix=recipe.corpus.mix,
         context_tokens=32,
-        rows=rows,
+        sequences=sequences,
         seed=3,
         stage=1,
         max_repeats=100,
         rules=recipe.corpus,
     )
     packed = Throughput(shape, RIG).step_flops(
-        np.array([n for row in range(rows) for n in dataset.document_tokens(row)])
+        np.array([n for sequence in range(sequences) for n in dataset.document_tokens(sequence)])
     )
     assert throughput._forecast_flops(recipe, spec, shape, corpus) == pytest.approx(packed, rel=0.05)
     left = Throughput(shape, RIG, later_flops=300.0).seconds_left(4, pace_seconds=2.0, step_flops=100.0)
@@ -91,8 +91,8 @@ def test_times_are_told_in_two_units() -> None:
 def train(recipe: Recipe, run: Path, corpus: Path) -> dict[str, list[Metric]]:
     run_ranks(lambda: train_stage(recipe, stage=0, run=run, corpus=corpus), recipe.parallel.ranks, threads=1)
     found: dict[str, list[Metric]] = {}
-    for row in read_metrics(run / "metrics.jsonl"):
-        found.setdefault(row.name, []).append(row)
+    for metric in read_metrics(run / "metrics.jsonl"):
+        found.setdefault(metric.name, []).append(metric)
     return found
 
 
@@ -110,13 +110,17 @@ def test_a_rank_that_sleeps_is_named(
     monkeypatch.setattr(slow, "_OFTEN", 4)
     monkeypatch.setattr(slow, "_RATIO", 1.1)  # a busy machine is slow on both ranks
     recipe = make_recipe()
-    rows = train(recipe, new_run("slow"), prepared[1])
-    assert [row.value for row in rows["slow_rank"]] == [1]
-    assert rows["slow_ratio"][0].value > 1.1 and rows["busy_imbalance"][-1].value > 1.1
+    figures = train(recipe, new_run("slow"), prepared[1])
+    assert [metric.value for metric in figures["slow_rank"]] == [1]
+    assert figures["slow_ratio"][0].value > 1.1 and figures["busy_imbalance"][-1].value > 1.1
     assert f"rank 1 on {socket.gethostname()} is slow" in capfd.readouterr().err
     # And the other figures of the same run.
-    assert len(rows["mfu"]) == len(rows["tokens_per_second"]) == 8
-    assert all(0 < row.value < 1 for row in rows["mfu"]) and all(row.value > 1e7 for row in rows["peak_bytes"])
-    left = [row.value for row in rows["seconds_left"]]
+    assert len(figures["mfu"]) == len(figures["tokens_per_second"]) == 8
+    assert all(0 < metric.value < 1 for metric in figures["mfu"]) and all(
+        metric.value > 1e7 for metric in figures["peak_bytes"]
+    )
+    left = [metric.value for metric in figures["seconds_left"]]
     assert left[3] > 12 * 0.5 and left[-1] < left[3], "four steps, and a second stage of eight"
-    assert sum(row.value for name in ("mix/plain", "mix/counted") for row in rows[name][-1:]) == pytest.approx(1)
+    assert sum(metric.value for name in ("mix/plain", "mix/counted") for metric in figures[name][-1:]) == pytest.approx(
+        1
+    )

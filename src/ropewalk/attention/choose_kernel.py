@@ -103,6 +103,21 @@ def choose_kernel(demand: Demand) -> str:
     return "flash" if gpu_kernels.allows_cudnn(demand.head_dim) else "varlen"
 
 
+_WORDS = {
+    "cpu": "torch's kernel for CPUs",
+    "flash": "cuDNN's kernel where tiles have few shapes, else {flash}",
+    "flash_gathered": "{flash}",
+    "varlen": "{flash}",
+    "cudnn": "cuDNN's kernel",
+    FLEX: "FlexAttention",
+}
+
+
+def describe_kernel(demand: Demand) -> str:
+    """What ``choose_kernel`` chooses, in words for users."""
+    return _WORDS.get(choose_kernel(demand), "plain torch code").format(flash=gpu_kernels.name_flash())
+
+
 _asked: dict[tuple[int | None, str, torch.device], None] = {}
 _schedules: WeakKeyDictionary[Partition, dict[tuple[int, str, torch.device], AttentionSchedule]] = WeakKeyDictionary()
 

@@ -17,6 +17,7 @@ from ropewalk.attention.varlen_schedule import VarlenTiles
 
 DTYPES = (torch.float16, torch.bfloat16)
 MOST_HEAD_DIM, CUDNN_HEAD_DIM = 256, 128
+_TRIED_TOKENS = 4096
 _INSTALLED = {"FA3": ("flash_attn_interface", (9,)), "FA4": ("flash_attn.cute", (9, 10))}
 """What torch can put in its kernel's place: the module that brings it, and the GPU generations that torch lets it run
 on. The first that is installed and fits is taken."""
@@ -73,11 +74,41 @@ def use_installed_flash(device: torch.device) -> str | None:
     return None
 
 
+def settle_cudnn(device: torch.device, dtype: torch.dtype, head_dim: int) -> None:
+    """Switch cuDNN's attention off for the whole process where torch itself would not call it on ``device``.
+
+    Such a device is too old, or the cuDNN that torch has found is: the operator, which attention calls by name, would
+    fail there.
+    """
+    wanted = device.type == "cuda" and dtype in DTYPES and allows_cudnn(head_dim)
+    if wanted and not _takes_cudnn(device, dtype, head_dim):
+        torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 def allows_cudnn(head_dim: int) -> bool:
     """Whether cuDNN's attention may run: no newer flash attention is in place, and runs may differ in last bits."""
-    current = getattr(torch_attention, "current_flash_attention_impl", lambda: None)
     exact = torch.are_deterministic_algorithms_enabled()
-    return head_dim <= CUDNN_HEAD_DIM and torch.backends.cuda.cudnn_sdp_enabled() and current() is None and not exact
+    return (
+        head_dim <= CUDNN_HEAD_DIM and torch.backends.cuda.cudnn_sdp_enabled() and _find_newer() is None and not exact
+    )
+
+
+def name_flash() -> str:
+    """The version of FlashAttention that is in place."""
+    return f"FlashAttention {(_find_newer() or 'FA2').removeprefix('FA')}"
+
+
+def _find_newer() -> str | None:
+    """The implementation that is in place of torch's own; None for that."""
+    current: str | None = getattr(torch_attention, "current_flash_attention_impl", lambda: None)()
+    return current
+
+
+def _takes_cudnn(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
+    """Whether torch's own attention can take cuDNN's kernel."""
+    rows = torch.empty(1, 1, _TRIED_TOKENS, head_dim, device=device, dtype=dtype)
+    asked = torch.backends.cuda.SDPAParams(rows, rows, rows, None, 0.0, True, False)
+    return bool(torch.backends.cuda.can_use_cudnn_attention(asked))
 
 
 def _is_installed(module: str) -> bool:

@@ -40,7 +40,7 @@ def decode_moments(
     codes: UInt8[Tensor, "rows width"], scale: Float32[Tensor, "rows blocks"], *, signed: bool
 ) -> Float32[Tensor, "rows width"]:
     """Return the numbers that ``encode_moments`` wrote, to the precision of one byte."""
-    values = _numbers(signed, codes.device).index_select(0, codes.flatten().int()).view(codes.shape)
+    values = list_numbers(signed, codes.device).index_select(0, codes.flatten().int()).view(codes.shape)
     return values.mul_(scale.repeat_interleave(BLOCK_ELEMENTS, dim=1)[:, : codes.shape[1]])
 
 
@@ -74,7 +74,7 @@ def _nearest(signed: bool, device: torch.device) -> tuple[UInt8[Tensor, "65536"]
 
 
 @cache
-def _numbers(signed: bool, device: torch.device) -> Float32[Tensor, "256"]:
+def list_numbers(signed: bool, device: torch.device) -> Float32[Tensor, "256"]:
     """Return the 256 numbers that bytes stand for, in rising order.
 
     They are 0, 1, and numbers in seven decades. Each decade has twice as many numbers as the decade below.
@@ -90,5 +90,5 @@ def _numbers(signed: bool, device: torch.device) -> Float32[Tensor, "256"]:
 
 @cache
 def _borders(signed: bool, device: torch.device) -> Float32[Tensor, "255"]:
-    numbers = _numbers(signed, device)
+    numbers = list_numbers(signed, device)
     return (numbers[:-1] + numbers[1:]) / 2

@@ -21,7 +21,6 @@ from torch.distributed.checkpoint.state_dict_loader import load as read_shards
 from ropewalk.checkpoint.convert_moments import find_other_form, name_scale, read_other_form
 from ropewalk.checkpoint.state import (
     SHARES,
-    STATE,
     WEIGHT,
     TrainState,
     name_tensors,
@@ -31,6 +30,7 @@ from ropewalk.checkpoint.state import (
 )
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say, warn
+from ropewalk.core.run_folder import CHECKPOINT_STATE
 from ropewalk.model.lazy_weights import LazyWeights
 from ropewalk.model.read_rows import STORED_TYPES, StoredTensor, read_rows
 from ropewalk.model.weights import read_file_headers
@@ -61,7 +61,7 @@ def step_of(path: Path) -> int:
 
 def read_facts(checkpoint: Path) -> dict[str, Any]:
     """Return everything in a verified checkpoint that is not a tensor."""
-    facts: dict[str, Any] = json.loads((checkpoint / STATE).read_text())
+    facts: dict[str, Any] = json.loads((checkpoint / CHECKPOINT_STATE).read_text())
     return facts
 
 

@@ -18,11 +18,12 @@ from torch.distributed.checkpoint.state_dict_saver import save as write_shards
 from torch.distributed.tensor import DTensor
 
 from ropewalk.checkpoint.load import find_fault_together, find_folder_fault, list_checkpoints, step_of
-from ropewalk.checkpoint.state import STATE, Snapshot, TrainState, take_snapshot
+from ropewalk.checkpoint.state import Snapshot, TrainState, take_snapshot
 from ropewalk.checkpoint.streamed_writer import StreamedWriter
 from ropewalk.core.artifact import discard, flush_files, publish, require_free, write_manifest
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
+from ropewalk.core.run_folder import CHECKPOINT_STATE, name_checkpoint
 from ropewalk.parallel.collective import gather_values, rank_and_ranks, share_from_first
 
 KIND = "checkpoint"
@@ -46,7 +47,7 @@ def write_snapshot(
     A thread needs a group of its own. The checkpoint of ``spared_step`` is never removed, and does not count among the
     ``keep`` newest ones.
     """
-    target = folder / f"step-{snapshot.step:08}"
+    target = folder / name_checkpoint(snapshot.step)
     if share_from_first(_make_way(target), group=group):
         _write_new(snapshot, target, group)
     _remove_old(folder, keep, spared_step, group)
@@ -127,8 +128,10 @@ def _finish(snapshot: Snapshot, work: Path, target: Path, found: tuple[dict[str,
     shapes, everyones = found
     facts = {**snapshot.figures, "ranks": ranks, "tensors": shapes, "inputs": dict(snapshot.inputs)}
     try:
-        (work / STATE).write_text(json.dumps(facts, indent=1, sort_keys=True, allow_nan=False))
-        files = {name: entry for each in [*everyones, flush_files(work, [STATE])] for name, entry in each.items()}
+        (work / CHECKPOINT_STATE).write_text(json.dumps(facts, indent=1, sort_keys=True, allow_nan=False))
+        files = {
+            name: entry for each in [*everyones, flush_files(work, [CHECKPOINT_STATE])] for name, entry in each.items()
+        }
         stands_for = {"step": snapshot.step, "stage": snapshot.stage}
         write_manifest(work, kind=KIND, inputs=snapshot.inputs, facts=stands_for, files=files)
         publish(work, target)

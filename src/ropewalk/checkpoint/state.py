@@ -25,8 +25,6 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 WEIGHT = "weight/"
 SHARES = "experts/shares"
 """The name of the experts' shares of the choices of a step (model/expert_balance.py)."""
-STATE = "state.json"
-"""The name of the file with everything that is not a tensor."""
 _FIGURES = ("stage", "step", "cursor", "tokens", "updates", "skipped", "rollbacks", "sums", "recent", "ended", "plan")
 StepRecord = tuple[float | None, float | None, bool]
 """One step in the guard's memory: loss, gradient norm, and whether the guard found no fault. Loss and norm are None

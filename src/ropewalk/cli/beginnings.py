@@ -15,17 +15,24 @@ def new_command(
     kind: Annotated[
         str,
         typer.Argument(
-            metavar="KIND", help="16k, 32k, 128k, domain, lora-1gpu; or a shipped recipe: qwen3-8b-128k, quickstart ..."
+            metavar="KIND",
+            help="A length (32Ki), domain, lora-1gpu; or a shipped recipe: qwen3-8b-128k, quickstart ...",
         ),
     ],
     model: Annotated[str | None, typer.Option(help="The base: a folder, or a name on the hub.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH", help="Your text: a file, a folder or an address. By default data/ with a folder a role."
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="The file to write; by default KIND.yaml.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write a commented recipe for a base model, to start from."""
     from ropewalk.commands.new_recipe import new_recipe
 
-    print_result(new_recipe(kind, model=model, out=out), as_json)
+    print_result(new_recipe(kind, model=model, out=out, data=data), as_json)
 
 
 @app.command("import")

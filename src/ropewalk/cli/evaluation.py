@@ -7,6 +7,7 @@ import typer
 
 from ropewalk.cli.options import AsJson, Strict, end_strictly, load_given, print_result
 from ropewalk.core.error import UserError
+from ropewalk.recipe.named import is_recipe
 from ropewalk.recipe.suffix import YAML
 
 
@@ -28,10 +29,8 @@ def evaluate_command(
     as_json: AsJson = False,
 ) -> None:
     """Measure base and trained model on the same inputs: loss by position, retrieval, short context; or any model."""
-    from ropewalk.recipe.named import find_named
-
     of_model = any(given is not None for given in (base, suite, store))
-    of_recipe = target.suffix in YAML or (find_named(target) != target and not of_model)
+    of_recipe = target.suffix in YAML or (is_recipe(target) and not of_model)
     if of_recipe and of_model:
         raise UserError(
             "a recipe has its own base and measurements",

@@ -1,5 +1,6 @@
 """The verb ``export``: the model folder that engines load, its check in a new process, and its upload to the hub."""
 
+import difflib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -7,7 +8,8 @@ import typer
 
 from ropewalk.cli.options import AsJson, load_given, print_result
 from ropewalk.core.error import UserError
-from ropewalk.recipe.suffix import YAML
+from ropewalk.core.run_folder import RunFolder
+from ropewalk.recipe.named import is_recipe, list_recipes
 
 
 def export_command(
@@ -45,7 +47,7 @@ def export_command(
     if push is not None:
         from ropewalk.commands.push import push_folder
 
-        run = Path(load_given(target, overrides).run) if target.suffix in YAML else None
+        run = Path(load_given(target, overrides).run) if is_recipe(target) else None
         sent = push_folder(Path(made["model"]), push, run=run, private=not public, dry_run=dry_run)
         made = {**made, "pushed": sent, "text": f"{made['text']}\n{sent['text']}"}
     print_result(made, as_json)
@@ -55,7 +57,7 @@ def _export(target: Path, overrides: list[str], *, verify: bool, pushes: bool) -
     """The result of the verb; ``model`` is the folder that was written or named."""
     from ropewalk.commands.export import export_checkpoint, is_checkpoint
 
-    if target.suffix in YAML:
+    if is_recipe(target):
         return _export_recipe(target, overrides, verify=verify)
     if is_checkpoint(target) and overrides and "=" not in overrides[0] and not verify:
         return export_checkpoint(target, Path(overrides[0]), overrides[1:])
@@ -66,17 +68,43 @@ def _export(target: Path, overrides: list[str], *, verify: bool, pushes: bool) -
             why="a model folder is already an export, to be verified or pushed; a checkpoint needs a new folder",
             fix=f"ropewalk export {target} --verify, or ropewalk export RUN/stages/0/checkpoints/step-00000100 OUT",
         )
+    named = _require_there(target)
     if not verify:
-        return {"model": str(target), "text": str(target)}
+        from ropewalk.shape.find import find_model
+
+        return {"model": str(find_model(named)), "text": str(target)}
     from ropewalk.commands.verify_export import verify_model
 
-    return verify_model(str(target))
+    return verify_model(named)
+
+
+def _require_there(target: Path) -> str:
+    """The name of a model folder, of the tiny base, or of a model on the hub.
+
+    Raises UserError for a path at which nothing is, and for a run folder, whose model is one folder deeper.
+    """
+    run = RunFolder(target)
+    if (run.export / "config.json").is_file():
+        raise UserError(
+            f"{target} is a run folder",
+            where="the command line",
+            why=f"its model is {run.export}",
+            fix=f"ropewalk export {run.export}, or ropewalk export {run.recipe}",
+        )
+    if target.exists() or str(target) == "tiny-base" or "@" in str(target):
+        return str(target)
+    near = difflib.get_close_matches(str(target), list_recipes(), n=1)
+    raise UserError(
+        f"{target} is no recipe, model or checkpoint",
+        where="the command line",
+        why="there is no such file or folder, and no recipe of that name ships with ropewalk",
+        fix=f"did you mean {near[0]}?" if near else "give a recipe, or the folder export of a run",
+    )
 
 
 def _export_recipe(target: Path, overrides: list[str], *, verify: bool) -> dict[str, Any]:
     from ropewalk.commands.run import do_part
     from ropewalk.commands.verify_export import verify_recipe
-    from ropewalk.core.run_folder import RunFolder
 
     loaded = load_given(target, overrides)
     made = verify_recipe(loaded) if verify else do_part("export", loaded)

@@ -37,7 +37,7 @@ from ropewalk.core.events import emit, open_events
 from ropewalk.core.progress import set_quiet
 from ropewalk.core.versions import find_version
 from ropewalk.parallel.stop import heed_stop
-from ropewalk.recipe.suffix import YAML
+from ropewalk.recipe.named import is_recipe
 
 _INTERRUPTED = 130
 
@@ -117,7 +117,7 @@ def extend_command(
     as_json: AsJson = False,
 ) -> None:
     """Change the positions (RoPE) of the model, and check that the built model runs them."""
-    if target.suffix in YAML:
+    if is_recipe(target):
         show_part("extend", target, arguments, as_json)
         return
     if not arguments or "=" in arguments[0]:

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 
-from ropewalk.recipe.suffix import YAML
+from ropewalk.recipe.named import is_recipe
 
 NEXT = {
     "new": "ropewalk check {file}",
@@ -14,7 +15,7 @@ NEXT = {
     "prepare": "ropewalk corpus report {target} shows the text; ropewalk train {target}",
     "extend": "ropewalk train {target}; ropewalk watch RUN shows its folder meanwhile",
     "extend MODEL": "ropewalk export {second} --verify",
-    "advise": "put the recommended rope into a recipe: ropewalk new 32k --model {target} begins one",
+    "advise": "put the recommended rope into a recipe: ropewalk new 32Ki --model {target} begins one",
     "advise RECIPE": "put the recommended rope into {target}, then ropewalk check {target}",
     "train": "ropewalk evaluate {target}",
     "evaluate": "ropewalk export {target}, then ropewalk report {target}",
@@ -48,9 +49,9 @@ def say_next(typed: Sequence[str]) -> str | None:
     verb = words[0]
     if verb == "corpus":
         verb, words = " ".join(words[:2]), words[1:]
-    recipes = [word for word in words[1:] if word.endswith(YAML)]
+    recipes = [word for word in words[1:] if is_recipe(Path(word))]
     target = next(iter([*recipes, *words[1:]]), "")
-    kind = "RECIPE" if target.endswith(YAML) else "MODEL"
+    kind = "RECIPE" if target and is_recipe(Path(target)) else "MODEL"
     if verb == "report" and "--compare" in typed:
         return "open the page; ropewalk sweep compares arms over seeds, in pairs"
     line = NEXT.get(f"{verb} {kind}", NEXT.get(verb))

@@ -14,8 +14,8 @@ from ropewalk.core.quantity import format_length
 from ropewalk.corpus.prepare.workers import count_workers
 from ropewalk.recipe.advice import AdviceSpec
 from ropewalk.recipe.load import load_recipe, parse_advice
+from ropewalk.recipe.named import is_recipe
 from ropewalk.recipe.spec import ModelSource
-from ropewalk.recipe.suffix import YAML
 from ropewalk.report.advice import Advised, describe_advice, write_advice
 from ropewalk.rope.candidates import ASKED, Survey, survey_candidates
 from ropewalk.rope.layers import LayerPosition, choose_stretched
@@ -77,7 +77,7 @@ def describe_stretched_layers(shape: ModelShape) -> list[str]:
     told = ", ".join(f"{count} {kind}" for kind, count in counts.items())
     if not full:
         return [
-            f"all {shape.layers} layers: {told}; none is extended automatically, so a pattern (layers:) must "
+            f"all layers ({shape.layers}): {told}; none is extended automatically, so a pattern (layers:) must "
             "choose the layers"
         ]
     return [
@@ -99,7 +99,7 @@ def _read_question(target: Path, overrides: list[str]) -> tuple[str, AdviceSpec,
 
     Without a recipe the ranks are open, None.
     """
-    if target.suffix not in YAML:
+    if not is_recipe(target):
         return str(target), parse_advice(overrides), None
     recipe = load_recipe(target, overrides)
     if isinstance(recipe.model, ModelSource):

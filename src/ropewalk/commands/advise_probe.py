@@ -19,7 +19,7 @@ from jaxtyping import Int64
 from ropewalk.commands.probe_budget import BudgetClock, ReadingTime, fit_time, plan_probe
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
-from ropewalk.core.quantity import format_amount, format_length, format_seconds
+from ropewalk.core.quantity import format_amount, format_count, format_length, format_seconds
 from ropewalk.core.record import Document, Score
 from ropewalk.corpus.read.source import read_source
 from ropewalk.corpus.spec import Source
@@ -188,7 +188,7 @@ def _tell_reading(
     documents = len(planned[0].items)
     lines = [
         f"Read in {format_seconds(seconds)} of {format_seconds(60 * minutes)}: {documents} of up to {spec.documents} "
-        f"documents with each of {len(found)} candidates"
+        f"documents with each of {format_count(len(found), 'candidate')}"
     ]
     left_out = [name for name in methods if name not in found]
     if left_out:

@@ -11,6 +11,7 @@ from ropewalk.commands.claim import read_base_shape
 from ropewalk.commands.decide_open import count_ranks_started, settle_given
 from ropewalk.core.artifact import is_finished
 from ropewalk.core.error import UserError
+from ropewalk.core.quantity import format_count
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.corpus.tokens.corpus_folder import open_corpus
 from ropewalk.plan.explain_plan import explain_terms, tabulate_front
@@ -27,7 +28,7 @@ from ropewalk.recipe.check import base_context, check
 from ropewalk.recipe.check_corpus import check_corpus, describe_long_share
 from ropewalk.recipe.missing_paths import find_missing_paths
 from ropewalk.recipe.spec import Recipe
-from ropewalk.recipe.stage_rows import open_stage
+from ropewalk.recipe.stage_dataset import open_stage
 from ropewalk.recipe.stretch import describe_stages
 from ropewalk.shape.guessed import describe_guess
 from ropewalk.shape.model_shape import ModelShape
@@ -76,7 +77,7 @@ def check_recipe(
     if simulate:
         lines += [f"{'simulated':<11} stage {index}: {line}" for index, line in simulate_stages(recipe, shape, plans)]
     answers = _answer(given, shape, plans, why_not, explain=explain)
-    lines += [*answers.values(), f"{_count(errors, 'error')}, {_count(len(findings) - errors, 'warning')}"]
+    lines += [*answers.values(), f"{format_count(errors, 'error')}, {format_count(len(findings) - errors, 'warning')}"]
     return {
         "errors": errors,
         "findings": [asdict(finding) for finding in findings],
@@ -103,7 +104,7 @@ def simulate_stages(recipe: Recipe, shape: ModelShape | None, plans: Sequence[Pl
         work: tuple[float, ...] = (1.0,)
         if is_finished(corpus):
             dataset = open_stage(recipe, index, open_corpus(corpus))
-            held = [dataset.document_tokens(row) for row in range(min(dataset.rows, _READ_SEQUENCES))]
+            held = [dataset.document_tokens(number) for number in range(min(dataset.sequences, _READ_SEQUENCES))]
             pair_flops = 2 * plan.flops.attention / (plan.context_tokens + 1)
             work = weigh_sequences(held, linear_flops=plan.flops.linear, attention_flops_of_pair=pair_flops)
         yield index, simulate_plan(plan, save_steps=stage.checkpoint_steps, work=work)[0]
@@ -138,7 +139,3 @@ def _answer(
         front = find_front(space.stages, space.layouts)
         answers["explain"] = "\n".join(tabulate_front(front, priced=priced))
     return answers
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

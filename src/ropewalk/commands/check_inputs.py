@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ropewalk.core.artifact import is_finished
 from ropewalk.core.error import UserError
-from ropewalk.core.quantity import format_amount, format_bytes, format_length
+from ropewalk.core.quantity import format_amount, format_bytes, format_count, format_length
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.corpus.inspect.sample import SourceSample, sample_source
 from ropewalk.corpus.read.remote import is_remote
@@ -25,6 +25,7 @@ from ropewalk.recipe.check_data import check_data
 from ropewalk.recipe.finding import Finding
 from ropewalk.recipe.lora import require_peft
 from ropewalk.recipe.missing_paths import is_there
+from ropewalk.recipe.parallel import require_moments_kernel
 from ropewalk.recipe.spec import ModelSource, Recipe
 from ropewalk.recipe.trackers import require_trackers
 from ropewalk.shape.find import TINY_BASE, find_model
@@ -59,7 +60,7 @@ def look_at_inputs(recipe: Recipe, shape: ModelShape | None) -> Inputs:
         built = open_corpus(corpus)
         for name in built.sources:
             facts = built.facts(name)
-            told = f"{facts.documents:,} documents, {format_amount(facts.tokens)} tokens, prepared"
+            told = f"{format_count(facts.documents, 'document')}, {format_amount(facts.tokens)} tokens, prepared"
             lines.append(f"{'text':<11} {name}: {told}")
     else:
         samples, faults = _sample_all(recipe)
@@ -97,7 +98,7 @@ def take_offline(recipe: Recipe) -> Recipe:
 def _describe_model(recipe: Recipe, shape: ModelShape | None) -> str:
     if shape is None or isinstance(recipe.model, ModelSource):
         return "random weights (init)"
-    size = f"{format_amount(shape.parameters)} parameters in {shape.layers} layers"
+    size = f"{format_amount(shape.parameters)} parameters in {format_count(shape.layers, 'layer')}"
     return f"{recipe.model}: {shape.architecture}, {size}, reads {format_length(shape.context_tokens)} tokens"
 
 
@@ -143,12 +144,12 @@ def _describe_text(
             unseen.setdefault(_say_unseen(source), []).append(source.name)
             continue
         sample, each = samples[source.name], token_bytes[source.name]
-        amount = f"{sample.files:,} files, about {format_amount(sample.text_bytes / each)} tokens"
+        amount = f"{format_count(sample.files, 'file')}, about {format_amount(sample.text_bytes / each)} tokens"
         if not sample.lengths:
             yield f"{source.name}: {amount}; no document was found in the part that was read"
             continue
         long, share = sample.count_long(target * each), sample.share_in_long(target * each)
-        seen = f"{len(sample.lengths):,} documents" + ("" if sample.whole else " that were read")
+        seen = f"{format_count(len(sample.lengths), 'document')}" + ("" if sample.whole else " that were read")
         yield f"{source.name}: {amount}; {long:,} of {seen} have {format_length(target)}, {share:.0%} of the text"
     yield from (f"{why}: {', '.join(names)}" for why, names in unseen.items())
 
@@ -178,6 +179,10 @@ def _find_missing_packages(recipe: Recipe) -> Iterator[Finding]:
             require_peft()
         except UserError as error:
             yield Finding("warning", "stages: lora", f"{error.what}, which is not here", error.why, error.fix)
+    try:
+        require_moments_kernel(recipe.parallel.moments_kernel)
+    except UserError as error:
+        yield Finding("warning", error.where, f"{error.what}, which is not here", error.why, error.fix)
     wanted = {"corpus.workers": "ray"} if recipe.corpus.workers == "ray" else {}
     for index, source in enumerate(recipe.corpus.sources):
         if source.hub is not None:

@@ -3,7 +3,7 @@
 Under torchrun the first rank does this alone, because the folder is in an intermediate state meanwhile.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from ropewalk.commands.check_mix_study import find_unmeasured
@@ -13,6 +13,7 @@ from ropewalk.commands.plan_growth import plan_growth
 from ropewalk.core.artifact import hold, require_free
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import warn
+from ropewalk.core.quantity import format_count
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.parallel.stop import heed_stop
 from ropewalk.parallel.torchrun import count_started, is_started
@@ -60,10 +61,10 @@ def _take(recipe: Recipe, folder: RunFolder, held: ExitStack | None) -> None:
 def _require_ranks(recipe: Recipe) -> None:
     if recipe.parallel.ranks != count_started():
         raise UserError(
-            f"the recipe needs {recipe.parallel.ranks} ranks, but torchrun started {count_started()}",
+            f"the recipe needs {format_count(recipe.parallel.ranks, 'rank')}, but torchrun started {count_started()}",
             where="parallel.ranks",
-            why="WORLD_SIZE is the number of processes of torchrun (nodes x processes per node)",
-            fix=f"start {recipe.parallel.ranks} processes, or set parallel.ranks={count_started()}",
+            why="WORLD_SIZE is the number of processes of torchrun (nodes x processes per node), or of Ray's workers",
+            fix=f"start {format_count(recipe.parallel.ranks, 'process')}, or set parallel.ranks={count_started()}",
         )
 
 
@@ -71,21 +72,18 @@ def _refuse_errors(recipe: Recipe) -> None:
     if isinstance(recipe.model, str):
         require_weights(recipe.model)  # before a folder is begun that could not be continued with weights
     findings = [*check(recipe, read_base_shape(recipe)), *find_unmeasured(recipe)]
+    refuse_findings(findings, fix="correct that key; `ropewalk check RECIPE` checks all rules without starting the run")
+
+
+def refuse_findings(findings: Sequence[Finding], *, fix: str) -> None:
+    """Print each broken rule as a line for people. Raises UserError, with ``fix``, for the first that is an error."""
     for finding in findings:
-        say_finding(finding)
+        warn(str(finding))
     for finding in findings:
         if finding.level == "error":
             raise UserError(
-                "the recipe breaks a rule",
-                where=finding.key,
-                why=f"{finding.message} ({finding.source})",
-                fix="correct that key; `ropewalk check RECIPE` checks all rules without starting the run",
+                "the recipe breaks a rule", where=finding.key, why=f"{finding.message} ({finding.source})", fix=fix
             )
-
-
-def say_finding(finding: Finding) -> None:
-    """Print one broken rule as a line for people."""
-    warn(str(finding))
 
 
 def read_base_shape(recipe: Recipe) -> ModelShape | None:

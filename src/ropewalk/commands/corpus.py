@@ -9,6 +9,7 @@ from ropewalk.commands.prepare import ask_probes
 from ropewalk.commands.run_inputs import base_model, require
 from ropewalk.core.artifact import new_folder, write_whole
 from ropewalk.core.error import UserError
+from ropewalk.core.quantity import format_count
 from ropewalk.core.run_folder import CARD, RunFolder
 from ropewalk.corpus.dedup.decontaminate import read_prompts
 from ropewalk.corpus.inspect.card import describe_data, write_card
@@ -24,7 +25,7 @@ from ropewalk.corpus.tokens.tokenizer import load_tokenizer
 from ropewalk.recipe.check_corpus import describe_long_share
 from ropewalk.recipe.load import load_recipe
 from ropewalk.recipe.spec import Recipe
-from ropewalk.recipe.stage_rows import open_stage
+from ropewalk.recipe.stage_dataset import open_stage
 from ropewalk.report.corpus import write_corpus_page
 
 _OF_RECIPE = ("corpus", "stages", "seed", "run")
@@ -36,8 +37,8 @@ def report_corpus(recipe: Recipe) -> dict[str, Any]:
     corpus = open_corpus(require(folder.corpus, verb="prepare"))
     tokenizer = load_tokenizer(base_model(folder, recipe))
     require_tokenizer(corpus, tokenizer, where=base_model(folder, recipe))
-    feeds = {stage: open_stage(recipe, stage, corpus) for stage in range(len(recipe.stages))}
-    counted = survey_corpus(corpus, feeds, tokenizer=tokenizer, seed=recipe.seed)
+    datasets = {stage: open_stage(recipe, stage, corpus) for stage in range(len(recipe.stages))}
+    counted = survey_corpus(corpus, datasets, tokenizer=tokenizer, seed=recipe.seed)
     counted["copies"] = show_copies(corpus, tokenizer=tokenizer, seed=recipe.seed)
     counted["columns"] = read_columns(corpus)
     counted["card"] = describe_data(corpus, recipe.corpus)
@@ -77,7 +78,7 @@ def tokenise_recipe(recipe: Recipe, share: str) -> dict[str, Any]:
         shares=int(of),
     )
     then = "run the array again: sections are compared once all shares are surveyed" if done.waits else "ready"
-    text = f"share {share}: {done.tasks} tasks done; {then}"
+    text = f"share {share}: {format_count(done.tasks, 'task')} done; {then}"
     return {"share": share, "tasks": done.tasks, "waits": done.waits, "text": text}
 
 
@@ -123,7 +124,7 @@ def mix_corpus(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
             corpus,
             recipe.mix(stage),
             context_tokens=stage.context_length,
-            tokens=stage.rows * stage.context_length,
+            tokens=stage.sequences * stage.context_length,
             max_repeats=recipe.corpus.max_repeats,
             rules=recipe.rules(stage),
         )

@@ -6,7 +6,7 @@ from typing import Any
 from ropewalk.commands.on_ranks import on_ranks
 from ropewalk.commands.run_inputs import base_model, rank_setup, require
 from ropewalk.core.error import UserError
-from ropewalk.core.quantity import format_length, parse_count
+from ropewalk.core.quantity import format_count, format_length, parse_count
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.corpus.tokens.corpus_folder import open_corpus
 from ropewalk.corpus.tokens.tokenizer import load_tokenizer
@@ -57,7 +57,7 @@ def score_recipe(recipe: Recipe, out: Path, *, model: str | None, truncated: str
     )
     tokenizer = load_tokenizer(scorer)
     read = "" if sample == 1 else f", {found['read']:.1%} of the tokens of a whole reading"
-    lines = [f"{found['documents']} documents{read}, {out}"]
+    lines = [f"{format_count(found['documents'], 'document')}{read}, {out}"]
     for end in ("best", "worst"):
         for row in found[end]:
             first = " ".join(tokenizer.decode(row.pop("first")).split())

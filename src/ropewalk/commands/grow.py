@@ -40,6 +40,6 @@ def _go_back(folder: RunFolder, stage: int, step: int) -> None:
             discard(folder.checkpoint(stage, later))
     history = folder.rollbacks(stage)
     if history.exists():  # rollbacks after this checkpoint belong to the removed steps
-        lived = read_written(folder.checkpoint(stage, step) / "state.json", lambda facts: int(facts["rollbacks"]))
+        lived = read_written(folder.checkpoint_state(stage, step), lambda facts: int(facts["rollbacks"]))
         write_whole(history, json.dumps(read_written(history)[:lived], indent=1))
     MetricsLog(folder.metrics, writes=True).rewind(stage, step)

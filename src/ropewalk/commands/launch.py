@@ -19,6 +19,7 @@ from ropewalk.commands.launch_kubernetes import write_job, write_train_job
 from ropewalk.commands.launch_slurm import write_slurm
 from ropewalk.commands.launch_target import STOP_SECONDS, Target
 from ropewalk.core.error import UserError
+from ropewalk.core.quantity import format_count
 from ropewalk.plan.calibration import is_calibration
 from ropewalk.recipe.hardware_keys import read_hardware
 from ropewalk.recipe.named import find_named
@@ -136,7 +137,7 @@ def _require_place(recipe: Recipe, asked: Asked) -> None:
     ranks, nodes = recipe.parallel.ranks, asked.nodes
     if nodes < 1 or ranks % nodes:
         raise UserError(
-            f"{ranks} ranks cannot be divided among {nodes} machines",
+            f"{format_count(ranks, 'rank')} cannot be divided among {format_count(nodes, 'machine')}",
             where="parallel.ranks and --nodes",
             why="every machine must run the same number of ranks",
             fix=f"a divisor of {ranks} as --nodes, or parallel.ranks={max(nodes, 1) * max(1, ranks // max(nodes, 1))}",
@@ -145,9 +146,12 @@ def _require_place(recipe: Recipe, asked: Asked) -> None:
     devices = None if recipe.hardware is None else read_hardware(recipe.hardware).count
     if devices is not None and ranks // nodes > devices:
         raise UserError(
-            f"{ranks // nodes} ranks do not fit on a machine of {devices} devices",
+            f"{format_count(ranks // nodes, 'rank')} do not fit on a machine of {format_count(devices, 'device')}",
             where="hardware and --nodes",
-            why=f"{ranks} ranks on {nodes} machines, and the recipe names {recipe.hardware}",
+            why=(
+                f"{format_count(ranks, 'rank')} on {format_count(nodes, 'machine')}, and the recipe names "
+                f"{recipe.hardware}"
+            ),
             fix=f"--nodes {-(-ranks // devices)}, or parallel.ranks={nodes * devices}",
         )
     for option, value in (

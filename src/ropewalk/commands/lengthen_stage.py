@@ -51,7 +51,7 @@ def refuse_other_shares(recipe: Recipe, held: Recipe, folder: RunFolder, stage: 
     corpus, shares = open_corpus(folder.corpus), []
     for each in (held, recipe):
         own = each.stages[stage]
-        amount = own.steps * own.step_rows * own.context_length
+        amount = own.steps * own.step_sequences * own.context_length
         limits: dict[str, Any] = {"tokens": amount, "max_repeats": each.corpus.max_repeats}
         strata = plan_strata(corpus, each.mix(own), context_tokens=own.context_length, rules=each.rules(own), **limits)
         shares.append({stratum.name: stratum.share for stratum in strata})
@@ -67,7 +67,7 @@ def refuse_other_shares(recipe: Recipe, held: Recipe, folder: RunFolder, stage: 
 
 
 def _compare(recipe: Recipe, held: Recipe, folder: RunFolder, stage: int, step: int) -> tuple[Rates, Rates]:
-    before = _read_rates(folder.checkpoint(stage, step) / "state.json") or rates_of(held.stages[stage])
+    before = _read_rates(folder.checkpoint_state(stage, step)) or rates_of(held.stages[stage])
     return rates_of(recipe.stages[stage]).continuing(before), before
 
 

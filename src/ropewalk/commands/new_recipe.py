@@ -1,16 +1,19 @@
 """``ropewalk new KIND --model MODEL``: a commented recipe to start from, with the positions that `advise` recommends.
 
-Only config.json is read, of a folder, of a shipped shape or from the hub. The name of a shipped recipe, such as
-``quickstart`` or ``qwen3-8b-128k``, gives a copy of that file, to change.
+KIND is the context length to reach (``32Ki``), ``domain`` or ``lora-1gpu``. Only config.json is read, of a folder, of a
+shipped shape or from the hub. The name of a shipped recipe, such as ``quickstart`` or ``qwen3-8b-128k``, gives a copy
+of that file, to change.
 """
 
+import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ropewalk.commands.run_inputs import require_new
 from ropewalk.core.error import UserError
-from ropewalk.core.quantity import format_length
+from ropewalk.core.quantity import format_length, parse_count
 from ropewalk.recipe.load import load_recipe
 from ropewalk.recipe.named import find_shipped_recipe, list_recipes
 from ropewalk.rope.candidates import survey_candidates
@@ -23,12 +26,7 @@ run: runs/{stem}                        # everything that the run makes
 seed: 1
 corpus:
   store: store                          # tokenised text, shared by all runs
-  sources:                              # put your text there: .txt, .md, .jsonl, .parquet, .zst, and folders of them
-    - {{name: web, path: data/general/web, role: general, language: en, profile: prose_en}}
-    - {{name: books, path: data/general/books, role: general, language: en, profile: prose_en}}   # long documents
-    - {{name: own, path: data/domain, role: domain, language: en, profile: prose_en}}
-    - {{name: chat, path: data/instruction, role: instruction, language: en, profile: instruction}}
-  mix: {mix}   # in tokens
+{sources}  mix: {mix}   # in tokens
 stages:
   - context_length: {target}
     rope: {rope}    # from `ropewalk advise {model} context_length={target}`
@@ -43,6 +41,20 @@ hardware: h100-sxm x {ranks}
 # lengths: multiples of the base's {base}
 evaluate: {{lengths: {lengths}, position_lengths: {times}, precision: bfloat16}}
 """
+_SOURCES = """\
+  sources:                              # put your text there: .txt, .md, .jsonl, .parquet, .zst, and folders of them
+    - {{name: web, path: data/general/web, role: general, language: en, profile: prose_en}}
+    - {{name: books, path: data/general/books, role: general, language: en, profile: prose_en}}   # long documents
+    - {{name: own, path: {data}, role: domain{told}}}
+    - {{name: chat, path: data/instruction, role: instruction, language: en, profile: instruction}}
+"""
+_OWN_ALONE = """\
+  # your text alone: what else the base knows may be lost (docs/forgetting.md). General text and instructions keep it:
+  # add sources such as {{name: web, path: FOLDER, role: general}}, and a mix such as {{general: 7, domain: 2}}
+  sources:
+    - {{name: own, path: {data}, role: domain}}
+"""
+_ENGLISH = ", language: en, profile: prose_en"
 _LORA = "    lora: {rank: 16}                      # merged into the weights at the end of the stage\n"
 
 
@@ -56,20 +68,22 @@ class _Kind:
     lora: bool = False
 
 
-_KINDS = {
-    "16k": _Kind(16384, 8, 2),
-    "32k": _Kind(32768, 8, 4),
-    "128k": _Kind(131072, 8, 8),
-    "domain": _Kind(None, 8, 4, domain=5),
-    "lora-1gpu": _Kind(None, 1, 1, lora=True),
-}
+_KINDS = {"domain": _Kind(None, 8, 4, domain=5), "lora-1gpu": _Kind(None, 1, 1, lora=True)}
+_OFFERED = f"a context length such as 32Ki, {', '.join(_KINDS)}"
+_CONTEXT_RANKS = ((16384, 2), (65536, 4))
+"""Up to a length, the ranks that share a sequence; 8 beyond."""
+_PLAIN = re.compile(r"[\w./~-]+")
+"""Paths that need no quotes in YAML."""
+_THOUSANDS = re.compile(r"(\d+)k")
+"""Lengths as many write them: ``32k`` means 32Ki."""
 
 
-def new_recipe(kind: str, *, model: str | None, out: Path | None) -> dict[str, Any]:
+def new_recipe(kind: str, *, model: str | None, out: Path | None, data: str | None = None) -> dict[str, Any]:
     """Write a recipe of ``kind`` for ``model`` to ``out``, by default KIND.yaml here; return its path and text.
 
-    ``kind`` may be the name of a shipped recipe instead, which has its own model. Raises UserError for an unknown kind,
-    a missing model, a base that reads the length already, and a file that exists.
+    ``data`` is the file or folder of the user's own text; a recipe for a length then trains on it alone. ``kind`` may
+    be the name of a shipped recipe instead, which has its own model and text. Raises UserError for an unknown kind, a
+    missing model, a base that reads the length already, and a file that exists.
     """
     path = out or Path(f"{kind}.yaml")
     require_new(path)
@@ -81,24 +95,43 @@ def new_recipe(kind: str, *, model: str | None, out: Path | None) -> dict[str, A
                 f"{kind} is no recipe for {model}",
                 where="the command line",
                 why=f"its lengths, positions and ranks are those of {base}",
-                fix=f"a kind for any base: {', '.join(_KINDS)}",
+                fix=f"a kind for any base: {_OFFERED}",
+            )
+        if data is not None:
+            raise UserError(
+                "--data has no meaning for a shipped recipe",
+                where="--data",
+                why=f"{kind} names its own sources",
+                fix="leave --data out, and change the paths of the sources in the new file",
             )
         text = shipped.read_text(encoding="utf-8")
     else:
-        text = _write(kind, model, path)
+        text = _write(kind, model, path, data)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     return {"recipe": str(path), "text": str(path)}
 
 
-def _write(kind: str, model: str | None, path: Path) -> str:
-    if kind not in _KINDS:
+def _find_kind(kind: str) -> _Kind:
+    """The kind of that name, or of that context length. Raises UserError where it is neither."""
+    if kind in _KINDS:
+        return _KINDS[kind]
+    try:
+        tokens = parse_count(_THOUSANDS.sub(r"\1Ki", kind))
+    except ValueError:
+        tokens = 0
+    if tokens < 1:
         raise UserError(
             f"unknown kind of recipe {kind!r}",
             where="the command line",
-            why=f"there are {', '.join(_KINDS)} for any base, and the shipped recipes {', '.join(_list_near(kind))}",
-            fix="ropewalk new 32k --model Qwen/Qwen3-8B-Base",
+            why=f"there are {_OFFERED} for any base, and the shipped recipes {', '.join(_list_near(kind))}",
+            fix="ropewalk new 32Ki --model Qwen/Qwen3-8B-Base",
         )
+    return _Kind(tokens, 8, next((ranks for most, ranks in _CONTEXT_RANKS if tokens <= most), 8))
+
+
+def _write(kind: str, model: str | None, path: Path, data: str | None) -> str:
+    chosen = _find_kind(kind)
     if model is None:
         raise UserError(
             "the base model is missing",
@@ -106,14 +139,14 @@ def _write(kind: str, model: str | None, path: Path) -> str:
             why="positions and lengths depend on it",
             fix=f"ropewalk new {kind} --model FOLDER, or --model ORG/NAME@REVISION",
         )
-    chosen, shape = _KINDS[kind], read_shape(find_model(model, config_only=True))
+    shape = read_shape(find_model(model, config_only=True))
     target = chosen.context_tokens or 4 * shape.context_tokens
     if target <= shape.context_tokens:
         raise UserError(
             f"{model} reads {format_length(shape.context_tokens)} tokens already",
             where="the command line",
             why=f"a recipe of kind {kind} makes a model of {format_length(target)}",
-            fix="a longer kind, or domain, which makes the base's context four times as long",
+            fix="a longer length, or domain, which makes the base's context four times as long",
         )
     survey = survey_candidates(shape.base_rope, target)
     method = survey.find(survey.recommended).method.model_dump(mode="json", exclude_defaults=True)
@@ -126,7 +159,10 @@ def _write(kind: str, model: str | None, path: Path) -> str:
         stem=path.stem,
         base=format_length(shape.context_tokens),
         target=format_length(target),
-        mix=f"{{general: {9 - chosen.domain}, domain: {chosen.domain}, instruction: 1}}",
+        sources=_list_sources(kind, data),
+        mix="{domain: 1}"
+        if _trains_alone(kind, data)
+        else f"{{general: {9 - chosen.domain}, domain: {chosen.domain}, instruction: 1}}",
         rope=f"{{{rope}}}",
         tokens="1B" if chosen.lora else "4B",
         step=format_length(max(target, 1 << 18 if chosen.lora else 1 << 22)),
@@ -137,6 +173,19 @@ def _write(kind: str, model: str | None, path: Path) -> str:
         lengths=sorted({1, times}),
         times=times,
     )
+
+
+def _trains_alone(kind: str, data: str | None) -> bool:
+    """Whether the recipe reads the user's text and no other; ``domain`` is a mix by its nature."""
+    return data is not None and kind != "domain"
+
+
+def _list_sources(kind: str, data: str | None) -> str:
+    """The key ``sources``: the user's text at ``data``, or places to put text of each role."""
+    quoted = json.dumps(data or "data/domain", ensure_ascii=False)
+    named = quoted[1:-1] if _PLAIN.fullmatch(quoted[1:-1]) else quoted
+    template = _OWN_ALONE if _trains_alone(kind, data) else _SOURCES
+    return template.format(data=named, told=_ENGLISH if data is None else "")
 
 
 def _list_near(kind: str) -> list[str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from ropewalk.commands.lengthen_stage import find_start, refuse_other_shares
 from ropewalk.core.artifact import MANIFEST, is_finished
 from ropewalk.core.error import UserError
+from ropewalk.core.quantity import format_count
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.corpus.prepare.build import holds_sources
 from ropewalk.corpus.prompt_rules import PROBES
@@ -159,7 +160,10 @@ def _tell(
     if back is not None:
         stage, step = back
         taken = folder.newest_step(stage) - step
-        yield f"stage {stage} continues from step {step}, before its learning rate decayed: {taken} steps are repeated"
+        yield (
+            f"stage {stage} continues from step {step}, before its learning rate decayed: "
+            f"{format_count(taken, 'step')} repeated"
+        )
     kept = is_finished(folder.corpus) and folder.corpus not in stale
     if (
         kept

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ropewalk.commands.claim import read_base_shape, say_finding
+from ropewalk.commands.claim import read_base_shape, refuse_findings
 from ropewalk.commands.on_ranks import on_ranks
 from ropewalk.commands.run_inputs import base_model, rank_setup
 from ropewalk.core.artifact import is_finished
@@ -26,7 +26,8 @@ from ropewalk.shape.read import read_shape
 def prepare_corpus(recipe: Recipe, folder: RunFolder) -> None:
     """Prepare the token store; for a model that starts from nothing also its tokenizer and first weights.
 
-    Raises UserError, before anything else is done, where files that the recipe names are missing.
+    Raises UserError, before anything else is done, where files that the recipe names are missing; and at the end where
+    the corpus cannot give what the stages ask for.
     """
     if not is_finished(folder.corpus):
         require_paths(recipe)
@@ -40,20 +41,30 @@ def prepare_corpus(recipe: Recipe, folder: RunFolder) -> None:
             train_tokenizer(texts, vocabulary=init.tokenizer, folder=tokenizer)
         setup = RankSetup(recipe.parallel.device)
         on_ranks(init_on_rank, 1, init, tokenizer, folder.initial, recipe.seed, setup=setup)
-    if not is_finished(folder.corpus):
-        base = base_model(folder, recipe)
-        check_tokenizer(base, vocabulary=read_shape(base).vocabulary)
-        for text in recipe.evaluate.foreign:  # before hours of preparation
-            if text.embedded is None:
-                source_files(text.source)
-        spoken, probes = load_tokenizer(base), ask_probes(recipe, base)
-        build(recipe.corpus, tokenizer=spoken, seed=recipe.corpus_seed, folder=folder.corpus, probes=probes)
-        corpus, base_tokens = open_corpus(folder.corpus), base_context(recipe, read_base_shape(recipe))
-        for text in recipe.evaluate.foreign:  # now, too: text that the mix has shows no forgetting
-            asked = {"context_tokens": base_tokens or 1, "tokens": recipe.evaluate.short_tokens}
-            refuse_known_documents(text.name, read_foreign(text.embedded or text.source, **asked), corpus)
-        for finding in check_corpus(recipe, corpus, base_tokens):  # now, not after days of training
-            say_finding(finding)
+    is_new = not is_finished(folder.corpus)
+    if is_new:
+        _build_corpus(recipe, folder)
+    if is_new or not is_finished(
+        folder.extended(0)
+    ):  # now, and not when the model is extended or after days of training
+        base_tokens = base_context(recipe, read_base_shape(recipe))
+        findings = [*check_corpus(recipe, open_corpus(folder.corpus), base_tokens)]
+        refuse_findings(findings, fix="correct that key, or add text to the sources; then the same command continues")
+
+
+def _build_corpus(recipe: Recipe, folder: RunFolder) -> None:
+    """Build the store. Raises UserError where the tokenizer does not fit, or text outside of the mix is in the mix."""
+    base = base_model(folder, recipe)
+    check_tokenizer(base, vocabulary=read_shape(base).vocabulary)
+    for text in recipe.evaluate.foreign:  # before hours of preparation
+        if text.embedded is None:
+            source_files(text.source)
+    spoken, probes = load_tokenizer(base), ask_probes(recipe, base)
+    build(recipe.corpus, tokenizer=spoken, seed=recipe.corpus_seed, folder=folder.corpus, probes=probes)
+    corpus, base_tokens = open_corpus(folder.corpus), base_context(recipe, read_base_shape(recipe))
+    for text in recipe.evaluate.foreign:  # now, too: text that the mix has shows no forgetting
+        asked = {"context_tokens": base_tokens or 1, "tokens": recipe.evaluate.short_tokens}
+        refuse_known_documents(text.name, read_foreign(text.embedded or text.source, **asked), corpus)
 
 
 def ask_probes(recipe: Recipe, base: Path) -> dict[str, list[str]]:

@@ -13,7 +13,7 @@ from typing import Any
 from ropewalk.commands.model_card import make_card, make_plain_card
 from ropewalk.core.artifact import MANIFEST
 from ropewalk.core.error import UserError
-from ropewalk.core.quantity import format_bytes
+from ropewalk.core.quantity import format_bytes, format_count
 from ropewalk.parallel.torchrun import is_first
 from ropewalk.shape.hub import explain_refusal, list_hub_errors
 from ropewalk.shape.weight_files import weight_files
@@ -49,7 +49,9 @@ def push_folder(
     sizes = {name: size for name, size in sizes.items() if not any(fnmatchcase(name, each) for each in _LEFT_OUT)}
     card = None if _CARD in sizes else make_plain_card(folder) if run is None else make_card(run, folder)
     made = {"repository": name, "private": private, "files": sizes, "card": card, "sent": not dry_run}
-    told = f"{len(sizes)} files, {format_bytes(sum(sizes.values()))}" + ("" if card is None else ", and a model card")
+    told = f"{format_count(len(sizes), 'file')}, {format_bytes(sum(sizes.values()))}" + (
+        "" if card is None else ", and a model card"
+    )
     if dry_run:
         lines = [f"  {format_bytes(size):>9}  {path}" for path, size in sizes.items()]
         return {**made, "text": "\n".join([f"to {name}, not sent: {told}", *lines])}

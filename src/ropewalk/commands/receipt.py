@@ -46,7 +46,7 @@ from ropewalk.plan.traffic import attention_traffic, recurrent_traffic, state_tr
 from ropewalk.recipe.load import load_recipe
 from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage import Stage
-from ropewalk.recipe.stage_rows import open_stage
+from ropewalk.recipe.stage_dataset import open_stage
 from ropewalk.report.receipt import tabulate_receipt
 from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read import read_shape
@@ -111,9 +111,9 @@ def make_run_receipt(run: Path) -> Receipt:
     folder = RunFolder(run)
     recipe = load_recipe(folder.recipe, ())
     corpus = open_corpus(require(folder.corpus, verb="prepare"))
-    rows = list(read_metrics(folder.metrics)) if folder.metrics.is_file() else []
+    metrics = list(read_metrics(folder.metrics)) if folder.metrics.is_file() else []
     sessions: list[dict[str, Any]] = read_written(folder.sessions) if folder.sessions.is_file() else []
-    trained = [stage for stage in range(len(recipe.stages)) if any(row.stage == stage for row in rows)]
+    trained = [stage for stage in range(len(recipe.stages)) if any(metric.stage == stage for metric in metrics)]
     if not trained or not all("rig" in session for session in sessions):
         raise UserError(
             "no receipt can be made",
@@ -130,7 +130,7 @@ def make_run_receipt(run: Path) -> Receipt:
         model_digest=digest_value(read_manifest(folder.extended(trained[0]))["files"]),
         versions=versions,
         digests={"recipe": recipe.digest, "corpus": corpus.digest},
-        stages=[_make_stage(recipe, folder, corpus, stage, rows=rows, sessions=sessions) for stage in trained],
+        stages=[_make_stage(recipe, folder, corpus, stage, metrics=metrics, sessions=sessions) for stage in trained],
     )
 
 
@@ -140,7 +140,7 @@ def _make_stage(
     corpus: Corpus,
     stage: int,
     *,
-    rows: Sequence[Metric],
+    metrics: Sequence[Metric],
     sessions: Sequence[Mapping[str, Any]],
 ) -> StageReceipt:
     spec, shape = recipe.stages[stage], read_shape(folder.extended(stage))
@@ -148,9 +148,9 @@ def _make_stage(
     rig, savings, precision = Rig(**mine[-1]["rig"]), Savings(**mine[-1]["savings"]), mine[-1]["parallel"]["precision"]
     begun = {session["from_step"] + warm for session in mine for warm in range(1, _WARM_STEPS + 1)}
     found: dict[str, list[float]] = {}
-    for row in rows:
-        if row.stage == stage and row.step not in begun:
-            found.setdefault(row.name, []).append(row.value)
+    for metric in metrics:
+        if metric.stage == stage and metric.step not in begun:
+            found.setdefault(metric.name, []).append(metric.value)
     if "tokens_per_second" not in found:
         raise UserError(
             f"stage {stage} has too few steps",
@@ -159,18 +159,18 @@ def _make_stage(
             fix="train further",
         )
     dataset = open_stage(recipe, stage, corpus)
-    held = [dataset.document_tokens(row) for row in range(min(dataset.rows, _READ_SEQUENCES))]
-    step_tokens = spec.step_rows * spec.context_length
-    per_row = [token_flops(shape, spec.context_length, document_tokens=each, lora=spec.lora) for each in held]
-    attention = fmean(each.attention for each in per_row) * step_tokens
+    held = [dataset.document_tokens(number) for number in range(min(dataset.sequences, _READ_SEQUENCES))]
+    step_tokens = spec.step_sequences * spec.context_length
+    per_sequence = [token_flops(shape, spec.context_length, document_tokens=each, lora=spec.lora) for each in held]
+    attention = fmean(each.attention for each in per_sequence) * step_tokens
     element_bytes = 2 if precision == "bfloat16" else 4
-    loss = next(row.value for row in rows if row.stage == stage and row.name == "loss/train")
+    loss = next(metric.value for metric in metrics if metric.stage == stage and metric.name == "loss/train")
     return StageReceipt(
         sequences=Sequences(dataset.digest, spec.context_length, step_tokens, recipe.seed, count_lengths(held)),
         precision=precision,
         first_loss=loss,
         totals=StepTotals(
-            linear_flops=per_row[0].linear * step_tokens,
+            linear_flops=per_sequence[0].linear * step_tokens,
             attention_flops=attention,
             true_attention_flops=attention,
             balance=median(found["imbalance"]),
@@ -194,7 +194,7 @@ def _make_stage(
 
 def count_lengths(held: Sequence[Sequence[int]]) -> dict[str, int]:
     """The number of documents by length, in powers of two of tokens; ``held`` has the lengths of each sequence."""
-    powers = Counter(tokens.bit_length() - 1 for row in held for tokens in row if tokens > 0)
+    powers = Counter(tokens.bit_length() - 1 for sequence in held for tokens in sequence if tokens > 0)
     return {f"{format_length(1 << power)}-{format_length(2 << power)}": powers[power] for power in sorted(powers)}
 
 
@@ -208,9 +208,9 @@ def _count_attention_bytes(
     sharing = plan_sharing(recipe.parallel, shape, device=rig.kind, element_bytes=wide)
     forwards, each = 2 if savings.recompute == "full" else 1, []
     again, price = 1 if savings.recompute == "none" else 2, sharing.price.recurrent  # as in plan/workload.py
-    size = min(spec.micro_batch_size, spec.step_rows)
-    for row in range(0, min(_CUT_SEQUENCES, dataset.rows - size + 1), size):
-        partition = choose_partition(dataset.batch(row, size).document, ranks=ranks, sharing=sharing).partition
+    size = min(spec.micro_batch_size, spec.step_sequences)
+    for number in range(0, min(_CUT_SEQUENCES, dataset.sequences - size + 1), size):
+        partition = choose_partition(dataset.batch(number, size).document, ranks=ranks, sharing=sharing).partition
         sent = 0.0
         if isinstance(partition, UlyssesPartition):
             traffic = attention_traffic(
@@ -232,7 +232,7 @@ def _count_attention_bytes(
 
 def _count_micro_batches(spec: Stage, rig: Rig) -> int:
     """The micro-batches of a data rank in a step."""
-    return math.ceil(spec.step_rows / (rig.ranks // rig.context_ranks * spec.micro_batch_size))
+    return math.ceil(spec.step_sequences / (rig.ranks // rig.context_ranks * spec.micro_batch_size))
 
 
 def _plan(recipe: Recipe, shape: ModelShape, stage: int, *, rig: Rig, precision: str) -> dict[str, float]:

@@ -9,9 +9,10 @@ from typing import Any
 from ropewalk.core.error import UserError
 from ropewalk.core.quantity import format_amount, parse_count
 from ropewalk.core.read_json import read_written
+from ropewalk.core.run_folder import RESULTS
 from ropewalk.evaluate.score import Interval
 from ropewalk.evaluate.study_fit import Kind, StudyFit, find_critical, fit_study, is_accepted, tell_laws
-from ropewalk.recipe.suffix import YAML
+from ropewalk.recipe.named import is_recipe
 from ropewalk.recipe.sweep import load_sweep
 
 _LIMIT = re.compile(r"general_loss<=([+-]?\d+(?:\.\d+)?)(%?)")
@@ -60,9 +61,9 @@ def recommend_mix(study: Path, limit: str, *, tokens: str | None = None) -> dict
 def find_results(study: Path) -> Path:
     """The ``results.json`` of a study, given as its file, its folder, or the results themselves."""
     folder = study
-    if study.suffix in YAML:
+    if is_recipe(study):
         folder = Path(load_sweep(study)[0].study)
-    found = folder if folder.suffix == ".json" else folder / "results.json"
+    found = folder if folder.suffix == ".json" else folder / RESULTS
     if not found.is_file():
         raise UserError(
             "the study has no results yet",

@@ -20,7 +20,7 @@ def replay_skipped(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         recipe_path = RunFolder(path.resolve().parents[3]).recipe
-        names, stage = [row["source"] for row in record["rows"]], record["stage"]
+        names, stage = [sequence["source"] for sequence in record["sequences"]], record["stage"]
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise UserError(
             "this is not a record of a skipped step",
@@ -47,8 +47,8 @@ def _describe(record: dict[str, Any], found: dict[str, Any], names: list[str]) -
         verdict = f"another result (then {_show(record)}): data and weights are not the cause"
     lines = [f"step {record['step']} was skipped: {record['reason']}", f"replayed: {_show(found)}, {verdict}", ""]
     lines += [
-        f"sequence {row['row']}: {_show(alone)}  {name}"
-        for row, alone, name in zip(record["rows"], found["rows"], names, strict=True)
+        f"sequence {sequence['sequence']}: {_show(alone)}  {name}"
+        for sequence, alone, name in zip(record["sequences"], found["sequences"], names, strict=True)
     ]
     return "\n".join(lines)
 

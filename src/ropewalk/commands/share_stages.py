@@ -140,8 +140,8 @@ def _link_stage(recipe: Recipe, folder: RunFolder, donors: Sequence[tuple[Cell, 
             continue
         same = digest_stage(each.recipe, stage, written=True) == digest_stage(recipe, stage, written=True)
         kept = list(read_metrics(folder.metrics)) if folder.metrics.exists() else []
-        if there.metrics.exists() and not any(row.stage == stage for row in kept):
-            append_metrics(folder.metrics, [row for row in read_metrics(there.metrics) if row.stage == stage])
+        if there.metrics.exists() and not any(metric.stage == stage for metric in kept):
+            append_metrics(folder.metrics, [each for each in read_metrics(there.metrics) if each.stage == stage])
         discard(folder.stage(stage).root)
         own = there.stage(stage)
         _link(own.root, folder.stage(stage).root, without=() if same else (own.trained.name, own.gate.name))

@@ -26,8 +26,8 @@ from ropewalk.commands.train import train_stages
 from ropewalk.core.artifact import FolderInUseError, is_finished, read_manifest, write_whole
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
-from ropewalk.core.quantity import format_amount
-from ropewalk.core.run_folder import RunFolder
+from ropewalk.core.quantity import format_amount, format_count
+from ropewalk.core.run_folder import RESULTS, RunFolder
 from ropewalk.evaluate.compare_arms import find_hopeless, rank_arms
 from ropewalk.evaluate.study_fit import MIX_FIT, fit_study, is_ratio_study, tell_laws
 from ropewalk.parallel.torchrun import is_started
@@ -48,14 +48,14 @@ def run_sweep(path: Path, overrides: list[str]) -> dict[str, Any]:
     sweep, cells = load_sweep(path, overrides)
     cells = [replace(cell, recipe=settle_given(cell.recipe).recipe) for cell in cells]
     left = [cell for cell in cells if not _is_done(cell)]
-    say(f"{len(cells)} cells, {len(cells) - len(left)} of them done")
+    say(f"{format_count(len(cells), 'cell')}, {len(cells) - len(left)} of them done")
     say(tell_budget(left))
     if sweep.ray is None:
         _do_cells(sweep, cells, left)
     elif left:
         sweep_on_ray(path, overrides, sweep.ray.model_copy(update={"tasks": min(sweep.ray.tasks, len(left))}))
     results = gather(sweep, cells, find_pruned(sweep, cells) or {})
-    out = Path(sweep.study) / "results.json"
+    out = Path(sweep.study) / RESULTS
     write_whole(out, format_results(results))
     picture = out.with_name("pareto.svg")
     write_whole(picture, draw_outcomes(rank_arms(results["cells"])))
@@ -72,11 +72,12 @@ def run_sweep(path: Path, overrides: list[str]) -> dict[str, Any]:
 def tell_budget(left: Sequence[Cell]) -> str:
     """What the cells that are ``left`` cost at most: beginnings that are shared, and arms left out, make it less."""
     trained = [cell for cell in left if cell.kind == "trained"]
-    tokens = sum(stage.rows * stage.context_length for cell in trained for stage in cell.recipe.stages)
+    tokens = sum(stage.sequences * stage.context_length for cell in trained for stage in cell.recipe.stages)
     flops = sum(count_flops(cell.recipe, _folder(cell)) for cell in trained)
     return (
-        f"left to do: {len(trained)} trainings with {format_amount(tokens)} tokens and {flops:.2g} FLOPs at most, "
-        f"{len(left)} measurements"
+        f"left to do: {format_count(len(trained), 'training')} with {format_amount(tokens)} tokens and "
+        f"{flops:.2g} FLOPs at most, "
+        f"{format_count(len(left), 'measurement')}"
     )
 
 

@@ -67,7 +67,7 @@ def read_entry(cell: Cell) -> dict[str, Any]:
         "seed": cell.seed,
         "recipe": cell.recipe.digest,
         "context_tokens": cell.recipe.stages[-1].reach_tokens,
-        "tokens": sum(stage.rows * stage.context_length for stage in cell.recipe.stages),
+        "tokens": sum(stage.sequences * stage.context_length for stage in cell.recipe.stages),
         "cost_flops": count_flops(cell.recipe, folder) if cell.kind == "trained" else 0.0,
         "shares": role_shares(cell.recipe, cell.recipe.stages[-1]),
         "scores": [_row(score) for score in read_scores(folder.scores)],
@@ -88,7 +88,7 @@ def count_flops(recipe: Recipe, folder: RunFolder) -> float:
     if shape is None:
         return math.nan
     return math.fsum(
-        stage.rows * stage.context_length * token_flops(shape, stage.context_length, lora=stage.lora).model
+        stage.sequences * stage.context_length * token_flops(shape, stage.context_length, lora=stage.lora).model
         for stage in recipe.stages
     )
 

@@ -14,6 +14,7 @@ from ropewalk.parallel.stop import Stopped
 from ropewalk.parallel.torchrun import is_first
 from ropewalk.plan.named_hardware import require_hardware
 from ropewalk.recipe.lora import Lora, require_peft
+from ropewalk.recipe.parallel import require_moments_kernel
 from ropewalk.recipe.spec import ModelSource, Recipe
 from ropewalk.recipe.trackers import require_trackers
 
@@ -59,8 +60,9 @@ def _train_stage(recipe: Recipe, folder: RunFolder, stage: int) -> str:
 
 
 def require_packages(recipe: Recipe) -> None:
-    """Raise UserError where a package that the recipe's trackers or adapters need is missing."""
+    """Raise UserError where a package that the recipe's trackers, adapters or moments need is missing."""
     require_trackers(recipe.trackers)
+    require_moments_kernel(recipe.parallel.moments_kernel)
     if any(stage.lora is not None for stage in recipe.stages):
         require_peft()
 
@@ -119,7 +121,7 @@ def check_gate(recipe: Recipe, folder: RunFolder, stage: int) -> None:
 
     Raises UserError on every rank where a gate is missed and the recipe stops then.
     """
-    from ropewalk.evaluate.stage_gate import measure_promotion, read_verdicts, refuse_missed_gate, spell_verdicts
+    from ropewalk.evaluate.stage_gate import measure_gate, read_verdicts, refuse_missed_gate, spell_verdicts
     from ropewalk.parallel.collective import rank_and_ranks, share_from_first
 
     spec, path, base = recipe.stages[stage], folder.gate(stage), base_model(folder, recipe)
@@ -128,7 +130,7 @@ def check_gate(recipe: Recipe, folder: RunFolder, stage: int) -> None:
         models = {"base": base, "before": stage_input(folder, recipe, stage), "trained": folder.trained(stage)}
         if stage == 0:
             del models["before"]
-        verdicts = measure_promotion(
+        verdicts = measure_gate(
             spec.gate, recipe.evaluate, models=models, reach_tokens=spec.reach_tokens, corpus=folder.corpus
         )
         if verdicts is not None:

@@ -14,7 +14,7 @@ from ropewalk.commands.plan_growth import require_same_stage
 from ropewalk.commands.run_inputs import rank_setup, require
 from ropewalk.core.artifact import is_finished
 from ropewalk.core.error import UserError
-from ropewalk.core.quantity import format_length
+from ropewalk.core.quantity import format_count, format_length
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.parallel.torchrun import is_started
 from ropewalk.recipe.spec import Recipe
@@ -98,7 +98,7 @@ def find_faults(parity: "Parity", precision: str) -> Iterator[str]:
     if min(parity.calls) < parity.passes or len(set(parity.calls)) > 1:
         yield (
             f"context-parallel attention ran {min(parity.calls)} to {max(parity.calls)} times per layer in "
-            f"{parity.passes} passes"
+            f"{format_count(parity.passes, 'pass')}"
         )
 
 
@@ -106,7 +106,8 @@ def _tell(recipe: Recipe, stage: int, found: "dict[str, Parity]", faults: list[s
     context, parallel = format_length(recipe.stages[stage].context_length), recipe.parallel
     steps = len(next(iter(found.values())).losses)
     yield (
-        f"{recipe.run}, stage {stage}: {steps} steps of {parallel.ranks} sequences of {context} tokens, degree "
+        f"{recipe.run}, stage {stage}: {format_count(steps, 'step')} of "
+        f"{format_count(parallel.ranks, 'sequence')} of {context} tokens, degree "
         f"{parallel.context_parallel} against degree 1"
     )
     for precision, parity in found.items():

@@ -32,11 +32,6 @@ def set_quiet(quiet: bool) -> None:
     _VOICE.quiet = quiet
 
 
-def is_quiet() -> bool:
-    """Whether nothing but warnings and errors is shown."""
-    return _VOICE.quiet
-
-
 @runtime_checkable
 class Advance(Protocol):
     """Report the amount just done, optionally with a note to show and the remaining time in seconds.
@@ -139,7 +134,8 @@ def _print_lines(name: str, total: float, unit: str, before: int) -> Iterator[Ad
             say(f"{name}: {done:,.0f}{of}{left}{'  ' + note if note else ''}")
 
     yield advance
-    say(f"{name}: {done - before:,.0f} {unit} in {time.monotonic() - begun:.1f} s")
+    taken = unit.removesuffix("s") if done - before == 1 else unit
+    say(f"{name}: {done - before:,.0f} {taken} in {time.monotonic() - begun:.1f} s")
 
 
 def show_nothing(amount: float = 1, *, note: str = "", left_seconds: float | None = None) -> None:

@@ -58,6 +58,17 @@ def format_amount(amount: float) -> str:
     return f"{amount:.3g}"
 
 
+def format_count(number: int, noun: str) -> str:
+    """A count with its noun, in the singular for one: ``1 file``, ``2,048 files``, ``3 batches``, ``2 copies``."""
+    if number == 1:
+        return f"1 {noun}"
+    if noun.endswith(("s", "x", "ch", "sh")):
+        return f"{number:,} {noun}es"
+    if noun.endswith("y") and noun[-2] not in "aeiou":
+        return f"{number:,} {noun[:-1]}ies"
+    return f"{number:,} {noun}s"
+
+
 def format_seconds(seconds: float) -> str:
     """A time in its two largest units: 7980 -> ``2 h 13 min``."""
     whole = round(seconds)

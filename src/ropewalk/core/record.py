@@ -1,4 +1,4 @@
-"""The records that rooms exchange, and the JSONL rows that a run writes.
+"""The records that rooms exchange, and the metrics that a run writes.
 
 There are seven records: ``Recipe`` is in recipe/, ``TrainState`` in checkpoint/, the other five are here. Only one
 place makes each of them.
@@ -61,12 +61,12 @@ class Batch:
     padding.
     """
 
-    tokens: Int32[np.ndarray, "rows context"]
-    labels: Int32[np.ndarray, "rows context"]
-    weights: Float32[np.ndarray, "rows context"]
-    positions: Int32[np.ndarray, "rows context"]
-    document: Int32[np.ndarray, "rows context"]
-    source: Int32[np.ndarray, "rows context"]
+    tokens: Int32[np.ndarray, "metrics context"]
+    labels: Int32[np.ndarray, "metrics context"]
+    weights: Float32[np.ndarray, "metrics context"]
+    positions: Int32[np.ndarray, "metrics context"]
+    document: Int32[np.ndarray, "metrics context"]
+    source: Int32[np.ndarray, "metrics context"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ class Metric:
     unit: str
 
 
-_ROW_TYPES: Mapping[str, type | tuple[type, ...]] = {
+_METRIC_TYPES: Mapping[str, type | tuple[type, ...]] = {
     "stage": int,
     "step": int,
     "name": str,
@@ -116,32 +116,32 @@ _ROW_TYPES: Mapping[str, type | tuple[type, ...]] = {
 TIMED = frozenset(
     {"tokens_per_second", "mfu", "peak_bytes", "joules", "seconds_left", "busy_imbalance", "slow_rank", "slow_ratio"}
 )
-"""Names of rows that depend on the machine: only these rows differ if the same run is repeated."""
+"""Names of metrics that depend on the machine: only these differ if the same run is repeated."""
 
 
-def append_metrics(path: Path, rows: Iterable[Metric]) -> None:
-    """Append rows to a JSONL file, one line each."""
+def append_metrics(path: Path, metrics: Iterable[Metric]) -> None:
+    """Append metrics to a JSONL file, one line each."""
     with path.open("a") as file:
-        file.writelines(json.dumps(dataclasses.asdict(row)) + "\n" for row in rows)
+        file.writelines(json.dumps(dataclasses.asdict(metric)) + "\n" for metric in metrics)
 
 
 def read_metrics(path: Path) -> Iterator[Metric]:
-    """Read rows back; an incomplete last line, left by a kill, is skipped.
+    """Read metrics back; an incomplete last line, left by a kill, is skipped.
 
     Raises UserError for any other broken line.
     """
     yield from read_written_lines(
-        path, _parse_row, fix="correct the line, or remove it: only the metric in this line is then lost"
+        path, _parse_metric, fix="correct the line, or remove it: only the metric in this line is then lost"
     )
 
 
-def _parse_row(entry: Any) -> Metric:
-    row = Metric(**entry)
-    for name, kinds in _ROW_TYPES.items():
-        value = getattr(row, name)
+def _parse_metric(entry: Any) -> Metric:
+    metric = Metric(**entry)
+    for name, kinds in _METRIC_TYPES.items():
+        value = getattr(metric, name)
         if not isinstance(value, kinds) or isinstance(value, bool):
             raise TypeError(f"{name} is {value!r}")
-    return row
+    return metric
 
 
 def write_scores(path: Path, scores: Iterable[Score]) -> None:

@@ -1,4 +1,7 @@
-"""The paths of a run folder. Only this file spells their names; the architecture test holds that."""
+"""The paths of a run folder, and of what other rooms read in its parts. Only this file spells their names.
+
+The architecture test takes the names from here, and finds them where another file spells them.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,6 +9,17 @@ from pathlib import Path
 from ropewalk.core.artifact import MANIFEST, is_finished
 
 CARD = "corpus-card.md"
+CORPUS_CONTENT, LEDGER = "corpus.json", "ledger.json"
+"""In the folder of a corpus: what it holds, and what became of all documents."""
+CHECKPOINT_STATE = "state.json"
+"""In the folder of a checkpoint: everything that is not a tensor."""
+RESULTS = "results.json"
+"""In the folder of a study: the scores of all its cells."""
+
+
+def name_checkpoint(step: int) -> str:
+    """The name of the folder of the checkpoint after ``step`` steps."""
+    return f"step-{step:08}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +64,7 @@ class StageFolder:
 
     @property
     def base_loss(self) -> Path:
-        """The base's losses that panels compare with (train/validation.py)."""
+        """The base's losses that validations compare with (train/validation.py)."""
         return self.root / "base-short-loss.json"
 
     @property
@@ -106,7 +120,7 @@ class RunFolder:
     @property
     def corpus_survey(self) -> Path:
         """The same figures for programs."""
-        return self.root / "corpus.json"
+        return self.root / CORPUS_CONTENT
 
     @property
     def corpus_card(self) -> Path:
@@ -132,7 +146,11 @@ class RunFolder:
         return self.stage(stage).checkpoints
 
     def checkpoint(self, stage: int, step: int) -> Path:
-        return self.checkpoints(stage) / f"step-{step:08}"
+        return self.checkpoints(stage) / name_checkpoint(step)
+
+    def checkpoint_state(self, stage: int, step: int) -> Path:
+        """The counters of a checkpoint, with the rates by which its steps were taken."""
+        return self.checkpoint(stage, step) / CHECKPOINT_STATE
 
     def list_steps(self, stage: int) -> list[int]:
         """The steps of the stage's finished checkpoints, by their names, newest first."""
@@ -152,7 +170,7 @@ class RunFolder:
         return self.stage(stage).rollbacks
 
     def base_loss(self, stage: int) -> Path:
-        """The base's losses that the stage's panels compare with (train/validation.py)."""
+        """The base's losses that the stage's validations compare with (train/validation.py)."""
         return self.stage(stage).base_loss
 
     def trained(self, stage: int) -> Path:

@@ -32,7 +32,7 @@ Arrangement = Literal["chain", "interleave", "negatives"]
 """How the texts of one document stand in it."""
 
 
-_CHUNKS = 2
+_CHUNKS, _MOST_CHUNKS = 2, 16
 
 
 class RelatedRules(Spec):
@@ -53,7 +53,7 @@ class RelatedRules(Spec):
     """``chain``: one text after the other, each nearest to the one before. ``interleave``: every text is cut into
     ``chunks``; all first ones stand before all second ones (LongSkywork 2406.00605; with ``control`` of random texts).
     ``negatives``: a text is cut, and the texts nearest to it stand whole between its chunks (NExtLong 2501.12766)."""
-    chunks: Annotated[int, Field(ge=2, le=16)] = _CHUNKS
+    chunks: PositiveCount = _CHUNKS
     """Into how many pieces a text is cut, at ends of lines where there are any."""
     knots: bool = False
     """Number the chunks, without loss, and behind the last one of a text list the numbers of all its chunks, with loss
@@ -61,6 +61,8 @@ class RelatedRules(Spec):
 
     @model_validator(mode="after")
     def _check_arrangement(self) -> "RelatedRules":
+        if not 2 <= self.chunks <= _MOST_CHUNKS:
+            raise ValueError(f"a text is cut into 2 to {_MOST_CHUNKS} chunks")
         if self.arrange == "chain" and (self.chunks != _CHUNKS or self.knots):
             raise ValueError("chunks and knots are for arrange: interleave or negatives; a chain has whole texts")
         if self.arrange == "negatives" and self.control:

@@ -24,7 +24,7 @@ class MixRules(Spec):
     when_dry: Literal["stop", "spread"] = "stop"
     """Where text would be read more than ``max_repeats`` times: stop before the first step, or let others give more."""
     packing: Literal["fit", "chunk"] = "fit"
-    """Whole documents by best fit, or all of them in a line that is cut at every row's end."""
+    """Whole documents by best fit, or all of them in a line that is cut at every sequence's end."""
 
     @model_validator(mode="after")
     def _check_weights(self) -> "MixRules":

@@ -71,8 +71,8 @@ class Source(Spec):
     """Similarity from which a document of this source is dropped as a copy of another; None keeps all but exact copies.
     ``by_role``: None for instructions that are read, whose answers may be alike; the corpus's for all else."""
     long_documents: LongDocuments | Literal["by_role"] = BY_ROLE
-    """What happens to a document that is longer than a row. ``by_role``: ``drop`` for instructions that are read, which
-    no row may end in the middle of an answer of; the corpus's for all else."""
+    """What happens to a document that is longer than a sequence. ``by_role``: ``drop`` for instructions that are read,
+    so that no sequence ends in the middle of an answer; the corpus's for all else."""
     join: JoinRules | None = None
     """Documents that are read as one: ``{by: book, order: chapter}``; docs/corpus-joins.md."""
     fill_in_middle: FillRules | None = None
@@ -196,8 +196,8 @@ class CorpusSpec(MixRules):
     near_duplicates: float | None = Field(default=0.8, gt=0, le=1)
     """Jaccard similarity of shingles from which one of two documents is dropped; None keeps them."""
     long_documents: LongDocuments = "split"
-    """What happens to a document that is longer than a row: cut into rows, only its first row read (of a conversation,
-    only its whole answers), or left out."""
+    """What happens to a document that is longer than a sequence: cut into sequences, only its first sequence read (of a
+    conversation, only its whole answers), or left out."""
     decontaminate: GivenRules = PromptRules()
     """Which evaluation prompts are kept out: ``{files: [exam.jsonl, probes], overlap: 0.5, action: cut}``."""
     workers: Literal["processes", "ray"] = "processes"
@@ -214,7 +214,7 @@ class CorpusSpec(MixRules):
         return None if source.is_instruction else self.near_duplicates
 
     def long_documents_of(self, source: Source) -> LongDocuments:
-        """What happens to documents of ``source`` that are longer than a row."""
+        """What happens to documents of ``source`` that are longer than a sequence."""
         if source.long_documents != BY_ROLE:
             return source.long_documents
         return "drop" if source.is_instruction else self.long_documents
@@ -223,7 +223,7 @@ class CorpusSpec(MixRules):
     def content(self) -> dict[str, Any]:
         """All that decides what a corpus folder holds, but for its text, which files name by their bytes.
 
-        How rows are dealt out, who made it and where text lies (``places``) decides nothing.
+        How sequences are dealt out, who made it and where text lies (``places``) decides nothing.
         """
         content = self.model_dump(
             mode="json", exclude={"store", "mix", "max_repeats", "workers", "worker_count", *MixRules.model_fields}

@@ -31,9 +31,9 @@ class WrittenRules(Spec):
     """Length of the passage in a request."""
     options: dict[str, Any] = Field(default_factory=lambda: {"temperature": 0})
     """More fields of a request, such as ``max_tokens``."""
-    at_once: Annotated[int, Field(ge=1, le=256)] = 4
+    at_once: Annotated[PositiveCount, Field(le=256)] = 4
     """Requests that wait at the same time."""
-    tries: Annotated[int, Field(ge=1, le=100)] = 5
+    tries: Annotated[PositiveCount, Field(le=100)] = 5
     """How often a request is sent that gets no answer, with longer and longer pauses, before the run stops."""
     timeout_s: Annotated[float, Field(gt=0)] = 300
     """Seconds until a request counts as not answered."""

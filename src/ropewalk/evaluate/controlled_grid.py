@@ -40,10 +40,8 @@ def plan_grid(
                 except UserError as error:
                     say(f"{found.name} is not measured at {tokens} tokens: {error.what}")
             if found.items:
-                numbers = (np.array(each) for each in (found.context, found.depth))
-                planned.append(
-                    Retrieval(found.name, spec.language, found.items, *numbers, depths, np.array(found.sample))
-                )
+                context, depth, sample = (np.array(each) for each in (found.context, found.depth, found.sample))
+                planned.append(Retrieval(found.name, spec.language, found.items, context, depth, depths, sample))
     return planned
 
 

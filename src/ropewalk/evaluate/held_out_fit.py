@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float64
 
+from ropewalk.core.quantity import format_count
+
 LARGEST_ERROR, SMALLEST_R2 = 0.01, 0.97
 
 
@@ -33,7 +35,10 @@ class FitTest:
         """One line for people."""
         verdict = "accepted" if self.is_accepted else "refused"
         wanted = f"error at most {LARGEST_ERROR:.0%}, R2 at least {SMALLEST_R2}"
-        return f"{verdict}: {self.points} held-out points, error {self.error:.2%}, R2 {self.r2:.3f} ({wanted})"
+        return (
+            f"{verdict}: {format_count(self.points, 'held-out point')}, error {self.error:.2%}, R2 {self.r2:.3f} "
+            f"({wanted})"
+        )
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"accepted": self.is_accepted}

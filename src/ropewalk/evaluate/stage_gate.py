@@ -42,7 +42,7 @@ class GateVerdict:
         return "gate passed" if self.met else "WARNING: undecided" if self.met is None else "WARNING: gate not passed"
 
 
-def measure_promotion(
+def measure_gate(
     gate: Gate, spec: EvaluateSpec, *, models: Mapping[str, Path], reach_tokens: int, corpus: Path
 ) -> list[GateVerdict] | None:
     """The verdicts on ``trained`` among ``models`` (``base``, ``before``, ``trained``); None except on the first rank.

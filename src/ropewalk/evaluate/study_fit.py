@@ -16,6 +16,7 @@ import numpy as np
 
 from ropewalk.core.error import UserError
 from ropewalk.core.read_json import read_written
+from ropewalk.core.run_folder import RESULTS
 from ropewalk.evaluate.compare_arms import Entry, find_base, values_of
 from ropewalk.evaluate.mix_law import FEWEST_BUDGETS, FEWEST_SHARES, MixLaw, fit_mix_law, read_law
 from ropewalk.evaluate.score import Interval
@@ -79,7 +80,7 @@ def fit_study(results: Mapping[str, Any]) -> StudyFit:
     if not all("shares" in cell for cell in cells):
         raise UserError(
             "the study does not tell the shares of its arms",
-            where="results.json",
+            where=RESULTS,
             why="it was written by an older version",
             fix="run `ropewalk sweep` on the study again: measured cells are kept",
         )

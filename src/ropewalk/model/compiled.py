@@ -6,7 +6,6 @@ and tiles are a loop. Each of them would be compiled again for every step, layer
 forward in evaluation is not compiled: evaluation reads sequences of any length, and each length would need a program.
 """
 
-import inspect
 from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any, TypeVar
@@ -19,6 +18,8 @@ from ropewalk.core.error import UserError
 
 Run = TypeVar("Run", bound=Callable[..., Any])
 
+OLDEST_TORCH = (2, 13)
+"""Older ones build a new program for each pack, and their limit of programs cannot be given here."""
 _PROGRAMS = 64
 """The most programs of one function: kinds of layers x lengths x with and without gradients."""
 
@@ -39,8 +40,24 @@ def stay_outside(function: Run) -> Run:
     return outside
 
 
+def compiles_once() -> bool:
+    """Whether this torch builds one program for all packs of a length."""
+    return _read_torch() >= OLDEST_TORCH
+
+
+def _read_torch() -> tuple[int, ...]:
+    return tuple(map(int, torch.__version__.split(".")[:2]))
+
+
 def require_compiler(device: torch.device) -> None:
-    """Raise UserError where no compiler for torch's programs on ``device`` is found."""
+    """Raise UserError where this torch is too old, or no compiler for its programs on ``device`` is found."""
+    if not compiles_once():
+        raise UserError(
+            f"compiled blocks need torch {'.'.join(map(str, OLDEST_TORCH))}",
+            where="parallel.compile",
+            why=f"this is torch {torch.__version__}, which builds a new program for each pack",
+            fix="install it, or remove parallel.compile",
+        )
     if device.type == "cuda":
         there, needed = has_triton(), "triton"
     else:
@@ -80,8 +97,7 @@ class _Compiled(nn.Module):
 def _derive(kind: type[nn.Module], backend: str) -> type[nn.Module]:
     """One class for all modules of a kind, since a program holds for the class that it was traced for."""
     # Lengths are not left dynamic: the program must not depend on the lengths that a process has read before. torch's
-    # settings belong to a thread, and backward may run in another one, so the limit is given here (from 2.13 on).
-    limited = "recompile_limit" in inspect.signature(torch.compile).parameters
-    limit: dict[str, Any] = {"recompile_limit": _PROGRAMS} if limited else {}
+    # settings belong to a thread, and backward may run in another one, so the limit is given here.
+    limit: dict[str, Any] = {"recompile_limit": _PROGRAMS}  # torch's own types lack it
     compiled = torch.compile(kind.forward, dynamic=False, backend=backend, **limit)
     return type(kind.__name__, (_Compiled, kind), {"compiled": staticmethod(compiled)})

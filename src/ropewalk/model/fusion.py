@@ -2,7 +2,7 @@
 
 A norm, a rotation or an activation only reads and writes memory. As separate operators they are 30 kernels a layer in
 the forward pass, and each of them reads what another one has just written. So on a GPU ``auto`` never leaves them
-separate: it takes Liger where that is installed, or else compiled blocks where Triton is.
+separate: it takes Liger where that is installed, or else compiled blocks where Triton is and torch is new enough.
 """
 
 from importlib.util import find_spec
@@ -12,7 +12,7 @@ import torch
 from torch.utils._triton import has_triton
 
 from ropewalk.core.error import UserError
-from ropewalk.model.compiled import require_compiler
+from ropewalk.model.compiled import OLDEST_TORCH, compiles_once, require_compiler
 from ropewalk.recipe.parallel import Parallel
 from ropewalk.shape.model_shape import ModelShape
 
@@ -37,7 +37,7 @@ def choose_fusion(parallel: Parallel, shape: ModelShape, device: torch.device) -
         return "none"
     if parallel.kernels == "auto" and _has_liger():
         return "liger"
-    compiles = parallel.compile == "auto" and not shape.mixtures and has_triton()
+    compiles = parallel.compile == "auto" and not shape.mixtures and has_triton() and compiles_once()
     return "compiled" if compiles else "none"
 
 
@@ -49,7 +49,10 @@ def describe_fusion(fusion: Fusion, device: torch.device) -> str | None:
         paid = "; on a CPU the gain is small (docs/memory.md)" if device.type == "cpu" else ""
         return f"the first step compiles its blocks{paid}"
     if device.type == "cuda":
-        return "norms, rotation and activations are separate kernels, which is slow; pip install 'ropewalk[liger]'"
+        newer = "" if compiles_once() else f" or torch {'.'.join(map(str, OLDEST_TORCH))}, which compiles blocks"
+        return (
+            f"norms, rotation and activations are separate kernels, which is slow; pip install 'ropewalk[liger]'{newer}"
+        )
     return None
 
 

@@ -76,9 +76,11 @@ class GreedyWriter(ModelWithLoss):
         scale, cap = logit_rules(self.causal)
         # A scale above 0 and a cap do not change which token is the likeliest.
         assert scale > 0
+        # [some vocabulary] at [some 1] -> [some]
         wanted, most = scores.gather(1, labels[:, None])[:, 0], scores.amax(-1)
         logits = scores * scale if cap is None else cap * torch.tanh(scores * scale / cap)
         nll = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+        # three of [some] -> [3 some]
         return torch.stack((scores.argmax(-1).double(), nll.double(), (wanted >= most).double()))
 
 

@@ -142,14 +142,14 @@ class Direction:
     position: LayerPosition
     angles: Angles
     turns: bool
-    anneals: bool
+    interpolates: bool
     windows: bool
 
     @stay_outside
     def __call__(self, module: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """The same call, with the values that the layer does not compute itself."""
         told: dict[str, Any] = {}
-        share = self.angles.share if self.anneals else 1.0
+        share = self.angles.share if self.interpolates else 1.0
         way = Between(self.former if share < 1 else self.position, self.position, share)
         if self.turns or share < 1:
             told["position_embeddings"] = self.angles.turn(way, given)
@@ -189,16 +189,16 @@ def direct_positions(
             position,
             angles_of[dim],
             turns=position.rope.depends_on_length or not (native or turns_alike(live, position, dim)),
-            anneals=old != position,
+            interpolates=old != position,
             windows=not native and live.window_tokens != position.window_tokens,
         )
         if native and position.rope.depends_on_length:
             angles_of[dim].of_class[position] = class_frequencies(model, index)
         assert not direction.windows or live.window_tokens is None, "a class's own window cannot be widened"
-        if direction.anneals and isinstance(position.rope, Nope) and hasattr(attention, "use_rope"):
+        if direction.interpolates and isinstance(position.rope, Nope) and hasattr(attention, "use_rope"):
             attention.use_rope = True  # it turns during annealing, then by angle 0
             direction = replace(direction, turns=True)
-        needed = direction.turns or direction.anneals or direction.windows or position.log_n_tokens
+        needed = direction.turns or direction.interpolates or direction.windows or position.log_n_tokens
         directions.append(direction if needed else None)
         if needed:
             attention.register_forward_pre_hook(direction, with_kwargs=True)
@@ -215,7 +215,7 @@ def forget_direction(model: nn.Module) -> None:
     _directed.pop(model, None)
 
 
-def anneal_positions(model: nn.Module, share: float) -> None:
+def interpolate_positions(model: nn.Module, share: float) -> None:
     """Put ``model``, or the one inside it, at ``share`` of the way from its former positions (0) to its own (1)."""
     assert 0 <= share <= 1
     for module in model.modules():

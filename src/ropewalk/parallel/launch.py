@@ -27,6 +27,7 @@ import torch.distributed as dist
 
 from ropewalk.core.error import RankError, UserError
 from ropewalk.core.progress import say
+from ropewalk.core.quantity import format_count
 from ropewalk.parallel.device import choose_rank_kind, require_fork, take_device
 from ropewalk.parallel.forked import JoinError, RankStart, be_rank, collect, stop_ranks
 from ropewalk.parallel.hang import take_place
@@ -226,10 +227,10 @@ def _run_in_place(function: Callable[..., Any], ranks: int, *args: Any, setup: R
     found = int(os.environ["WORLD_SIZE"])
     if found != ranks and ranks > 1:
         raise UserError(
-            f"the recipe needs {ranks} ranks, but torchrun started {found}",
+            f"the recipe needs {format_count(ranks, 'rank')}, but torchrun started {found}",
             where="parallel.ranks",
             why="WORLD_SIZE is the number of processes of torchrun (nodes x processes per node)",
-            fix=f"start {ranks} processes, or set parallel.ranks={found}",
+            fix=f"start {format_count(ranks, 'process')}, or set parallel.ranks={found}",
         )
     if not dist.is_initialized():
         _join_torchrun(setup)

@@ -46,6 +46,16 @@ def is_by_itself() -> bool:
     return os.getpid() in _by_itself
 
 
+def find_store_address() -> tuple[str, int]:
+    """Return host and port of the store of the ranks, of which this process is one."""
+    return os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+
+
+def hand_on_rank() -> dict[str, str]:
+    """Return the environment of a child that is this rank in place of this process, which keeps the store open."""
+    return {**os.environ, "TORCHELASTIC_USE_AGENT_STORE": "True"}
+
+
 @contextmanager
 def by_itself() -> Iterator[None]:
     """During the block, this process starts ranks of its own, as it would without torchrun."""

@@ -122,7 +122,7 @@ def _choose(rest: _Rest, share: int, wanted: float, rule: CutRule) -> int:
     return int(near[np.where(neat, missed, np.inf).argmin()])
 
 
-_CRUMB, _CUT, _RAGGED = 100, 2, 1
+_CRUMB, _CUT, _UNEVEN = 100, 2, 1
 """Faults of an edge: a short segment, which counts more than all others; a cut; one that is not at the grain."""
 
 
@@ -134,7 +134,7 @@ def _count_faults(rest: _Rest, edge: Int64[np.ndarray, "choices"], rule: CutRule
     cut = (before > 0) & (after > 0) & rest.real[entry]
     faults = _CRUMB * (np.minimum(before, after) < rule.least_tokens)
     if rule.grain_tokens > 1:
-        faults = faults + _CUT + _RAGGED * ((rest.first[entry] + before) % rule.grain_tokens > 0)
+        faults = faults + _CUT + _UNEVEN * ((rest.first[entry] + before) % rule.grain_tokens > 0)
     counted: np.ndarray = np.where(cut, faults, 0)
     return counted
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from ropewalk.core.error import UserError
-from ropewalk.core.quantity import format_bytes
+from ropewalk.core.quantity import format_bytes, format_count
 from ropewalk.partition.cost import Heads, Price, price_of, price_segments
 from ropewalk.partition.partition import Partition, partition_tokens
 from ropewalk.partition.recurrent_cost import RecurrentStates, SummaryPrice, count_summaries
@@ -161,7 +161,7 @@ def _least(partition: AnyPartition) -> float:
 def _describe_summaries(partition: Partition, price: SummaryPrice) -> str:
     counts = count_summaries(partition.segments, partition.ranks)
     most = int(counts.received_bytes(price.layers).max())
-    return f"{counts.published} summaries to read, at most {format_bytes(most)} a layer to a rank"
+    return f"{format_count(counts.published, 'summary')} to read, at most {format_bytes(most)} a layer to a rank"
 
 
 def _name(ulysses_degree: int) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Int32, Int64
 
 from ropewalk.core.error import UserError
+from ropewalk.core.quantity import format_count
 from ropewalk.partition.cost import PRICE, Price, choose_cheapest, count_pairs, price_segments
 from ropewalk.partition.layout import LAYOUTS as LAYOUTS
 from ropewalk.partition.layout import propose
@@ -135,7 +136,10 @@ class Partition:
         sent = (
             f", {self.traffic_tokens.sum() / others:.0%} of a ring's keys sent" if self.exchanges else ", nothing sent"
         )
-        return f"{self.layout} over {self.ranks} ranks, {self.exchange}: work max/mean {self.balance:.2f}{sent}"
+        return (
+            f"{self.layout} over {format_count(self.ranks, 'rank')}, {self.exchange}: work max/mean "
+            f"{self.balance:.2f}{sent}"
+        )
 
     def _own_ranges(self, rank: int) -> TokenRanges:
         return self.segments.ranges.where(self.segments.owner == rank)

@@ -14,6 +14,7 @@ from statistics import median
 from ropewalk.core.artifact import write_whole
 from ropewalk.core.digest import digest_value
 from ropewalk.core.error import UserError
+from ropewalk.core.quantity import format_count
 from ropewalk.plan.hardware import Machine
 
 _SUFFIX = re.compile(r".+\.json", re.IGNORECASE)
@@ -54,10 +55,13 @@ class Calibration:
 
     def describe(self) -> str:
         """A line on each rate, for people."""
-        lines = [f"{self.device}, {self.ranks} ranks, digest {self.digest[:12]}"]
+        lines = [f"{self.device}, {format_count(self.ranks, 'rank')}, digest {self.digest[:12]}"]
         for name, rate in self.rates.items():
             unit = "GFLOP/s" if name.startswith(("products", "attention")) else "GB/s"
-            told = f"{rate.median / 1e9:>9.3g} {unit} a rank, spread {rate.spread:.0%} over {rate.calls} calls"
+            told = (
+                f"{rate.median / 1e9:>9.3g} {unit} a rank, spread {rate.spread:.0%} over "
+                f"{format_count(rate.calls, 'call')}"
+            )
             lines.append(f"  {name:<20} {told}")
         return "\n".join(lines)
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from ropewalk.core.error import UserError
-from ropewalk.core.quantity import format_amount
+from ropewalk.core.quantity import format_amount, format_count
 from ropewalk.plan.receipt import ENOUGH_STEPS, Receipt, Rig, StageReceipt, StepTotals, compute_seconds
 
 FACTORS = ("skipped pairs", "balance", "recompute", "kernel", "exchange")
@@ -46,7 +46,7 @@ def compare_receipts(ours: Receipt, theirs: Receipt) -> list[StageRatio]:
 def compare_stages(number: int, ours: StageReceipt, theirs: StageReceipt) -> StageRatio:
     """The ratio of two stages that did the same work."""
     notes = [
-        f"only {stage.tokens_per_second.count} steps of {who}: {ENOUGH_STEPS} make a claim"
+        f"only {format_count(stage.tokens_per_second.count, 'step')} of {who}: {ENOUGH_STEPS} make a claim"
         for who, stage in (("the first", ours), ("the second", theirs))
         if stage.tokens_per_second.count < ENOUGH_STEPS
     ]

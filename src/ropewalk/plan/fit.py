@@ -112,4 +112,4 @@ def fits_somehow(parallel: Parallel, stage: Stage, extended: ModelShape, *, mach
 
 def describe_stage_workload(stage: Stage, extended: ModelShape) -> Workload:
     """The workload of a stage's step, with one document in each sequence; ``extended`` is the shape of its model."""
-    return describe_workload(extended, stage.context_length, sequences=stage.step_rows, lora=stage.lora)
+    return describe_workload(extended, stage.context_length, sequences=stage.step_sequences, lora=stage.lora)

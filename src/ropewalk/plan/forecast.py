@@ -39,8 +39,8 @@ def forecast(
 ) -> Plan:
     """Forecast a run of ``tokens`` tokens in sequences of ``context_tokens`` on ``ranks`` ranks.
 
-    ``step_tokens`` is rounded to whole sequences, as ``Stage.step_rows`` is; None means one micro-batch for each data
-    rank. ``document_tokens`` are the document lengths of a typical sequence; None means a single document.
+    ``step_tokens`` is rounded to whole sequences, as ``Stage.step_sequences`` is; None means one micro-batch for each
+    data rank. ``document_tokens`` are the document lengths of a typical sequence; None means a single document.
 
     Raises UserError if the ranks cannot be split so.
     """

@@ -11,9 +11,11 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 
+from ropewalk.core.quantity import format_count
 from ropewalk.plan.devices import (
     ATTENTION_SHARES,
     MATMUL_SHARES,
@@ -130,16 +132,13 @@ def count_host_bytes() -> float:
 
 
 def measure_cpu(*, ranks: int = 1) -> Machine:
-    """The part of this CPU for each of ``ranks`` ranks, measured in float32 by a product of 1024 x 1024 matrices."""
-    left = np.ones((_PROBE_WIDTH, _PROBE_WIDTH), dtype=np.float32)
-    best_seconds, spent = math.inf, 0.0
-    while spent < _PROBE_SECONDS:
-        begun = time.perf_counter()
-        left @ left
-        elapsed = time.perf_counter() - begun
-        best_seconds, spent = min(best_seconds, elapsed), spent + elapsed
-    source = f"measured: a {_PROBE_WIDTH}^3 product in {best_seconds * 1e3:.1f} ms, shared by {ranks} ranks"
-    return describe_cpu(2 * _PROBE_WIDTH**3 / best_seconds / ranks, ranks=ranks, source=source)
+    """The part of this CPU for each of ``ranks`` ranks, measured in float32 by a product of 1024 x 1024 matrices.
+
+    A process measures once: forked ranks have their parent's figures, of a CPU that they did not yet share.
+    """
+    seconds = _time_product()
+    source = f"measured: a {_PROBE_WIDTH}^3 product in {seconds * 1e3:.1f} ms, shared by {format_count(ranks, 'rank')}"
+    return describe_cpu(2 * _PROBE_WIDTH**3 / seconds / ranks, ranks=ranks, source=source)
 
 
 def describe_cpu(matmul_flops: float, *, ranks: int, source: str) -> Machine:
@@ -147,19 +146,39 @@ def describe_cpu(matmul_flops: float, *, ranks: int, source: str) -> Machine:
 
     The rate of its memory is that of the fastest of a few copies.
     """
-    held, copied = np.ones((2, _PROBE_WIDTH, _PROBE_WIDTH), dtype=np.float32)
-    copy_seconds = math.inf
-    for _ in range(_COPIES):
-        begun = time.perf_counter()
-        np.copyto(copied, held)
-        copy_seconds = min(copy_seconds, time.perf_counter() - begun)
+    copied_bytes, seconds = _time_copy()
     return Machine(
         name="cpu",
         matmul_flops=matmul_flops,
         attention_forward_flops=_ATTENTION_SHARE * matmul_flops,
         attention_backward_flops=_ATTENTION_SHARE * matmul_flops,
         memory_bytes=count_host_bytes() / ranks,
-        link_bytes_per_second=held.nbytes / copy_seconds / ranks,
-        memory_bytes_per_second=2 * held.nbytes / copy_seconds / ranks,
+        link_bytes_per_second=copied_bytes / seconds / ranks,
+        memory_bytes_per_second=2 * copied_bytes / seconds / ranks,
         source=source,
     )
+
+
+@cache
+def _time_product() -> float:
+    """Seconds of the fastest product."""
+    left = np.ones((_PROBE_WIDTH, _PROBE_WIDTH), dtype=np.float32)
+    best_seconds, spent = math.inf, 0.0
+    while spent < _PROBE_SECONDS:
+        begun = time.perf_counter()
+        left @ left
+        elapsed = time.perf_counter() - begun
+        best_seconds, spent = min(best_seconds, elapsed), spent + elapsed
+    return best_seconds
+
+
+@cache
+def _time_copy() -> tuple[int, float]:
+    """The bytes of the fastest copy, and its seconds."""
+    held, copied = np.ones((2, _PROBE_WIDTH, _PROBE_WIDTH), dtype=np.float32)
+    seconds = math.inf
+    for _ in range(_COPIES):
+        begun = time.perf_counter()
+        np.copyto(copied, held)
+        seconds = min(seconds, time.perf_counter() - begun)
+    return held.nbytes, seconds

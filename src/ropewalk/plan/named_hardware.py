@@ -7,6 +7,7 @@ Where the two differ the plan describes another run, so each difference is told.
 from collections.abc import Iterator
 from pathlib import Path
 
+from ropewalk.core.quantity import format_count
 from ropewalk.plan.calibration import is_calibration, read_calibration
 from ropewalk.plan.devices import find_device, recognise_device
 from ropewalk.plan.hardware import Machine
@@ -32,7 +33,8 @@ def check_hardware(recipe: Recipe, machine: Machine) -> Iterator[Finding]:
     needed = -(-ranks // each)
     if nodes is not None and needed > nodes:
         message = (
-            f"{ranks} ranks need {needed} nodes of {each} x {machine.name}, not {nodes}; set nodes={needed}, or "
+            f"{format_count(ranks, 'rank')} need {needed} nodes of {each} x {machine.name}, not {nodes}; set "
+            f"nodes={needed}, or "
             f"parallel.ranks={nodes * each}"
         )
         yield Finding("error", "nodes", message, _SOURCE)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ropewalk.core.error import UserError
+from ropewalk.core.quantity import format_count
 from ropewalk.recipe.parallel import Parallel
 from ropewalk.shape.model_shape import ModelShape
 
@@ -50,17 +51,13 @@ def choose_kind(setup: RankSetup, *, ranks: int, gpus: int, without: str = "the 
         return "cpu", ""
     if ranks <= gpus:
         return "cuda", ""
-    here = f"{_count(ranks, 'rank')} on this machine, which shows {_count(gpus, 'GPU')}"
+    here = f"{format_count(ranks, 'rank')} on this machine, which shows {format_count(gpus, 'GPU')}"
     if setup.device == "auto" and setup.small:
         return "cpu", f"{here}: the model is small, so all ranks run on the CPU (parallel.device)"
     cpu = ", or parallel.device=cpu" if setup.device == "auto" else ""
     raise UserError(
-        f"{ranks} ranks cannot share {_count(gpus, 'GPU')}",
+        f"{ranks} ranks cannot share {format_count(gpus, 'GPU')}",
         where="parallel.ranks",
         why=f"there are {here}; a rank needs a GPU of its own",
         fix=f"set parallel.ranks={gpus} (and parallel.context_parallel to a divisor of it){cpu}",
     )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

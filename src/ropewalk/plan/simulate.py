@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float64
 
-from ropewalk.core.quantity import format_seconds
+from ropewalk.core.quantity import format_count, format_seconds
 from ropewalk.plan.plan import Plan
 
 _HOURS = 3600.0
@@ -89,14 +89,6 @@ class Simulated:
         return (self.ideal_seconds + self.slow_seconds) / self.seconds
 
 
-def expect_seconds(steps: Steps, cluster: Cluster, *, save_seconds_apart: float) -> float:
-    """The mean wall time without slow ranks and unequal work, by Daly's formula (2006) for exponential failures."""
-    mean, restart = cluster.failure_seconds, cluster.restart_seconds
-    part = save_seconds_apart + cluster.save_seconds
-    saves = steps.count * steps.seconds / save_seconds_apart
-    return saves * (mean + restart) * math.expm1(part / mean)
-
-
 def simulate_run(steps: Steps, cluster: Cluster, *, save_steps: int, seed: int = 0) -> Simulated:
     """Run ``steps`` on ``cluster`` with a save after every ``save_steps`` steps.
 
@@ -162,8 +154,10 @@ def simulate_plan(
     best = min(plan.steps, max(1, round(cluster.best_save_seconds / plan.step_seconds)))
     found, better = (simulate_run(steps, cluster, save_steps=each) for each in (save_steps, best))
     line = (
-        f"{format_seconds(found.seconds)} with {found.failures} failures, {found.effective_share:.0%} of it effective, "
-        f"saved every {save_steps} steps; {better.effective_share:.0%} every {best} steps, the best by Young and Daly"
+        f"{format_seconds(found.seconds)} with {format_count(found.failures, 'failure')}, "
+        f"{found.effective_share:.0%} of it effective, "
+        f"saved every {format_count(save_steps, 'step')}; {better.effective_share:.0%} every "
+        f"{format_count(best, 'step')}, the best by Young and Daly"
     )
     return line, found
 

@@ -122,7 +122,7 @@ def _fits_with(
     context = changed.context_parallel
     if changed.ranks % context or changed.ranks % changed.replicas:
         return False
-    if stage.context_length * stage.micro_batch_size % context or stage.step_rows < changed.ranks // context:
+    if stage.context_length * stage.micro_batch_size % context or stage.step_sequences < changed.ranks // context:
         return False
     if changed.ulysses_degree != "auto" and context % changed.ulysses_degree:
         return False

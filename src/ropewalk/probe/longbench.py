@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ropewalk.core.quantity import format_count
 from ropewalk.probe.benchmark_question import BenchmarkData, BenchmarkQuestion, never_ends
 from ropewalk.probe.benchmark_records import find_text, find_texts, read_benchmark_records, refuse_record
 from ropewalk.probe.longbench_scores import match_first, match_order, match_pairs, match_set, match_share
@@ -103,7 +104,7 @@ def read_longbench_pro(path: Path, *, language: Language | None, begin_answer: b
         if task not in _PRO_SCORES:
             raise refuse_record(place, f"secondary_task {record['secondary_task']!r} is none of LongBench Pro's 25")
         questions.append(_ask_pro(record, place, spoken, begin_answer, _PRO_SCORES[task]))
-    left_out = f"{judged} summaries (T4) are not scored: an embedding model judges them" if judged else ""
+    left_out = f"{format_count(judged, 'summary')} (T4) not scored: that needs an embedding model" if judged else ""
     return BenchmarkData(questions, 1024, "middle", "score", left_out)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ropewalk.core.error import UserError
-from ropewalk.core.quantity import format_amount, format_length
+from ropewalk.core.quantity import format_amount, format_count, format_length
 from ropewalk.core.record import Role
 from ropewalk.corpus.embedded import read_options
 from ropewalk.corpus.mix_rules import OTHER
@@ -123,11 +123,14 @@ def _check_ranks(recipe: Recipe) -> Iterator[Finding]:
         )
         yield Finding("error", "parallel.ulysses_degree", message, "arithmetic")
     for index, stage in enumerate(recipe.stages):
-        rows = stage.step_tokens // stage.context_length
-        if rows < ranks // context:
-            message = f"a step has {rows} sequences, so some of the {ranks // context} data ranks have no work"
+        sequences = stage.step_tokens // stage.context_length
+        if sequences < ranks // context:
+            message = (
+                f"a step has {format_count(sequences, 'sequence')}, so some of the {ranks // context} data ranks have "
+                "no work"
+            )
             yield Finding("error", f"stages.{index}.step_tokens", message, "arithmetic")
-        whole = stage.step_rows * stage.context_length
+        whole = stage.step_sequences * stage.context_length
         if abs(whole / stage.step_tokens - 1) > _STEP_ROUNDING:
             message = (
                 f"a step of whole sequences has {format_amount(whole)} tokens, not {format_amount(stage.step_tokens)}"
@@ -208,7 +211,7 @@ def _check_length(stage: Stage, key: str, before_tokens: int) -> Iterator[Findin
 def _check_budget(stage: Stage, key: str, shape: ModelShape | None, *, stretches: bool) -> Iterator[Finding]:
     steps = stage.tokens // stage.step_tokens
     if steps < 100 and stretches:
-        message = f"{steps} steps; position interpolation needed 200 steps to converge"
+        message = f"{format_count(steps, 'step')}; position interpolation needed 200 steps to converge"
         fix = f"{key}.tokens={format_amount(200 * stage.step_tokens)}, or smaller steps (step_tokens)"
         yield Finding("warning", f"{key}.tokens", message, "Chen et al. 2023 (2306.15595), passkey by steps", fix)
     if shape is None or shape.parameters < _SMALLEST_STUDIED:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from ropewalk.core.error import UserError
 from ropewalk.core.quantity import format_length
-from ropewalk.corpus.inspect.sequence_faults import find_row_faults
+from ropewalk.corpus.inspect.sequence_faults import find_sequence_faults
 from ropewalk.corpus.mix.dataset import Dataset
 from ropewalk.corpus.mix.held_out_text import count_long, tell_long
 from ropewalk.corpus.mix.strata import Stratum
@@ -15,7 +15,7 @@ from ropewalk.corpus.tokens.corpus_folder import Corpus
 from ropewalk.corpus.tokens.joined_documents import JoinedDocuments
 from ropewalk.recipe.finding import Finding
 from ropewalk.recipe.spec import Recipe
-from ropewalk.recipe.stage_rows import open_stage, plan_stage_strata
+from ropewalk.recipe.stage_dataset import open_stage, plan_stage_strata
 
 _MANY_REPEATS = 4
 _LONG_SHARES = "34 to 40% is recommended, up to 60% at 128Ki (OLMo 3: 34%, ProLong: 60%)"
@@ -40,7 +40,7 @@ def check_corpus(recipe: Recipe, corpus: Corpus, base_tokens: int | None) -> Ite
             found = [*check_repeats(recipe, index, strata)]
             yield from found
             if not any(finding.level == "error" for finding in found):
-                yield from _check_rows(recipe, index, corpus)
+                yield from _check_sequences(recipe, index, corpus)
         except UserError as error:
             yield Finding("error", f"stages.{index}.mix", f"{error.what}: {error.why}; {error.fix}", error.where)
     if base_tokens is not None:
@@ -78,7 +78,7 @@ def check_repeats(recipe: Recipe, index: int, strata: Sequence[Stratum]) -> Iter
         # With ``spread``, other sources replace an exhausted one. Planning the shares has already checked the total.
         return
     for stratum in strata:
-        repeats = stratum.share * stage.rows * stage.context_length / stratum.tokens
+        repeats = stratum.share * stage.sequences * stage.context_length / stratum.tokens
         if repeats > most:
             message = f"{stratum.name} would be read {repeats:.1f} times, more than max_repeats {most:g}"
             yield Finding("error", f"stages.{index}.tokens", message, "corpus.max_repeats")
@@ -89,7 +89,7 @@ def check_repeats(recipe: Recipe, index: int, strata: Sequence[Stratum]) -> Iter
             yield Finding("warning", f"stages.{index}.tokens", message, source, fix)
 
 
-def _check_rows(recipe: Recipe, index: int, corpus: Corpus) -> Iterator[Finding]:
+def _check_sequences(recipe: Recipe, index: int, corpus: Corpus) -> Iterator[Finding]:
     """Check that a stage's sequences realise the mix to within one sequence.
 
     Report the parts that are not trained on.
@@ -97,21 +97,21 @@ def _check_rows(recipe: Recipe, index: int, corpus: Corpus) -> Iterator[Finding]
     dataset = open_stage(recipe, index, corpus)
     yield from _check_shares(dataset, index)
     numbers = {source.name: number for number, source in enumerate(recipe.corpus.sources)}
-    for fault in find_row_faults(corpus, dataset):
+    for fault in find_sequence_faults(corpus, dataset):
         key = f"corpus.sources.{numbers[fault.source]}.{fault.key}"
         fix = "a longer stage" if corpus.long_documents[fault.source] == "split" else f"{key}=split, or a longer stage"
         yield Finding("warning", key, f"stage {index}: {fault.message}", "docs/corpus.md", fix)
 
 
 def _check_shares(dataset: Dataset, index: int) -> Iterator[Finding]:
-    realised = dataset.realised(dataset.rows)
+    realised = dataset.realised(dataset.sequences)
     total = sum(realised.values())
     for name, share in dataset.planned.items():
-        rows_off = abs(realised[name] - share * total) / dataset.context_tokens
-        if rows_off > 1:
+        sequences_off = abs(realised[name] - share * total) / dataset.context_tokens
+        if sequences_off > 1:
             message = (
                 f"the share of {name} should be {share:.2%} and is {realised[name] / total:.2%}, a difference "
-                f"of {rows_off:.1f} sequences"
+                f"of {sequences_off:.1f} sequences"
             )
             yield Finding(
                 "error",

@@ -5,7 +5,7 @@ Tokens are estimated from bytes, so each rule leaves room. check_corpus.py has t
 
 from collections.abc import Iterator, Mapping
 
-from ropewalk.core.quantity import format_amount, format_length
+from ropewalk.core.quantity import format_amount, format_count, format_length
 from ropewalk.corpus.inspect.sample import SourceSample
 from ropewalk.recipe.finding import Finding
 from ropewalk.recipe.spec import Recipe
@@ -34,7 +34,7 @@ def check_data(
         found = {name: samples[name].count_long(stage.context_length * token_bytes[name]) for name in texts}
         if stage.pose is None and not any(found.values()):
             length, seen = format_length(stage.context_length), sum(len(samples[name].lengths) for name in texts)
-            message = f"none of the {seen:,} documents that were read has {length} tokens"
+            message = f"none of the {format_count(seen, 'document')} that were read has {length} tokens"
             fix = "add longer text: books, code joined by repository, or a source of whole chapters"
             yield Finding("warning", f"stages.{index}.context_length", message, _SOURCE, fix)
     if base_tokens is not None:
@@ -49,7 +49,7 @@ def _check_amount(recipe: Recipe, held: Mapping[str, float]) -> Iterator[Finding
     for stage in recipe.stages:
         mix = recipe.mix(stage)
         for key, weight in mix.items():
-            read[key] = read.get(key, 0.0) + weight / sum(mix.values()) * stage.rows * stage.context_length
+            read[key] = read.get(key, 0.0) + weight / sum(mix.values()) * stage.sequences * stage.context_length
     for key, tokens in read.items():
         members = [
             each.name

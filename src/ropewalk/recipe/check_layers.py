@@ -21,7 +21,7 @@ def check_layers(stage: Stage, key: str, before: ModelShape, after: ModelShape, 
     ``key`` is the stage's path in the recipe. ``trained`` is true if the model before the stage has already been
     trained.
     """
-    yield from _check_skip(stage, key, after)
+    yield from _check_pose(stage, key, after)
     if before.positions != after.positions or stage.reach_tokens > before.context_tokens:
         yield from _check_reach(stage, key, after)
     yield from _check_change(stage, key, before, after)
@@ -30,7 +30,7 @@ def check_layers(stage: Stage, key: str, before: ModelShape, after: ModelShape, 
         yield from _check_lost(stage, key, before, after)
 
 
-def _check_skip(stage: Stage, key: str, after: ModelShape) -> Iterator[Finding]:
+def _check_pose(stage: Stage, key: str, after: ModelShape) -> Iterator[Finding]:
     """Check skip-wise positions against the base's layers; recipe/spec checks only the stage's own keys.
 
     A stage may keep the base's methods, so its own keys do not contain them.

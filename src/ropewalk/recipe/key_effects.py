@@ -115,6 +115,7 @@ SIDES: Mapping[str, Side] = {
     "parallel.compile": "means",
     "parallel.loss_chunk_tokens": "means",
     "parallel.hang_seconds": "means",
+    "parallel.moments_kernel": "means",
     "parallel.restarts": "means",
     "evaluate.lengths": "evaluate",
     "evaluate.answers": "evaluate",

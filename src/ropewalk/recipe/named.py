@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ropewalk.recipe.suffix import YAML
 
+_TINY_BASE = "tiny-base"
 _SHIPPED = Path(__file__).parents[1] / "recipes"
 
 
@@ -19,6 +20,14 @@ def list_recipes() -> list[str]:
 def find_shipped_recipe(name: str) -> Path:
     """The file of a shipped recipe or study; it may not exist."""
     return _SHIPPED / f"{name}.yaml"
+
+
+def is_recipe(path: Path) -> bool:
+    """Whether an argument that may also be a model is a recipe: a .yaml file, or the bare name of a shipped one.
+
+    ``tiny-base`` is both the packaged base and its recipe; here it is the base.
+    """
+    return path.suffix in YAML or (find_named(path) != path and str(path) != _TINY_BASE)
 
 
 def find_named(path: Path) -> Path:

@@ -1,11 +1,12 @@
 """How ranks share a step, and what is traded for memory. Only precision and ``8bit`` change the rounding."""
 
+from importlib.util import find_spec
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from ropewalk.core.error import UserError
-from ropewalk.core.quantity import OPEN, Count, OpenCount, PositiveCount
+from ropewalk.core.quantity import OPEN, Count, OpenCount, PositiveCount, format_count
 from ropewalk.core.spec import Spec
 
 Offload = Literal["none", "inputs", "attention"]
@@ -16,13 +17,25 @@ def require_even(ranks: int, *, context: int, replicas: int) -> None:
     for key, name, count in (("context_parallel", "context ranks", context), ("replicas", "replicas", replicas)):
         if ranks % count:
             raise UserError(
-                f"{ranks} ranks cannot be divided into groups of {count} {name}",
+                f"{format_count(ranks, 'rank')} cannot be divided into groups of {count} {name}",
                 where=f"parallel.{key}",
                 why="the number of ranks must be a multiple of it",
                 fix=f"choose a divisor of {ranks}",
             )
 
 
+def require_moments_kernel(kernel: str) -> None:
+    """Raise UserError if the package of ``parallel.moments_kernel`` is missing; nothing is imported."""
+    if kernel != "torch" and find_spec(kernel) is None:
+        raise UserError(
+            f"{MOMENTS_KERNEL} needs the package {kernel}",
+            where=MOMENTS_KERNEL,
+            why=f"the package {kernel} is not installed",
+            fix=f"pip install {kernel}, or {MOMENTS_KERNEL}=torch",
+        )
+
+
+MOMENTS_KERNEL = "parallel.moments_kernel"
 LOSS_CHUNK_TOKENS = {False: 1024, True: 4096}
 """Tokens whose logits exist at once, by whether they are on a GPU: there a small product does not fill the device."""
 
@@ -64,12 +77,15 @@ class Parallel(Spec):
     kernels: Literal["auto", "torch", "liger"] = "auto"
     """Whose kernels norms, rotation and SwiGLU run in; ``auto`` is Liger's on a GPU where it is installed."""
     compile: Literal["auto", "none", "blocks"] = "auto"
-    """Whether torch compiles what a block does besides its attention, at the first step of each sequence length;
+    """Whether torch (2.13) compiles what a block does besides its attention, at the first step of each sequence length;
     ``auto`` does so on a GPU where Liger's kernels do not run and Triton is installed, but not for experts."""
     loss_chunk_tokens: Literal["auto"] | PositiveCount = "auto"
     """Tokens whose logits exist at once; ``auto`` is 4096 on a GPU and 1024 on a CPU."""
     hang_seconds: float | None = Field(default=None, gt=0)
     """A step that lasts longer is a hang, and its rank is named; null: 20 x the slowest step, but 60 to 480."""
+    moments_kernel: Literal["torch", "bitsandbytes"] = "torch"
+    """Who moves the moments of ``states: 8bit``: torch's AdamW between reading and writing the bytes, or the kernel of
+    bitsandbytes (needs that package), after a trial on the device (docs/memory.md)."""
     restarts: Count = 3
     """How often lost ranks are started anew without a new checkpoint in between, where ropewalk started them."""
 
@@ -94,6 +110,12 @@ class Parallel(Spec):
             raise ValueError(
                 "offload: attention keeps the results of attention, but with recompute: full attention runs again"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_moments_kernel(self) -> "Parallel":
+        if self.moments_kernel != "torch" and self.states != "8bit":
+            raise ValueError(f"moments_kernel: {self.moments_kernel} moves moments in 8 bits; it needs states: 8bit")
         return self
 
     @model_validator(mode="after")

@@ -57,7 +57,7 @@ def digest_parts(recipe: Recipe) -> dict[str, str]:
         searched = _is_searched(recipe, number)
         own = pick(stage, "stages", "positions") | ({"seed": recipe.seed} if searched else {})
         make(extend_part(number), own, before, *([CORPUS] if searched else []))
-        lesson = {**pick_lesson(recipe, number), "seed": recipe.seed, "rows": _pick_rows(recipe, number)}
+        lesson = {**pick_lesson(recipe, number), "seed": recipe.seed, "rows": _pick_sequences(recipe, number)}
         moments = [train_part(number - 1)] if number else []
         make(train_part(number), lesson, extend_part(number), CORPUS, *moments)
         make(write_part(number), pick(stage, "stages", "rates", "merge"), train_part(number))
@@ -77,7 +77,7 @@ def pick_lesson(recipe: Recipe, stage: int) -> dict[str, Any]:
     return pick(recipe.to_json()["stages"][stage], "stages", "positions", "training")
 
 
-def _pick_rows(recipe: Recipe, stage: int) -> dict[str, Any]:
+def _pick_sequences(recipe: Recipe, stage: int) -> dict[str, Any]:
     """How the stage's sequences are dealt out; keys that the stage leaves out come from the corpus."""
     spec = recipe.stages[stage]
     rules = recipe.rules(spec).model_dump(mode="json", include=set(MixRules.model_fields))

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ropewalk.core.quantity import Count, OpenCount, PositiveCount
+from ropewalk.core.quantity import Count, OpenCount, PositiveCount, format_count
 from ropewalk.core.spec import Spec
 from ropewalk.recipe.experimental import Experimental
 from ropewalk.recipe.expert_training import ExpertTraining
@@ -120,20 +120,20 @@ class Stage(Spec):
         return self.context_length if self.pose is None else self.pose.reach
 
     @property
-    def step_rows(self) -> int:
+    def step_sequences(self) -> int:
         """Sequences of a step over all ranks."""
         return max(1, round(self.step_tokens / self.context_length))
 
     @property
     def steps(self) -> int:
         """The largest number of steps of the stage."""
-        steps = max(1, self.tokens // (self.step_rows * self.context_length))
+        steps = max(1, self.tokens // (self.step_sequences * self.context_length))
         return min(steps, self.stop.max_steps) if self.stop else steps
 
     @property
-    def rows(self) -> int:
+    def sequences(self) -> int:
         """Sequences of all steps, over all ranks."""
-        return self.steps * self.step_rows
+        return self.steps * self.step_sequences
 
     @property
     def converts(self) -> bool:
@@ -173,11 +173,11 @@ class Stage(Spec):
         return self
 
     @model_validator(mode="after")
-    def _check_annealing(self) -> "Stage":
+    def _check_interpolation(self) -> "Stage":
         if self.rope_interpolation_steps > self.steps:
             raise ValueError(
-                f"rope_interpolation_steps: the stage ends after {self.steps} steps, "
-                f"before its {self.rope_interpolation_steps} steps of interpolation"
+                f"rope_interpolation_steps: the stage ends after {format_count(self.steps, 'step')}, "
+                f"before its {format_count(self.rope_interpolation_steps, 'step')} of interpolation"
             )
         return self
 
@@ -193,7 +193,8 @@ class Stage(Spec):
             if judged > self.steps:
                 raise ValueError(
                     f"stop.saturated: {FEWEST_VALIDATIONS} validations, the fewest that show a trend, are done after "
-                    f"{judged} steps, and the stage ends after {self.steps}; make validation.steps smaller, or give "
+                    f"{format_count(judged, 'step')}, and the stage ends after {self.steps}; make "
+                    "validation.steps smaller, or give "
                     "the stage more tokens or max_steps"
                 )
         return self

@@ -17,8 +17,9 @@ from ropewalk.core.error import UserError
 from ropewalk.core.quantity import Count, PositiveCount
 from ropewalk.core.spec import Spec
 from ropewalk.recipe.load import parse_as, parse_recipe, read_data
-from ropewalk.recipe.named import find_named
+from ropewalk.recipe.named import find_named, find_shipped_recipe
 from ropewalk.recipe.spec import ModelSource, Recipe
+from ropewalk.recipe.suffix import YAML
 from ropewalk.recipe.vary import Range, Value, make_arms
 
 Kind = Literal["base", "zero-shot", "trained"]
@@ -151,8 +152,7 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> tuple[Sweep, list[C
 
 def _multiply(sweep: Sweep, path: Path) -> Iterator[Cell]:
     """All cells, seed by seed; cells without training come first."""
-    beside = path.parent / sweep.recipe
-    recipe_path = beside if beside.exists() else find_named(Path(sweep.recipe))
+    recipe_path = _find_recipe(path, sweep.recipe)
     unchanged = parse_recipe(
         read_data(recipe_path, sweep.overrides), where=f"{path}, with its overrides of {recipe_path}"
     )
@@ -185,6 +185,16 @@ def _multiply(sweep: Sweep, path: Path) -> Iterator[Cell]:
             if sweep.zero_shot and seed == sweep.seeds[0]:
                 cells["zero-shot"].append(_place(replace(cell, kind="zero-shot"), sweep))
         yield from itertools.chain.from_iterable(cells.values())
+
+
+def _find_recipe(study: Path, recipe: str) -> Path:
+    """The recipe that a study names: a file beside it or here, else the one of that name that ships with ropewalk."""
+    for there in (study.parent / recipe, Path(recipe)):
+        if there.is_file():
+            return there
+    named = Path(recipe)
+    shipped = find_shipped_recipe(named.stem if named.suffix in YAML else named.name)
+    return shipped if named.name == recipe and shipped.is_file() else named
 
 
 def _points(sweep: Sweep, path: Path) -> Iterator[tuple[str | None, dict[str, str], Overrides]]:

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ropewalk.recurrence.chunk_table import SegmentGroup
+from ropewalk.recurrence.running_sum import running_sum
 from ropewalk.shape.recurrences import Recurrence
 
 GroupKeys = Float[Tensor, "chunks key_heads chunk key_dim"]
@@ -144,7 +145,7 @@ def make_chunks(
     kind: Recurrence,
 ) -> Chunks:
     """What is independent of the states: slots without a token have zeros everywhere, and change nothing."""
-    total = decay.cumsum(2)
+    total = running_sum(decay, 2)
     last = total[:, :, -1:]
     growth, fade = total.exp(), (last - total).exp()
     kept = last.exp().transpose(-1, -2)

@@ -19,6 +19,7 @@ from torch.nn import functional
 from ropewalk.attention.copy_to_device import copy_to_device
 from ropewalk.partition.partition import Partition
 from ropewalk.recurrence.chunk_table import ChunkTable, plan_chunks
+from ropewalk.recurrence.running_sum import running_sum
 from ropewalk.recurrence.scan_kernel import PackedVectors, ScanKernel, States
 from ropewalk.recurrence.summaries import Join, Summary, SummaryExchange
 from ropewalk.shape.recurrences import Recurrence
@@ -137,7 +138,7 @@ def _sum_up(
     else:
         outputs, states = _run_from(kernel, vectors, empty)
         # [tokens, heads] -> [tokens, heads] of each segment
-        sums = [each.float().cumsum(0) for each in vectors.decay.split(pack.lengths)]
+        sums = [running_sum(each.float(), 0) for each in vectors.decay.split(pack.lengths)]
         decays = torch.cat([vectors.decay[:0].float(), *sums])  # [tokens, heads]
         query = vectors.query.repeat_interleave(heads // vectors.query.shape[1], dim=1)
         reading = query * decays.exp()[..., None]

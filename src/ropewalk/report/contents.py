@@ -18,7 +18,7 @@ from ropewalk.core.artifact import MANIFEST, is_finished, read_manifest
 from ropewalk.core.digest import digest_recipe
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Metric, Score, read_metrics, read_scores
-from ropewalk.core.run_folder import RunFolder
+from ropewalk.core.run_folder import CORPUS_CONTENT, LEDGER, RunFolder
 from ropewalk.core.versions import find_versions
 from ropewalk.plan.receipt import Receipt, read_receipt
 from ropewalk.report.visible import show_all, show_hidden
@@ -75,7 +75,7 @@ class StageContents:
 
     @property
     def source_tokens(self) -> dict[str, int]:
-        """Tokens that each source has given so far, from the panels."""
+        """Tokens that each source has given so far, from the validations."""
         tokens: dict[str, int] = {}
         for row in self.rows:
             if row.name.startswith("tokens/source/"):
@@ -198,8 +198,8 @@ def read_run(run: Path) -> Contents:
         name=show_hidden(run.resolve().name),
         recipe_digest=digest_recipe(recipe),
         recipe=show_all(recipe),
-        corpus=_read_json(folder.corpus / "corpus.json"),
-        ledger=_read_json(folder.corpus / "ledger.json"),
+        corpus=_read_json(folder.corpus / CORPUS_CONTENT),
+        ledger=_read_json(folder.corpus / LEDGER),
         stages=[_read_stage(run, number, spec, rows) for number, spec in enumerate(show_all(recipe["stages"]))],
         scores=scores,
         parity=_read_json(folder.parity),

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.core.artifact import write_whole
-from ropewalk.core.quantity import format_amount, format_bytes, format_length
+from ropewalk.core.quantity import format_amount, format_bytes, format_count, format_length
 from ropewalk.report.corpus_charts import draw_lengths, draw_prefixes
-from ropewalk.report.corpus_rows import make_copies, make_rows
+from ropewalk.report.corpus_examples import make_copies, make_sequences
 from ropewalk.report.corpus_scores import make_scores
 from ropewalk.report.html import HeadFigure, Page, render
 from ropewalk.report.ledger import balances, tabulate_balance, tabulate_drops, tabulate_unread
@@ -15,7 +15,7 @@ from ropewalk.report.section import Section
 from ropewalk.report.table import Table, TableCell
 from ropewalk.report.visible import show_all
 
-_ROWS_OFF = 1.0
+_SEQUENCES_OFF = 1.0
 
 
 def write_corpus_page(target: Path, name: str, survey: Mapping[str, Any]) -> None:
@@ -23,7 +23,7 @@ def write_corpus_page(target: Path, name: str, survey: Mapping[str, Any]) -> Non
     survey = show_all(survey)
     page = Page(
         title=f"Corpus of {name}",
-        what=f"{len(survey['sources'])} sources, digest {survey['digest']}",
+        what=f"{format_count(len(survey['sources']), 'source')}, digest {survey['digest']}",
         verdict=_tell_verdict(survey),
         verdict_mark="pass" if _holds(survey) else "fail",
         tiles=_make_tiles(survey),
@@ -35,7 +35,7 @@ def write_corpus_page(target: Path, name: str, survey: Mapping[str, Any]) -> Non
             *(_make_mix(survey, stage) for stage in survey["stages"]),
             make_copies(survey),
             *([make_scores(survey["columns"])] if survey.get("columns") else []),
-            *(make_rows(stage) for stage in survey["stages"]),
+            *(make_sequences(stage) for stage in survey["stages"]),
             _make_licences(survey),
             *([_make_card(survey["card"])] if "card" in survey else []),
         ],
@@ -45,7 +45,7 @@ def write_corpus_page(target: Path, name: str, survey: Mapping[str, Any]) -> Non
 
 
 def _holds(survey: Mapping[str, Any]) -> bool:
-    fits = all(stage["most_rows_off"] <= _ROWS_OFF + 1e-9 for stage in survey["stages"])
+    fits = all(stage["most_sequences_off"] <= _SEQUENCES_OFF + 1e-9 for stage in survey["stages"])
     return fits and all(balances(entry) for entry in survey["ledger"].values())
 
 
@@ -57,7 +57,7 @@ def _tell_verdict(survey: Mapping[str, Any]) -> str:
         else "The ledger balances: every document, byte and token has an entry."
     )
     if survey["stages"]:
-        off = max(stage["most_rows_off"] for stage in survey["stages"])
+        off = max(stage["most_sequences_off"] for stage in survey["stages"])
         told += f" No source differs by more than {off:.2f} sequences from its share at any time."
     if faults := sum(len(stage["faults"]) for stage in survey["stages"]):
         told += f" {faults} warning{'s' * (faults > 1)} about the content of sequences: see the mix of each stage."
@@ -80,8 +80,8 @@ def _make_tiles(survey: Mapping[str, Any]) -> list[HeadFigure]:
         if length != "tokens"
     ]  # fmt: skip
     for stage in survey["stages"]:
-        all_tokens = stage["rows"] * stage["context_tokens"]
-        name = f"padding of the {stage['rows']:,} sequences of stage {stage['stage']}"
+        all_tokens = stage["sequences"] * stage["context_tokens"]
+        name = f"padding of the {format_count(stage['sequences'], 'sequence')} of stage {stage['stage']}"
         tiles.append(HeadFigure(name, "", _percent(stage["padding_tokens"], all_tokens), "", ""))
     return tiles
 
@@ -115,7 +115,7 @@ def _make_ledger(survey: Mapping[str, Any]) -> Section:
         "tokens all add up."
     )
     points = [
-        f"{name}: PII was masked in the answers of {entry['masked_answers']:,} documents"
+        f"{name}: PII was masked in the answers of {format_count(entry['masked_answers'], 'document')}"
         for name, entry in ledger.items()
         if entry.get("masked_answers")
     ]
@@ -180,14 +180,15 @@ def _make_mix(survey: Mapping[str, Any], stage: Mapping[str, Any]) -> Section:
     columns = ["stratum", "role", "planned", "realised", "tokens", "held", "repeats", "split although they fit"]
     if not any(use["cut_documents"] for use in stage["strata"]):
         columns, rows = columns[:-1], [row[:-1] for row in rows]
-    padding = stage["padding_tokens"] / max(1, stage["rows"] * stage["context_tokens"])
+    padding = stage["padding_tokens"] / max(1, stage["sequences"] * stage["context_tokens"])
     lead = (
-        f"{stage['rows']:,} sequences of {format_length(stage['context_tokens'])}: {format_amount(stage['tokens'])} "
-        f"tokens in {stage['pieces']:,} documents and segments, {padding:.3%} padding. No source differs by more "
-        f"than {stage['most_rows_off']:.2f} sequences from its share of the tokens so far."
+        f"{format_count(stage['sequences'], 'sequence')} of {format_length(stage['context_tokens'])}: "
+        f"{format_amount(stage['tokens'])} tokens in {stage['segments']:,} documents and segments, "
+        f"{padding:.3%} padding. No source differs by more than {stage['most_sequences_off']:.2f} sequences from its "
+        "share of the tokens so far."
     )
     table = Table(columns, rows, "ll" + "r" * (len(columns) - 2))
-    pictures = [draw_prefixes(stage)] if stage["rows"] > 1 else []
+    pictures = [draw_prefixes(stage)] if stage["sequences"] > 1 else []
     number = stage["stage"]
     return Section(f"mix-{number}", f"Mix of stage {number}", lead, [table], pictures, points=stage["faults"])
 

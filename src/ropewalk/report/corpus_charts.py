@@ -59,12 +59,12 @@ def draw_prefixes(stage: Mapping[str, Any]) -> Picture:
         axis = figure.subplots()
         for name, line in lines:
             axis.axhline(stage["planned"][name] * 100, color=colours[name], linewidth=0.9, linestyle=(0, (4, 3)))
-            axis.plot(prefixes["rows"], line, color=colours[name], label=shorten(name))
+            axis.plot(prefixes["sequences"], line, color=colours[name], label=shorten(name))
         axis.set_xlabel("rows given")
         axis.set_ylabel("share of the tokens so far, %")
         # after the first few sequences the shares are far off the plan, up to 100 %
         axis.set_ylim(0, min(100, 150 * max(stage["planned"].values())))
-        axis.set_xlim(0, prefixes["rows"][-1])
+        axis.set_xlim(0, prefixes["sequences"][-1])
         axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 
     told = ", ".join(f"{name} {stage['planned'][name]:.1%} and {line[-1] / 100:.1%}" for name, line in lines)

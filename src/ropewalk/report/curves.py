@@ -55,7 +55,7 @@ def draw_training(loss: Curve, norm: Curve, rate: Curve, *, borders: Sequence[Bo
 
 
 def draw_sources(curves: Mapping[str, Curve], *, roles: Mapping[str, str], borders: Sequence[Border]) -> Picture:
-    """One small picture per source: its loss at each panel, coloured by role."""
+    """One small picture per source: its loss at each validation, coloured by role."""
     return _draw_each(
         curves,
         colours={name: ROLE_COLOURS.get(roles.get(name, ""), FAINT) for name in curves},
@@ -67,7 +67,7 @@ def draw_sources(curves: Mapping[str, Curve], *, roles: Mapping[str, str], borde
 
 
 def draw_buckets(curves: Mapping[str, Curve], *, kind: str, borders: Sequence[Border]) -> Picture:
-    """One small picture per bucket of positions or of documents' lengths: its loss at each panel."""
+    """One small picture per bucket of positions or of documents' lengths: its loss at each validation."""
     return _draw_each(
         curves,
         colours=dict.fromkeys(curves, EXTENDED),
@@ -99,7 +99,7 @@ def _draw_each(
     def paint(figure: Any) -> None:
         axes = figure.subplots(rows, _ABREAST, sharex=True, squeeze=False).ravel()
         for axis, (name, curve) in zip(axes, curves.items(), strict=False):
-            # A single panel makes no visible line, so it gets a marker.
+            # A single validation makes no visible line, so it gets a marker.
             axis.plot(*thin_out(curve.steps, curve.values), color=colours[name], marker="o" * (len(curve.steps) == 1))
             axis.set_title(shorten(name), color=colours[name], fontsize=9)
             axis.locator_params(axis="y", nbins=4)

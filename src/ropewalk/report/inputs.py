@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 
-from ropewalk.core.quantity import format_amount, format_length
+from ropewalk.core.quantity import format_amount, format_count, format_length
 from ropewalk.report.charts import draw_mixture
 from ropewalk.report.contents import Contents, StageContents
 from ropewalk.report.figure import Picture
@@ -20,7 +20,7 @@ def make_done(contents: Contents) -> Section:
     columns = ["stage", "context", "positions", "learning rate", "theta", "steps", "tokens", "end"]
     rows = [_describe_stage(stage) for stage in contents.stages]
     parallel = contents.recipe["parallel"]
-    ranks = f"{parallel['ranks']} ranks" if parallel["ranks"] > 1 else "1 rank"
+    ranks = format_count(parallel["ranks"], "rank")
     lead = (
         f"{ranks}, each sequence over {parallel['context_parallel']} of them; layout {parallel['layout']}, "
         f"exchange {parallel['exchange']}, recompute {parallel['recompute']}, precision {parallel['precision']}."

@@ -1,6 +1,6 @@
 """The receipt of a run as tables, for the page and for the terminal: measured figures with the planned ones beside."""
 
-from ropewalk.core.quantity import format_amount, format_bytes
+from ropewalk.core.quantity import format_amount, format_bytes, format_count
 from ropewalk.plan.receipt import ENOUGH_STEPS, Receipt, StageReceipt
 from ropewalk.report.contents import Contents
 from ropewalk.report.section import Section
@@ -48,7 +48,7 @@ def _list_rows(stage: StageReceipt) -> list[list[str]]:
         [
             "tokens/s",
             f"{format_amount(speed.median)} ({format_amount(speed.p10)} to {format_amount(speed.p90)}, "
-            f"{speed.count:,} steps{few})",
+            f"{format_count(speed.count, 'step')}{few})",
             _tell(planned.get("tokens_per_second"), speed.median),
         ],
         ["MFU", f"{stage.mfu:.1%} of {rig.describe_peak()}", ""],

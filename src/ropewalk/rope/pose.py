@@ -47,7 +47,7 @@ def pose_document(tokens: int, pose: Pose, *, random: np.random.Generator) -> In
     later chunk is drawn uniformly from the values that are not below its predecessor's offset and keep the last token
     below ``reach``.
     """
-    assert tokens <= pose.reach, "no row is longer than what its positions reach"
+    assert tokens <= pose.reach, "no sequence is longer than what its positions reach"
     positions = np.arange(tokens, dtype=np.int32)
     for begin in np.sort(random.choice(tokens - 1, size=min(pose.chunks, tokens) - 1, replace=False)) + 1:
         positions[begin:] += random.integers(pose.reach - positions[-1])

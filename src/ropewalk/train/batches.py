@@ -43,7 +43,7 @@ class MicroBatch:
     partition: AnyPartition
     counted: Int64[Tensor, "counted"] | None = None
     """The indices of the weights that are not 0; None looks for them in the forward, and the host waits for a GPU."""
-    rows: tuple[int, ...] = ()
+    sequences: tuple[int, ...] = ()
     """The numbers of the sequences in the dataset; empty for a sequence of padding."""
     truncated: tuple[TruncatedReading, ...] = ()
     """The same sequences with truncated context, for LongCE."""
@@ -53,46 +53,48 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class StepBatches:
-    """One rank's share of a step of ``rows`` global sequences. ``pairs`` is its attention work: queries x keys.
+    """One rank's share of a step of ``sequences`` global sequences. ``pairs`` is its attention work: queries x keys.
 
     ``digest`` identifies the sequences before they are divided: ranks that share them must have read the same ones.
     ``document_tokens`` holds the lengths of all documents, or their segments, of the whole step, on every rank.
     """
 
-    rows: int
+    sequences: int
     micro: tuple[MicroBatch, ...]
     pairs: float
     digest: int
     document_tokens: Int64[np.ndarray, "documents"]
 
 
-def make_batches(dataset: Dataset, cursor: int, *, rows: int, spec: Stage, mesh: Mesh, sharing: Sharing) -> StepBatches:
-    """Return the share of this rank of ``mesh`` in the sequences ``[cursor, cursor + rows)`` of ``dataset``."""
+def make_batches(
+    dataset: Dataset, cursor: int, *, sequences: int, spec: Stage, mesh: Mesh, sharing: Sharing
+) -> StepBatches:
+    """Return the share of this rank of ``mesh`` in the sequences ``[cursor, cursor + sequences)`` of ``dataset``."""
     # The last factor is for padding, whose source is -1.
     factors = np.array([*(spec.loss_weights.get(name, 1.0) for name in dataset.sources), 1.0], dtype=np.float32)
-    held = [dataset.document_tokens(number) for number in range(cursor, cursor + rows)]
+    held = [dataset.document_tokens(number) for number in range(cursor, cursor + sequences)]
     costs = count_sequence_pairs(held)
     waves = assign_sequences(costs, ranks=mesh.data_ranks, micro_batch_size=spec.micro_batch_size)
     micro, pairs, digests = [], 0.0, []
     for wave in zip(*waves, strict=True):
-        numbers = tuple(cursor + row for row in wave[mesh.data_rank])
-        batch = _read_rows(dataset, numbers, spec=spec) if numbers else _empty_row(dataset)
+        numbers = tuple(cursor + sequence for sequence in wave[mesh.data_rank])
+        batch = _read_sequences(dataset, numbers, spec=spec) if numbers else _empty_sequence(dataset)
         partition = choose_partition(batch.document, ranks=mesh.context_ranks, sharing=sharing).partition
         pairs += float(partition.pairs[mesh.context_rank])
-        made = replace(_cut_batch(batch, partition, factors=factors, mesh=mesh), rows=numbers)
+        made = replace(_cut_batch(batch, partition, factors=factors, mesh=mesh), sequences=numbers)
         if spec.long_ce is not None:
-            longest = max(tokens for rows in wave for row in rows for tokens in held[row])
+            longest = max(tokens for sequences in wave for sequence in sequences for tokens in held[sequence])
             made = _add_truncated(made, batch, spec.long_ce, longest_tokens=longest, mesh=mesh, sharing=sharing)
         micro.append(made)
         digests.append(digest_arrays(batch.tokens, batch.document, batch.positions))
-    documents = np.array([tokens for row in held for tokens in row], dtype=np.int64)
-    return StepBatches(rows, tuple(micro), pairs, digest_arrays(np.array(digests)), documents)
+    documents = np.array([tokens for sequence in held for tokens in sequence], dtype=np.int64)
+    return StepBatches(sequences, tuple(micro), pairs, digest_arrays(np.array(digests)), documents)
 
 
-def _read_rows(dataset: Dataset, numbers: tuple[int, ...], *, spec: Stage) -> Batch:
+def _read_sequences(dataset: Dataset, numbers: tuple[int, ...], *, spec: Stage) -> Batch:
     """Return sequences of the dataset. PoSE changes only their positions, not their documents, and so not the mask."""
     each = [dataset.batch(number, 1) for number in numbers]
-    batch = Batch(**{name: np.concatenate([getattr(row, name) for row in each]) for name in _FIELDS})
+    batch = Batch(**{name: np.concatenate([getattr(sequence, name) for sequence in each]) for name in _FIELDS})
     if spec.pose is None:
         return batch
     random = [stream("pose", dataset.digest, number) for number in numbers]
@@ -132,7 +134,7 @@ def _add_truncated(
     return replace(micro, truncated=readings, weighed=weighed)
 
 
-def _empty_row(dataset: Dataset) -> Batch:
+def _empty_sequence(dataset: Dataset) -> Batch:
     """Return a sequence of padding, for a data rank that has no sequence left while other ranks still have one."""
     zeros, nobody = np.zeros((1, dataset.context_tokens), np.int32), np.full((1, dataset.context_tokens), -1, np.int32)
     return Batch(zeros, zeros, zeros.astype(np.float32), zeros, nobody, nobody)

@@ -7,7 +7,7 @@ compiler is needed.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from torch.optim.adamw import adamw
 
 from ropewalk.checkpoint.convert_moments import zeros_by_row
 from ropewalk.checkpoint.eight_bit import BLOCK_ELEMENTS, SCALE, decode_moments, encode_moments
+from ropewalk.train.moments_kernel import MomentsKernel, has_its_blocks, load_moments_kernel
 
 _SMALLEST_ELEMENTS = 4096
 """Smaller tensors, and all that are not matrices, keep moments in float32: norms are few, but they are important."""
@@ -28,16 +29,22 @@ _SLICE_ELEMENTS = 1 << 22
 class EightBitAdamW(torch.optim.AdamW):
     """torch's AdamW with one difference: the moments of matrices are rounded to 8 bits between steps."""
 
-    def __init__(self, groups: list[dict[str, Any]], *, betas: tuple[float, float]) -> None:
+    def __init__(
+        self, groups: list[dict[str, Any]], *, betas: tuple[float, float], kernel: MomentsKernel = "torch"
+    ) -> None:
         super().__init__(groups, lr=0.0, betas=betas, fused=True)
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                self.state[parameter] = _first_state(parameter)
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        for parameter in parameters:
+            self.state[parameter] = _first_state(parameter)
+        self._installed = load_moments_kernel(kernel, _local(parameters[0]).device, ours=move_in_parts)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Update all parameters that have a gradient."""
         assert closure is None, "a step is taken once"
+        if self._installed is not None:  # the kernel takes a number, and to read it once a step is enough
+            earlier = next(iter(self.state.values()))["step"]
+            self._updates = 1 + round(float(_local(earlier)))
         for group in self.param_groups:
             learnt = [parameter for parameter in group["params"] if parameter.grad is not None]
             plain = [each for each in learnt if "exp_avg" + SCALE not in self.state[each]]
@@ -53,21 +60,34 @@ class EightBitAdamW(torch.optim.AdamW):
                     self._move_matrix(parameter, group)
 
     def _move_matrix(self, parameter: Float[Tensor, "rows ..."], group: dict[str, Any]) -> None:
-        state = {name: _local(value) for name, value in self.state[parameter].items()}
+        state: dict[str, Any] = {name: _local(value) for name, value in self.state[parameter].items()}
         assert parameter.grad is not None, "a parameter without a gradient is not moved"
         weight, grad = _local(parameter).flatten(1), _local(parameter.grad).flatten(1)
-        rows = max(1, _SLICE_ELEMENTS // weight.shape[1])
-        for first in range(0, len(weight), rows):
-            part = slice(first, first + rows)
-            moments = [
-                decode_moments(state[name].flatten(1)[part], state[name + SCALE][part], signed=signed)
-                for name, signed in (("exp_avg", True), ("exp_avg_sq", False))
-            ]
-            _move(group, [weight[part]], [grad[part]], [[moments[0]], [moments[1]], [state["step"].clone()]])
-            for name, moment, signed in (("exp_avg", moments[0], True), ("exp_avg_sq", moments[1], False)):
-                codes, scale = encode_moments(moment, signed=signed)
-                state[name].flatten(1)[part], state[name + SCALE][part] = codes, scale
+        if self._installed is not None and has_its_blocks(weight):
+            self._installed(weight, grad, {**state, "updates": self._updates}, group)
+        else:
+            move_in_parts(weight, grad, state, group)
         state["step"] += 1
+
+
+def move_in_parts(
+    weight: Float[Tensor, "rows width"],
+    grad: Float[Tensor, "rows width"],
+    state: Mapping[str, Any],
+    group: dict[str, Any],
+) -> None:
+    """Move a shard of a matrix and its moments by one update, a few rows at a time; ``state["step"]`` stays."""
+    rows = max(1, _SLICE_ELEMENTS // weight.shape[1])
+    for first in range(0, len(weight), rows):
+        part = slice(first, first + rows)
+        moments = [
+            decode_moments(state[name].flatten(1)[part], state[name + SCALE][part], signed=signed)
+            for name, signed in (("exp_avg", True), ("exp_avg_sq", False))
+        ]
+        _move(group, [weight[part]], [grad[part]], [[moments[0]], [moments[1]], [state["step"].clone()]])
+        for name, moment, signed in (("exp_avg", moments[0], True), ("exp_avg_sq", moments[1], False)):
+            codes, scale = encode_moments(moment, signed=signed)
+            state[name].flatten(1)[part], state[name + SCALE][part] = codes, scale
 
 
 def _first_state(parameter: Float[Tensor, "..."]) -> dict[str, Shaped[Tensor, "..."]]:

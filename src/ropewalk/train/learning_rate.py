@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ropewalk.core.error import UserError
+from ropewalk.core.quantity import format_count
 from ropewalk.recipe.stage import Schedule, Stage
 
 _FALLS: Mapping[str, Callable[[float], float]] = {
@@ -112,12 +113,12 @@ def refuse_rates(now: Rates, before: Rates, *, taken: int, where: str) -> UserEr
     step = now.first_change(before, taken=taken)
     assert step is not None
     if taken > now.steps:
-        what = f"the stage has already taken {taken} steps, but the recipe now has {now.steps}"
+        what = f"the stage has already taken {format_count(taken, 'step')}, but the recipe now has {now.steps}"
         return UserError(
             "a stage cannot become shorter than the steps that it has taken",
             where=where,
             why=what,
-            fix=f"set tokens to at least {taken} steps, or give the run another folder (run=...)",
+            fix=f"set tokens to at least {format_count(taken, 'step')}, or give the run another folder (run=...)",
         )
     changed = (
         f"step {step + 1} had the rate {before.at(step):.3g}, and with this recipe it would have {now.at(step):.3g}"
@@ -132,13 +133,13 @@ def refuse_rates(now: Rates, before: Rates, *, taken: int, where: str) -> UserEr
     return UserError(
         "the stage cannot continue with these learning rates",
         where=where,
-        why=f"of the {taken} steps that it has taken, {changed}{shape if falls else gone}",
+        why=f"of the {format_count(taken, 'step')} that it has taken, {changed}{shape if falls else gone}",
         fix="append a new stage, which has its own warm-up, or give the run another folder (run=...); a stage of "
         "shape constant or wsd can become longer",
     )
 
 
-def annealing_share(step: int, *, steps: int) -> float:
+def interpolation_share(step: int, *, steps: int) -> float:
     """Return the share of the way from the former positions (0) to the new ones (1) at step ``step``, counted from 0.
 
     The share rises linearly, and it is 1 from step ``steps`` on.

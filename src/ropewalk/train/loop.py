@@ -11,14 +11,14 @@ from ropewalk.checkpoint.state import TrainState
 from ropewalk.core.progress import warn
 from ropewalk.core.record import Metric
 from ropewalk.corpus.mix.dataset import Dataset
-from ropewalk.model.rope_hooks import anneal_positions
+from ropewalk.model.rope_hooks import interpolate_positions
 from ropewalk.parallel.device import use_device
 from ropewalk.parallel.hang import watch_for_hang
 from ropewalk.parallel.slow import watch_own_time
 from ropewalk.recipe.stage import Stage
 from ropewalk.train.batches import StepBatches, make_batches
 from ropewalk.train.expert_step import layer_metrics
-from ropewalk.train.learning_rate import RATES, Rates, annealing_share
+from ropewalk.train.learning_rate import RATES, Rates, interpolation_share
 from ropewalk.train.loss_metrics import LossMetrics
 from ropewalk.train.metrics_log import MetricsLog
 from ropewalk.train.mix_guard import MixGuard
@@ -80,7 +80,7 @@ def run_loop(
             state, metrics = result.state, result.metrics
             clock.tick()
             status = gather_rank_status(mesh, own, progress.meter, asked=asked(), save_failed=saver.has_failed)
-            metrics += progress.tell(state, batches, status, tokens=state.tokens - before, rows=metrics)
+            metrics += progress.tell(state, batches, status, tokens=state.tokens - before, metrics=metrics)
             if context.is_first_rank and result.reason:
                 _tell_skipped(result, context, dataset)
             if state.step % spec.log_steps == 0 or state.step == rates.steps:
@@ -117,7 +117,7 @@ def take_step(
 ) -> StepResult:
     """Take one step with its learning rate and its RoPE interpolation."""
     spec = context.spec
-    anneal_positions(state.model, annealing_share(state.step, steps=spec.rope_interpolation_steps))
+    interpolate_positions(state.model, interpolation_share(state.step, steps=spec.rope_interpolation_steps))
     return train_step(
         state,
         batches,
@@ -139,27 +139,33 @@ def _tell_skipped(result: StepResult, context: StageContext, dataset: Dataset) -
     """Print why the last step was skipped. A step that the guard refused is also written to a file for ``replay``."""
     where = ""
     if result.reason != UNLABELLED:
-        rows = context.spec.step_rows
-        path = write_skipped(result.state, context.folder, dataset=dataset, rows=rows, reason=result.reason)
+        sequences = context.spec.step_sequences
+        path = write_skipped(result.state, context.folder, dataset=dataset, sequences=sequences, reason=result.reason)
         where = f"; its sequences are in {path}"
     warn(f"WARNING: step {result.state.step} was skipped: {result.reason}{where}")
 
 
 def _look_ahead(context: StageContext, dataset: Dataset, cursor: int) -> Generator[StepBatches, None, None]:
     """Yield the batches of each step. A thread reads and divides them while the previous step is computed."""
-    rows = context.spec.step_rows
+    sequences = context.spec.step_sequences
 
     def submit() -> Future[StepBatches]:
         return ahead.submit(
-            make_batches, dataset, cursor, rows=rows, spec=context.spec, mesh=context.mesh, sharing=context.sharing
+            make_batches,
+            dataset,
+            cursor,
+            sequences=sequences,
+            spec=context.spec,
+            mesh=context.mesh,
+            sharing=context.sharing,
         )
 
     with ThreadPoolExecutor(1, initializer=use_device, initargs=(context.mesh.device,)) as ahead:
         upcoming = submit()
         while True:
             batches = upcoming.result()
-            cursor += rows
-            if cursor + rows <= dataset.rows:
+            cursor += sequences
+            if cursor + sequences <= dataset.sequences:
                 upcoming = submit()
             yield batches
 

@@ -8,6 +8,7 @@ from ropewalk.checkpoint.load import list_checkpoints
 from ropewalk.checkpoint.save_record import read_saves
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
+from ropewalk.core.quantity import format_count
 from ropewalk.parallel.collective import share_from_first
 from ropewalk.train.metrics_log import MetricsLog
 from ropewalk.train.stage_context import StageContext
@@ -43,12 +44,20 @@ def _find_loss(context: StageContext) -> tuple[str, int]:
     damaged = list_checkpoints(context.folder.checkpoints)
     if saved is not None:
         return (
-            f"a checkpoint of step {saved} was written and metrics.jsonl has {known} steps, but no checkpoint there "
-            "can be verified",
+            f"a checkpoint of step {saved} was written and metrics.jsonl has {format_count(known, 'step')}, but no "
+            "checkpoint there can be verified",
             known,
         )
     if damaged:
-        return f"metrics.jsonl has {known} steps, but none of the {len(damaged)} checkpoints can be verified", known
+        return (
+            f"metrics.jsonl has {format_count(known, 'step')}, but none of the "
+            f"{format_count(len(damaged), 'checkpoint')} can be verified",
+            known,
+        )
     if begun is None and known > context.spec.checkpoint_steps:
-        return f"metrics.jsonl has {known} steps, more than before the first save, but there is no checkpoint", known
+        return (
+            f"metrics.jsonl has {format_count(known, 'step')}, more than before the first save, but there is no "
+            "checkpoint",
+            known,
+        )
     return "", known

@@ -23,7 +23,7 @@ class MetricsLog:
         """Remove all metrics after ``step`` of ``stage``, and an incomplete last line."""
         if not self.writes or not self.path.exists():
             return
-        kept = [row for row in read_metrics(self.path) if (row.stage, row.step) <= (stage, step)]
+        kept = [metric for metric in read_metrics(self.path) if (metric.stage, metric.step) <= (stage, step)]
         work = self.path.with_name(f".tmp-{self.path.name}")
         work.unlink(missing_ok=True)
         append_metrics(work, kept)
@@ -32,12 +32,12 @@ class MetricsLog:
 
     def last_step(self, stage: int) -> int:
         """Return the last step of ``stage`` that has metrics; 0 if there is none."""
-        rows = read_metrics(self.path) if self.path.exists() else ()
-        return max((row.step for row in rows if row.stage == stage), default=0)
+        metrics = read_metrics(self.path) if self.path.exists() else ()
+        return max((metric.step for metric in metrics if metric.stage == stage), default=0)
 
-    def append(self, rows: Iterable[Metric]) -> None:
+    def append(self, metrics: Iterable[Metric]) -> None:
         if self.writes:
-            append_metrics(self.path, rows)
+            append_metrics(self.path, metrics)
 
     def flush(self) -> None:
         """Return when all metrics are on disk."""

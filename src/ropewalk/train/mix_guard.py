@@ -32,7 +32,7 @@ class MixGuard:
     def judge(self, metrics: Sequence[Metric]) -> Iterator[str]:
         """A line for each kind of text whose loss has left its interval, once."""
         for kind in KINDS:
-            changes = [row.value for row in metrics if self._is_of(row.name, kind)]
+            changes = [metric.value for metric in metrics if self._is_of(metric.name, kind)]
             law, base = self.fit.laws[kind], self.fit.base.get(kind)
             if not changes or kind in self.warned or base is None:
                 continue
@@ -61,4 +61,4 @@ def make_guard(fit: StudyFit | None, recipe: Recipe, stage: int) -> MixGuard | N
         return None
     spec = recipe.stages[stage]
     roles = {source.name: str(source.role) for source in recipe.corpus.sources}
-    return MixGuard(fit, role_shares(recipe, spec), roles, spec.step_rows * spec.context_length)
+    return MixGuard(fit, role_shares(recipe, spec), roles, spec.step_sequences * spec.context_length)

@@ -13,6 +13,7 @@ from torch import nn
 from ropewalk.checkpoint.state import name_weights
 from ropewalk.model.architectures import is_embedding
 from ropewalk.train.eight_bit import EightBitAdamW
+from ropewalk.train.moments_kernel import MomentsKernel
 
 
 def make_optimizer(
@@ -23,16 +24,17 @@ def make_optimizer(
     embedding_lr: float = 1.0,
     eight_bit: bool = False,
     begins_with: Collection[str] | None = None,
+    moments_kernel: MomentsKernel = "torch",
 ) -> torch.optim.AdamW:
     """Return AdamW over the trained parameters of ``model``; set its learning rate before each step.
 
     ``embedding_lr`` multiplies the learning rate of the embedding, and also of the head where the two are tied. With
-    ``eight_bit`` the moments of matrices are kept in 8 bits. The first steps of a stage may train only the weights
-    named in ``begins_with``; None: all.
+    ``eight_bit`` the moments of matrices are kept in 8 bits, and ``moments_kernel`` moves them. The first steps of a
+    stage may train only the weights named in ``begins_with``; None: all.
     """
     groups = list(_group(model, weight_decay, embedding_lr, begins_with))
     if eight_bit:
-        return EightBitAdamW(groups, betas=betas)
+        return EightBitAdamW(groups, betas=betas, kernel=moments_kernel)
     return torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=True)
 
 

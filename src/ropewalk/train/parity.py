@@ -33,7 +33,7 @@ from ropewalk.plan.precision import choose_precision
 from ropewalk.recipe.expert_training import refuse_misfits
 from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage import Stage
-from ropewalk.recipe.stage_rows import open_stage
+from ropewalk.recipe.stage_dataset import open_stage
 from ropewalk.shape.read import read_shape
 from ropewalk.train.batches import MicroBatch, StepBatches, make_batches
 from ropewalk.train.optimizer import make_optimizer, set_learning_rate
@@ -42,7 +42,7 @@ from ropewalk.train.stage_context import choose_sharing
 from ropewalk.train.step import agree_on_work
 
 STEPS = 3
-_SEARCHED_ROWS = 256
+_SEARCHED_SEQUENCES = 256
 _SMALL = 1e-3
 """The smallest norm of a tensor's gradient in a comparison, as a share of its layer's norm. A smaller norm is raised to
 this share, because the gradient is noise: for example that of a bias that softmax cancels."""
@@ -89,11 +89,11 @@ def compare_degrees(recipe: Recipe, *, stage: int, model: Path, corpus: Path) ->
     spec, parallel = recipe.stages[stage], recipe.parallel
     mesh = make_mesh(parallel.ranks, parallel.context_parallel, replicas=parallel.replicas)
     chosen = choose_precision(parallel.precision, device=mesh.device.type)
-    rows = max(STEPS * parallel.ranks, min(spec.steps * spec.step_rows, _SEARCHED_ROWS))
+    sequences = max(STEPS * parallel.ranks, min(spec.steps * spec.step_sequences, _SEARCHED_SEQUENCES))
     built, shape = open_corpus(corpus), read_shape(model)
     refuse_misfits(spec.experts, parallel.mlp_tile_tokens, shape)
     require_model(built, model)
-    dataset = open_stage(recipe, stage, built, rows=rows)
+    dataset = open_stage(recipe, stage, built, sequences=sequences)
     fusion = choose_fusion(parallel, shape, mesh.device)
     savings, sharing = choose_savings(parallel, spec, shape), choose_sharing(parallel, shape, mesh)
     seed = seed_for("lora", recipe.seed, stage)
@@ -115,10 +115,10 @@ def _compare(learner: ModelWithLoss, dataset: Dataset, *, spec: Stage, mesh: Mes
     micro: list[MicroBatch] = []
     first = _find_packed(dataset, mesh.ranks)
     for cursor in range(first, first + STEPS * mesh.ranks, mesh.ranks):
-        whole = make_batches(dataset, cursor, rows=mesh.ranks, spec=spec, mesh=single, sharing=alone)
+        whole = make_batches(dataset, cursor, sequences=mesh.ranks, spec=spec, mesh=single, sharing=alone)
         expected = _take_gradients(learner, whole, single)
         kept = _detach_gradients(learner)
-        batches = make_batches(dataset, cursor, rows=mesh.ranks, spec=spec, mesh=mesh, sharing=sharing)
+        batches = make_batches(dataset, cursor, sequences=mesh.ranks, spec=spec, mesh=mesh, sharing=sharing)
         with count_calls() as counted:
             found = _take_gradients(learner, batches, mesh)
         calls += torch.tensor([counted[layer] for layer in range(len(calls))])
@@ -129,7 +129,7 @@ def _compare(learner: ModelWithLoss, dataset: Dataset, *, spec: Stage, mesh: Mes
             parameter.grad = kept[name]
         optimizer.step()
         optimizer.zero_grad()
-    documents = [dataset.batch(each.rows[0], 1).document for each in micro]
+    documents = [dataset.batch(each.sequences[0], 1).document for each in micro]
     asked = next((index for index, document in enumerate(documents) if document.max() > 0), 0)
     foreign, own = _seek_leak(learner, micro[asked], documents[asked], mesh)
     layers = tuple(_describe_layers(list(kept), torch.stack(tables)))
@@ -139,8 +139,8 @@ def _compare(learner: ModelWithLoss, dataset: Dataset, *, spec: Stage, mesh: Mes
 
 def _find_packed(dataset: Dataset, ranks: int) -> int:
     """Return the first sequence that holds several documents and has enough sequences after it; 0 if there is none."""
-    last = dataset.rows - STEPS * ranks
-    return next((row for row in range(last + 1) if dataset.batch(row, 1).document.max() > 0), 0)
+    last = dataset.sequences - STEPS * ranks
+    return next((sequence for sequence in range(last + 1) if dataset.batch(sequence, 1).document.max() > 0), 0)
 
 
 def _take_gradients(learner: ModelWithLoss, batches: StepBatches, mesh: Mesh) -> float:

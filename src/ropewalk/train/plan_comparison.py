@@ -2,6 +2,7 @@
 
 The first step compiles and allocates, so the time is the mean of the second and the third. The plan is made for the
 documents of that step and the chosen device; on a CPU for the products' rate that the stage measured in its precision.
+``ropewalk check`` plans before either is known, so its figure is another one, and the line says why.
 A CPU tells a rank's own work from its wait for other ranks; a GPU works ahead of its host, so there they are one term.
 """
 
@@ -50,15 +51,26 @@ def compare_with_plan(context: StageContext, rig: Rig, batches: StepBatches, mea
     ]
     if is_far(measured.step_seconds, times.total, _FAR):
         parts.append(name_term(times, measured, on_cpu=context.mesh.device.type == "cpu"))
-    if is_far(flops.model, plan.flops.model, _FAR):
-        parts.append(
-            f"its documents need {format_amount(flops.model)} FLOP per token, one document would need "
-            f"{format_amount(plan.flops.model)}"
-        )
+    parts.append(
+        describe_basis(flops.model, plan, on_cpu=context.mesh.device.type == "cpu", precision=context.precision)
+    )
     planned_bytes = plan.memory.peak_bytes
     if context.mesh.device.type == "cuda" and is_far(measured.peak_bytes, planned_bytes, _FAR_MEMORY):
         parts.append(f"memory is off: {format_bytes(measured.peak_bytes)}, planned {format_bytes(planned_bytes)}")
     return f"stage {context.number}, plan: " + "; ".join(parts)
+
+
+def describe_basis(document_flops: float, plan: Plan, *, on_cpu: bool, precision: str) -> str:
+    """What the planned step rests on, and what `check` took in its place: the documents and, on a CPU, the rate.
+
+    ``document_flops`` are the FLOPs per token of the step's documents, ``plan`` is that of one document a sequence.
+    """
+    told = f"planned with its documents, {format_amount(document_flops)} FLOP per token"
+    other = f"one document a sequence, {format_amount(plan.flops.model)}"
+    if on_cpu:
+        told += f", and {format_amount(plan.machine.matmul_flops)} FLOP/s a rank, measured now in {precision}"
+        other += ", and a rate measured in float32 before the ranks began"
+    return f"{told}; `check` plans with {other}"
 
 
 def name_term(times: StepTime, measured: Measured, *, on_cpu: bool) -> str:

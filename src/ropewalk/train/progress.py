@@ -31,7 +31,7 @@ class StageProgress:
     """Follows a stage of ``steps`` steps on all ranks; only the first rank prints."""
 
     def __init__(self, throughput: Throughput, context: StageContext, *, steps: int) -> None:
-        self._gauge, self._context, self._steps = throughput, context, steps
+        self._throughput, self._context, self._steps = throughput, context, steps
         self._compared: list[tuple[float, float]] = []
         self._pace, self._slow = Pace(), SlowWatch()
         self._flops: deque[float] = deque(maxlen=_RECENT)
@@ -41,24 +41,24 @@ class StageProgress:
         """Of the energy of a step; what is used between steps is left out."""
 
     def tell(
-        self, state: TrainState, batches: StepBatches, heard: RankStatus, *, tokens: int, rows: Sequence[Metric]
+        self, state: TrainState, batches: StepBatches, heard: RankStatus, *, tokens: int, metrics: Sequence[Metric]
     ) -> list[Metric]:
         """Return the metrics of progress for the step that was just taken.
 
-        ``tokens`` is the number of tokens in the step, ``rows`` the metrics that the step already has.
+        ``tokens`` is the number of tokens in the step, ``metrics`` the metrics that the step already has.
         """
-        seconds, flops = self._pace.end_step(), self._gauge.step_flops(batches.document_tokens)
+        seconds, flops = self._pace.end_step(), self._throughput.step_flops(batches.document_tokens)
         self._flops.append(flops)
-        left = self._gauge.seconds_left(
+        left = self._throughput.seconds_left(
             self._steps - state.step, pace_seconds=self._pace.step_seconds, step_flops=mean(self._flops)
         )
-        imbalance = next(row.value for row in rows if row.name == "imbalance")
+        imbalance = next(metric.value for metric in metrics if metric.name == "imbalance")
         slow = self._slow.judge(heard.own_seconds, imbalance=imbalance)
         if self._speaks and len(self._compared) < COMPARED_STEP:
             self._compare(seconds, batches, heard, imbalance)
         figures = [
             ("tokens_per_second", tokens / seconds, "tokens/s"),
-            ("mfu", flops / seconds / self._gauge.rig.peak_flops, "share"),
+            ("mfu", flops / seconds / self._throughput.rig.peak_flops, "share"),
             ("peak_bytes", heard.peak_bytes, "bytes"),
             ("seconds_left", left, "s"),
             ("busy_imbalance", self._slow.ratio, "1"),
@@ -80,7 +80,7 @@ class StageProgress:
         if len(self._compared) == COMPARED_STEP:
             step_seconds, own_seconds = (mean(each) for each in zip(*self._compared[1:], strict=True))
             measured = Measured(step_seconds, own_seconds, heard.peak_bytes, imbalance)
-            say(compare_with_plan(self._context, self._gauge.rig, batches, measured))
+            say(compare_with_plan(self._context, self._throughput.rig, batches, measured))
 
     def end_between(self) -> None:
         """Record that the work between two steps is done: averaged metrics, validation and saving."""
@@ -92,7 +92,7 @@ class StageProgress:
         """During the block, show metrics as they arrive. ``taken`` is the number of steps taken before."""
         shown = watch(name, self._steps, unit="steps", before=taken) if self._speaks else _nobody()
         with shown as advance:
-            yield Show(advance, of_peak=f"of {self._gauge.rig.describe_peak()}", speaks=self._speaks)
+            yield Show(advance, of_peak=f"of {self._throughput.rig.describe_peak()}", speaks=self._speaks)
 
 
 class Show:
@@ -102,10 +102,10 @@ class Show:
         self._advance, self._of_peak, self._speaks = advance, of_peak, speaks
         self._mix = ""
 
-    def __call__(self, rows: Iterable[Metric]) -> None:
+    def __call__(self, metrics: Iterable[Metric]) -> None:
         """Show the metrics of one step."""
-        values = {row.name: row.value for row in rows}
-        for line in describe_panel(values) if self._speaks else ():
+        values = {metric.name: metric.value for metric in metrics}
+        for line in describe_validation(values) if self._speaks else ():
             say(line)
         self._mix = describe_mix(values) or self._mix
         note = "  ".join(part for part in (describe_step(values, of_peak=self._of_peak), self._mix) if part)
@@ -136,7 +136,7 @@ def describe_mix(values: Mapping[str, float]) -> str:
     )
 
 
-def describe_panel(values: Mapping[str, float]) -> Iterator[str]:
+def describe_validation(values: Mapping[str, float]) -> Iterator[str]:
     """Yield a line for each kind of averaged loss in ``values``: ``loss by position: 0-128 3.21  128-256 3.05``."""
     kinds: dict[str, list[str]] = {}
     for name, value in values.items():

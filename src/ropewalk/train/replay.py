@@ -14,7 +14,7 @@ from ropewalk.core.progress import say
 from ropewalk.corpus.tokens.corpus_folder import open_corpus
 from ropewalk.parallel.collective import share_from_first
 from ropewalk.recipe.spec import Recipe
-from ropewalk.recipe.stage_rows import open_stage
+from ropewalk.recipe.stage_dataset import open_stage
 from ropewalk.train.batches import StepBatches, make_batches
 from ropewalk.train.learning_rate import RATES, Rates
 from ropewalk.train.loop import take_step, trains_new_only
@@ -35,18 +35,18 @@ def replay(record: dict[str, Any], recipe: Recipe, run: Path, corpus: Path) -> d
     are the same as in ``record``. Every rank must call it. Raises UserError where no checkpoint before the step is left
     from which it can be reached.
     """
-    first, rows = record["first_row"], len(record["rows"])
+    first, sequences = record["first_sequence"], len(record["sequences"])
     context = make_context(recipe, int(record["stage"]), run=run)
     mesh, spec = context.mesh, context.spec
-    dataset = open_stage(recipe, context.number, open_corpus(corpus), rows=first + rows)
+    dataset = open_stage(recipe, context.number, open_corpus(corpus), sequences=first + sequences)
     fresh = begin_stage(context, dataset, choose_savings(context.parallel, context.spec, context.shape))
     start = _find_start(record, context.folder.checkpoints)
     state = carry_moments(fresh, context.moments) if start is None else go_on(fresh, start)
     begun, rates = state.step, Rates.from_json(state.plan[RATES])
     loss_metrics = LossMetrics(dataset.sources, spec.reach_tokens)
 
-    def take(cursor: int, rows: int) -> StepBatches:
-        return make_batches(dataset, cursor, rows=rows, spec=spec, mesh=mesh, sharing=context.sharing)
+    def take(cursor: int, sequences: int) -> StepBatches:
+        return make_batches(dataset, cursor, sequences=sequences, spec=spec, mesh=mesh, sharing=context.sharing)
 
     def look(batches: StepBatches) -> dict[str, float | None]:
         still = list_frozen(state.optimizer) if trains_new_only(spec, state.step) else []
@@ -58,12 +58,17 @@ def replay(record: dict[str, Any], recipe: Recipe, run: Path, corpus: Path) -> d
         return {"loss": loss, "grad_norm": norm}
 
     while state.step < record["step"] - 1:
-        state = take_step(state, take(state.cursor, spec.step_rows), context, rates, loss_metrics).state
+        state = take_step(state, take(state.cursor, spec.step_sequences), context, rates, loss_metrics).state
     if context.is_first_rank:
         say(f"trained from step {begun} to {state.step}; now step {record['step']}")
-    whole = look(take(first, rows))
+    whole = look(take(first, sequences))
     same = whole == {name: record[name] for name in whole}
-    return {**whole, "from_step": begun, "same": same, "rows": [look(take(first + row, 1)) for row in range(rows)]}
+    return {
+        **whole,
+        "from_step": begun,
+        "same": same,
+        "sequences": [look(take(first + sequence, 1)) for sequence in range(sequences)],
+    }
 
 
 def _find_start(record: dict[str, Any], checkpoints: Path) -> Path | None:

@@ -14,13 +14,13 @@ from ropewalk.corpus.mix.dataset import Dataset
 from ropewalk.corpus.tokens.tokenizer import Tokenizer, load_tokenizer
 
 
-def write_skipped(state: TrainState, folder: StageFolder, *, dataset: Dataset, rows: int, reason: str) -> Path:
+def write_skipped(state: TrainState, folder: StageFolder, *, dataset: Dataset, sequences: int, reason: str) -> Path:
     """Write the step that ``state`` has just skipped into the stage's ``folder``; return the file. One rank calls it.
 
     The file name holds the step and the first sequence. The step alone is not enough: after a rollback the same step
     has other sequences.
     """
-    first = state.cursor - rows
+    first = state.cursor - sequences
     loss, norm, _ = state.recent[-1]
     tokenizer = load_tokenizer(folder.extended)
     record = {
@@ -30,20 +30,20 @@ def write_skipped(state: TrainState, folder: StageFolder, *, dataset: Dataset, r
         "loss": loss,
         "grad_norm": norm,
         "rollbacks": state.rollbacks,
-        "first_row": first,
-        "rows": [_describe(dataset, number, tokenizer) for number in range(first, state.cursor)],
+        "first_sequence": first,
+        "sequences": [_describe(dataset, number, tokenizer) for number in range(first, state.cursor)],
     }
-    path = folder.skipped / f"step-{state.step:08}-row-{first:010}.json"
+    path = folder.skipped / f"step-{state.step:08}-sequence-{first:010}.json"
     path.parent.mkdir(exist_ok=True)
     write_whole(path, json.dumps(record, indent=1, ensure_ascii=False))
     return path
 
 
 def _describe(dataset: Dataset, number: int, tokenizer: Tokenizer) -> dict[str, Any]:
-    source, pieces = dataset.locate(number)
+    source, segments = dataset.locate(number)
     ids = dataset.batch(number, 1).tokens[0].tolist()
     texts, at = [], 0
-    for piece in pieces:
-        texts.append({**piece, "text": tokenizer.decode(ids[at : at + piece["tokens"]])})
-        at += piece["tokens"]
-    return {"row": number, "source": source, "pieces": texts}
+    for segment in segments:
+        texts.append({**segment, "text": tokenizer.decode(ids[at : at + segment["tokens"]])})
+        at += segment["tokens"]
+    return {"sequence": number, "source": source, "segments": texts}

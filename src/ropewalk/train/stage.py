@@ -11,7 +11,8 @@ from typing import Literal, cast
 
 import torch
 
-from ropewalk.attention.gpu_kernels import use_installed_flash
+from ropewalk.attention.choose_kernel import Demand, describe_kernel
+from ropewalk.attention.gpu_kernels import settle_cudnn, use_installed_flash
 from ropewalk.checkpoint.load import load_moments, newest, read_facts
 from ropewalk.checkpoint.state import TrainState, name_frozen
 from ropewalk.core.artifact import read_manifest, write_whole
@@ -34,9 +35,10 @@ from ropewalk.plan.savings import Savings
 from ropewalk.recipe.expert_training import refuse_misfits
 from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage import Stage
-from ropewalk.recipe.stage_rows import open_stage
+from ropewalk.recipe.stage_dataset import open_stage
 from ropewalk.recipe.trackers import require_trackers
 from ropewalk.recurrence import describe_recurrent_kernels
+from ropewalk.shape.families import require_row
 from ropewalk.train.loop import Monitor, run_loop
 from ropewalk.train.loss_metrics import LossMetrics, kinds_of
 from ropewalk.train.lost_checkpoints import refuse_lost_steps
@@ -129,9 +131,9 @@ def _train(
         monitor.metrics_log.rewind(context.number, state.step)
         if state.ended:
             return state
-        planned = state.cursor + (spec.steps - state.step) * spec.step_rows
-        if planned > dataset.rows:  # after a rollback the stage needs more sequences than were planned
-            dataset = open_stage(recipe, context.number, corpus, rows=planned)
+        planned = state.cursor + (spec.steps - state.step) * spec.step_sequences
+        if planned > dataset.sequences:  # after a rollback the stage needs more sequences than were planned
+            dataset = open_stage(recipe, context.number, corpus, sequences=planned)
         with _open_trackers(recipe, state, context) as trackers:
             state = run_loop(state, context, dataset, monitor, asked, trackers=trackers)
         if not is_astray(state.recent, guard=spec.guard):
@@ -199,6 +201,7 @@ def begin_stage(context: StageContext, dataset: Dataset, savings: Savings) -> Tr
         embedding_lr=spec.embedding_lr,
         eight_bit=savings.eight_bit,
         begins_with=name_recurrent(learner.causal) if spec.experimental is not None else None,
+        moments_kernel=parallel.moments_kernel,
     )
     return TrainState(learner, optimizer, stage=context.number, inputs=inputs, plan=describe_stage_plan(spec))
 
@@ -206,11 +209,11 @@ def begin_stage(context: StageContext, dataset: Dataset, savings: Savings) -> Tr
 def _announce(context: StageContext, dataset: Dataset) -> None:
     """Set up the fastest attention kernel that is installed, and print which code runs."""
     mesh, stage = context.mesh, context.number
-    newer = use_installed_flash(mesh.device)
+    told = settle_kernels(context)
     if not context.is_first_rank:
         return
-    if newer:
-        say(f"stage {stage}: attention runs {newer}")
+    if told is not None:
+        say(f"stage {stage}: attention runs in {told}")
     if (told := describe_fusion(choose_fusion(context.parallel, context.shape, mesh.device), mesh.device)) is not None:
         say(f"stage {stage}: {told}")
     if context.shape.recurrent is not None:
@@ -222,6 +225,25 @@ def _announce(context: StageContext, dataset: Dataset) -> None:
     if mesh.context_ranks > 1:
         choice = choose_partition(dataset.batch(0, 1).document, ranks=mesh.context_ranks, sharing=context.sharing)
         say(f"stage {stage}, first sequence: {choice.explain()}")
+
+
+def settle_kernels(context: StageContext) -> str | None:
+    """Put the attention kernels in place that a stage on a GPU trains with; which these are, None on a CPU."""
+    device, shape, dtype = context.mesh.device, context.shape, getattr(torch, context.precision)
+    use_installed_flash(device)
+    settle_cudnn(device, dtype, shape.head_dim)
+    if device.type != "cuda" or not shape.attention_layers:
+        return None
+    bent = require_row(shape.architecture).score_cap or any(position.bias for position in shape.positions)
+    kernels = {
+        position.window_tokens is not None: describe_kernel(
+            Demand("cuda", dtype, shape.heads_of(layer)[1], position.window_tokens is not None, soft_cap=bent)
+        )
+        for layer, position in enumerate(shape.positions)
+    }
+    if len(set(kernels.values())) == 1:
+        return next(iter(kernels.values()))
+    return f"{kernels[False]}; layers with a window in {kernels[True]}"
 
 
 def _resume(state: TrainState, context: StageContext) -> TrainState:

@@ -102,7 +102,7 @@ def train_step(
     state = dataclasses.replace(
         state,
         step=state.step + 1,
-        cursor=state.cursor + batches.rows,
+        cursor=state.cursor + batches.sequences,
         tokens=state.tokens + loss_metrics.tokens(found.table),
         recent=(*state.recent, seen)[-guard.window :],
     )

@@ -10,7 +10,7 @@ from ropewalk.checkpoint.state import TrainState
 from ropewalk.core.error import UserError
 from ropewalk.corpus.tokens.tokenizer import load_tokenizer
 from ropewalk.evaluate.retrieval import plan_retrieval
-from ropewalk.model.rope_hooks import anneal_positions
+from ropewalk.model.rope_hooks import interpolate_positions
 from ropewalk.probe.key_value import KeyValue
 from ropewalk.recipe.spec import EvaluateSpec
 from ropewalk.train.validation import Reader
@@ -37,7 +37,7 @@ def plan_measure(spec: EvaluateSpec, extended: Path, *, reader: Reader) -> Measu
         )
 
     def share_right(state: TrainState) -> float:
-        anneal_positions(state.model, 1.0)  # measure with the positions of the final model
+        interpolate_positions(state.model, 1.0)  # measure with the positions of the final model
         sums = reader.read(state.model, planned)
         return float((sums.correct == sums.count).mean())
 

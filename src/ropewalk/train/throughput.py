@@ -93,7 +93,7 @@ def forecast_later_stages(recipe: Recipe, stage: int, shape: ModelShape, corpus:
 
 def _forecast_flops(recipe: Recipe, spec: Stage, shape: ModelShape, corpus: Corpus) -> float:
     """Return the model FLOPs of a later stage, from the lengths of its documents. No sequence is packed for this."""
-    tokens = spec.steps * spec.step_rows * spec.context_length
+    tokens = spec.steps * spec.step_sequences * spec.context_length
     strata = plan_strata(
         corpus,
         recipe.mix(spec),
@@ -105,6 +105,6 @@ def _forecast_flops(recipe: Recipe, spec: Stage, shape: ModelShape, corpus: Corp
     each = 0.0
     for stratum in strata:
         whole, rest = np.divmod(stratum.lengths, spec.context_length)
-        pieces = np.concatenate([np.full(int(whole.sum()), spec.context_length, dtype=np.int64), rest])
-        each += stratum.share * token_flops(shape, int(pieces.sum()), document_tokens=pieces, lora=spec.lora).model
+        segments = np.concatenate([np.full(int(whole.sum()), spec.context_length, dtype=np.int64), rest])
+        each += stratum.share * token_flops(shape, int(segments.sum()), document_tokens=segments, lora=spec.lora).model
     return tokens * each

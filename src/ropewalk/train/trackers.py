@@ -187,11 +187,11 @@ class Trackers:
     def __exit__(self, *_: object) -> None:
         self._end.close()
 
-    def log(self, rows: Iterable[Metric]) -> None:
+    def log(self, metrics: Iterable[Metric]) -> None:
         """Send the metrics of one step to all trackers."""
-        rows = list(rows)
-        for thread in self._threads if rows else ():
-            thread.log(self._steps_before + rows[-1].step, {row.name: row.value for row in rows})
+        metrics = list(metrics)
+        for thread in self._threads if metrics else ():
+            thread.log(self._steps_before + metrics[-1].step, {metric.name: metric.value for metric in metrics})
 
 
 class _Thread:

@@ -30,7 +30,7 @@ from ropewalk.evaluate.sharded_model import measure_shared
 from ropewalk.evaluate.short_context_loss import ShortLoss, plan_short_loss
 from ropewalk.model.load import build_model
 from ropewalk.model.model_with_loss import ModelWithLoss
-from ropewalk.model.rope_hooks import anneal_positions
+from ropewalk.model.rope_hooks import interpolate_positions
 from ropewalk.parallel.collective import rank_and_ranks, share_from_first
 from ropewalk.parallel.mesh import Mesh
 from ropewalk.parallel.verify_folder import require_intact
@@ -100,7 +100,7 @@ class HeldOut:
 
     def ask(self, state: TrainState) -> list[Metric]:
         """Return the metrics of the current weights, with the final positions of the stage. Every rank must call it."""
-        anneal_positions(state.model, 1.0)
+        interpolate_positions(state.model, 1.0)
         found = [
             Metric(state.stage, state.step, f"{HELD_OUT}{name}", value, unit)
             for each in self.planned
@@ -142,14 +142,14 @@ class HeldOut:
                     yield f"change/short/{name}", loss / self.base.short[name] - 1, "share"
 
 
-def judge_validations(rows: Iterable[Metric], *, stage: int, steps: int) -> Iterator[str]:
+def judge_validations(metrics: Iterable[Metric], *, stage: int, steps: int) -> Iterator[str]:
     """Say of each measure whether the stage still learned it; nothing where there are fewer than four validations.
 
     The validation at the stage's end counts only if it has the distance of the others, ``steps``.
     """
-    mine = [row for row in rows if row.stage == stage and row.step % steps == 0]
+    mine = [metric for metric in metrics if metric.stage == stage and metric.step % steps == 0]
     for name, (_, unit, lower_is_better) in LEARNED.items():
-        values = [row.value for row in mine if row.name == f"{HELD_OUT}{name}"][-LAST_VALIDATIONS:]
+        values = [metric.value for metric in mine if metric.name == f"{HELD_OUT}{name}"][-LAST_VALIDATIONS:]
         if len(values) >= FEWEST_VALIDATIONS:
             verdict = judge_learning(values, margin=_LEAST_GAIN, lower_is_better=lower_is_better)
             yield f"stage {stage}: held-out {name} ({unit}): {verdict.text}"
@@ -218,8 +218,8 @@ def prepare_validation(
         found = _read_base(context, base, evaluate, planned=planned, reader=reader)
     _tell_missing(context, planned, found)
     past: dict[str, dict[int, float]] = {}
-    for row in share_from_first(_read_past(context)):
-        past.setdefault(row.name, {})[row.step] = row.value
+    for metric in share_from_first(_read_past(context)):
+        past.setdefault(metric.name, {})[metric.step] = metric.value
     return HeldOut(spec.validation.steps, planned, reader, found, past)
 
 
@@ -247,7 +247,9 @@ def _read_past(context: StageContext) -> list[Metric]:
     if not context.is_first_rank or not context.metrics.exists():
         return []
     return [
-        row for row in read_metrics(context.metrics) if row.stage == context.number and row.name.startswith(HELD_OUT)
+        metric
+        for metric in read_metrics(context.metrics)
+        if metric.stage == context.number and metric.name.startswith(HELD_OUT)
     ]
 
 

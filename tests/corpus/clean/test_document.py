@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from made_texts import han, sentence
 from ropewalk.core.record import Document
 from ropewalk.corpus.clean.document import clean_document
-from ropewalk.corpus.clean.normalize import mend
+from ropewalk.corpus.clean.normalize import normalize_text
 from ropewalk.corpus.clean.quality import find_text_fault, measure_text
 from ropewalk.corpus.text.language import judge_language
 from ropewalk.corpus.text.profile import PROFILES
@@ -113,13 +113,13 @@ def test_loss_spans_move_with_their_text(parts: list[str]) -> None:
     text = "".join(parts)
     result = clean("long enough " + text, "instruction", tuple((a + 12, b + 12) for a, b in spans))
     assert isinstance(result, Document) and result.loss_spans is not None
-    assert [result.text[a:b] for a, b in result.loss_spans] == [mend(parts[1]), mend(parts[3])]
+    assert [result.text[a:b] for a, b in result.loss_spans] == [normalize_text(parts[1]), normalize_text(parts[3])]
 
 
 @given(text=st.text(max_size=100))
 @settings(max_examples=100, deadline=None)
 def test_mending_twice_is_mending_once(text: str) -> None:
-    assert mend(mend(text)) == mend(text)
+    assert normalize_text(normalize_text(text)) == normalize_text(text)
 
 
 @pytest.mark.parametrize(

@@ -217,10 +217,10 @@ def test_accents_beside_typographic_quotes_are_no_mojibake(text: str) -> None:
 @pytest.mark.parametrize("encoding", ["cp1252", "latin-1"])
 def test_real_mojibake_is_mended_or_told(text: str, encoding: str) -> None:
     broken = text.encode().decode(encoding, "replace")
-    mended = repair_decoding(broken)
+    normalized = repair_decoding(broken)
     # Five bytes have no character in Windows-1252: what they were part of is lost, and is seen to be.
-    assert mended == text or ("\ufffd" in broken and "\ufffd" in mended)
-    assert measure_text(broken).mojibake > 0.01 and measure_text(mended).mojibake == 0
+    assert normalized == text or ("\ufffd" in broken and "\ufffd" in normalized)
+    assert measure_text(broken).mojibake > 0.01 and measure_text(normalized).mojibake == 0
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "cp1252"])

@@ -28,20 +28,20 @@ def test_context_is_counted_token_by_token() -> None:
 
 
 def test_a_survey_is_json_and_agrees_with_the_rows(corpus: Corpus, tokenizer: Tokenizer) -> None:
-    dataset = open_dataset(corpus, mix=MIX, context_tokens=512, rows=60, seed=0, stage=0, max_repeats=4)
+    dataset = open_dataset(corpus, mix=MIX, context_tokens=512, sequences=60, seed=0, stage=0, max_repeats=4)
     counted = survey_corpus(corpus, {0: dataset}, tokenizer=tokenizer, seed=0)
     assert json.loads(json.dumps(counted)) == counted
     stage, batch = counted["stages"][0], dataset.batch(0, 60)
     assert stage["tokens"] == int((batch.document >= 0).sum()) and stage["padding_tokens"] == dataset.padding_tokens
-    assert stage["pieces"] == int((batch.document.max(axis=1) + 1).sum())
+    assert stage["segments"] == int((batch.document.max(axis=1) + 1).sum())
     assert stage["prefixes"]["tokens"]["han"][-1] == stage["realised"]["han"] == int((batch.source == 1).sum())
-    assert stage["most_rows_off"] <= 1
-    for shown in stage["rows_shown"]:
-        document = batch.document[shown["row"]]
+    assert stage["most_sequences_off"] <= 1
+    for shown in stage["sequences_shown"]:
+        document = batch.document[shown["sequence"]]
         assert shown["lengths"] == np.bincount(document[document >= 0]).tolist()
-        tokens = batch.tokens[shown["row"]]
+        tokens = batch.tokens[shown["sequence"]]
         whole = " ".join(tokenizer.decode(tokens[document == 0]).strip("\ufffd").split())
-        assert whole.startswith(shown["pieces"][0]["begins"]) and whole.endswith(shown["pieces"][0]["ends"])
+        assert whole.startswith(shown["segments"][0]["begins"]) and whole.endswith(shown["segments"][0]["ends"])
     assert sum(sum(each["tokens"]) for each in counted["lengths"]["sources"].values()) == sum(
         facts["tokens"] for facts in counted["sources"].values()
     )
@@ -50,7 +50,9 @@ def test_a_survey_is_json_and_agrees_with_the_rows(corpus: Corpus, tokenizer: To
 def test_weights_are_weighed_as_rows_would_come_out(corpus: Corpus) -> None:
     rules = MixRules(lengths={0: 1, 300: 3})
     found = weigh(corpus, MIX, context_tokens=512, tokens=400 * 512, max_repeats=99, rules=rules)
-    dataset = open_dataset(corpus, mix=MIX, context_tokens=512, rows=400, seed=0, stage=0, max_repeats=99, rules=rules)
+    dataset = open_dataset(
+        corpus, mix=MIX, context_tokens=512, sequences=400, seed=0, stage=0, max_repeats=99, rules=rules
+    )
     total = sum(use.tokens for use in dataset.strata)
     for part, use in zip(found["strata"], dataset.strata, strict=True):
         assert part["name"] == use.name and part["share"] == use.planned

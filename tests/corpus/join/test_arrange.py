@@ -195,7 +195,7 @@ def test_a_shuffled_input_gives_the_same_bytes(interleaved: Corpus, tokenizer: T
 def test_it_is_one_document_to_the_mask_and_held_out_text_is_not_cut(
     chained: Corpus, interleaved: Corpus, tokenizer: Tokenizer
 ) -> None:
-    rows = open_dataset(interleaved, mix={"x": 1}, context_tokens=1024, rows=4, seed=0, stage=0, max_repeats=4)
+    rows = open_dataset(interleaved, mix={"x": 1}, context_tokens=1024, sequences=4, seed=0, stage=0, max_repeats=4)
     lengths = {*interleaved.train("x").lengths.tolist()}
     assert {size for row in range(4) for size in rows.document_tokens(row)} <= lengths
     held = read(interleaved, tokenizer, held_out=True)
@@ -256,7 +256,7 @@ def test_a_text_is_cut_at_lines_and_never_within_a_character(tokenizer: Tokenize
         ({"chunks": 3}, "a chain has whole texts"),
         ({"knots": True}, "a chain has whole texts"),
         ({"arrange": "negatives", "control": True}, "negatives are the nearest ones"),
-        ({"arrange": "interleave", "chunks": 1}, "greater than or equal to 2"),
+        ({"arrange": "interleave", "chunks": 1}, "is cut into 2 to 16 chunks"),
     ],
 )
 def test_rules_that_make_no_sense(rules: dict[str, Any], fault: str) -> None:

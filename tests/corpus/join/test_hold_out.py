@@ -76,17 +76,17 @@ def test_joined_and_single_documents_are_held_out_as_a_search_over_all_pairs_say
     found = select_documents(
         sources, ["general"] * 3, near_duplicates=near, held_out=share, places=places, scratch=tmp_path / "scratch"
     )
-    fate = np.concatenate([choice.fate for choice in found])
+    split = np.concatenate([choice.split for choice in found])
     source_of = np.repeat(np.arange(3), sizes)
     digests = np.concatenate([source.digests for source in sources])
     signatures = np.concatenate([np.load(source.folder / "signatures.npy") for source in sources])
-    kept = fate <= HELD_OUT
+    kept = split <= HELD_OUT
     # A document that is not joined, or not kept, is a joined document of its own.
     joined = [
         (source_of[at].item(), "alone", at)
         if (group := joins[source_of[at]]) is None or not kept[at]
         else (source_of[at].item(), "joined", group[at - sum(sizes[: source_of[at]])].item())
-        for at in range(len(fate))
+        for at in range(len(split))
     ]
     copies = np.stack([(signatures == each).mean(axis=1) > 0.9 for each in signatures])
     name_of = {each: number for number, each in enumerate(joined)}
@@ -109,5 +109,5 @@ def test_joined_and_single_documents_are_held_out_as_a_search_over_all_pairs_say
         assert sum(key in below for key in own.values()) <= max(count, 0)
         held |= below
     expected = [HELD_OUT if keys[at] in held else TRAIN for at in np.flatnonzero(kept)]
-    assert fate[kept].tolist() == expected
+    assert split[kept].tolist() == expected
     assert case not in (0, 2) or HELD_OUT in expected

@@ -72,9 +72,9 @@ def shuffled(records: list[dict[str, Any]], seed: int, files: int) -> list[list[
     return [held[number::files] for number in range(files)]
 
 
-def dataset(corpus: Corpus, context_tokens: int = 512, rows: int = 12) -> Dataset:
+def dataset(corpus: Corpus, context_tokens: int = 512, sequences: int = 12) -> Dataset:
     return open_dataset(
-        corpus, mix={"books": 1}, context_tokens=context_tokens, rows=rows, seed=0, stage=0, max_repeats=4
+        corpus, mix={"books": 1}, context_tokens=context_tokens, sequences=sequences, seed=0, stage=0, max_repeats=4
     )
 
 
@@ -114,11 +114,11 @@ def test_tokens_in_are_tokens_out(joined: Corpus) -> None:
     first = np.cumsum([0, *stored.lengths])
     added = 0
     for document in range(len(documents)):
-        for piece in documents.origin(document, 0, int(documents.lengths[document])):
-            if piece["document"] < 0:
-                added += piece["tokens"]
+        for segment in documents.origin(document, 0, int(documents.lengths[document])):
+            if segment["document"] < 0:
+                added += segment["tokens"]
             else:
-                used[first[piece["document"]] + piece["start"] :][: piece["tokens"]] += 1
+                used[first[segment["document"]] + segment["start"] :][: segment["tokens"]] += 1
     train = np.load(joined.folder / "books" / "train.npy")
     told = joined.ledger["books"]["joins"]["train"]
     assert used.max() == 1 and used.sum() + told["border_tokens"] == stored.lengths[train].sum() == told["tokens_in"]
@@ -142,13 +142,13 @@ def test_a_joined_document_is_one_document_to_the_mask_unless_the_recipe_says_ot
     whole, split = dataset(joined, 4096, 2), dataset(parts, 4096, 2)
     documents = joined.train("books")
     assert isinstance(documents, JoinedDocuments)
-    assert {size for row in range(2) for size in whole.document_tokens(row)} <= {*documents.lengths.tolist()}
+    assert {size for sequence in range(2) for size in whole.document_tokens(sequence)} <= {*documents.lengths.tolist()}
     own = {
         int(size)
         for document in range(len(documents))
         for size in np.diff(np.append(documents.part_starts(document), documents.lengths[document]))
     }
-    assert {size for row in range(2) for size in split.document_tokens(row)} <= own
+    assert {size for sequence in range(2) for size in split.document_tokens(sequence)} <= own
     batch = split.batch(0, 1)
     for at in np.flatnonzero(np.diff(batch.document[0])):
         assert batch.weights[0, at] == 0 and batch.positions[0, at + 1] in (0, batch.positions[0, at] + 1)
@@ -172,12 +172,12 @@ def test_no_part_of_a_held_out_book_is_trained_on(tokenizer: Tokenizer, tmp_path
             }
         )
     corpus = make(tmp_path, [records], tokenizer, near_duplicates=None)
-    fates = corpus.fates("books")
+    splits = corpus.splits("books")
     book_of = {record["id"]: record["book"] for record in records}
-    ids = corpus.ids("books", set(range(len(fates))))
+    ids = corpus.ids("books", set(range(len(splits))))
     sides: dict[int, set[int]] = {}
-    for number, fate in enumerate(fates.tolist()):
-        sides.setdefault(book_of[ids[number]], set()).add(fate)
+    for number, split in enumerate(splits.tolist()):
+        sides.setdefault(book_of[ids[number]], set()).add(split)
     assert all(len(side & {0, 1}) == 1 for side in sides.values())
     assert all(sides[book] == sides[book + 1] for book in range(0, 28, 4))
     assert {side for held in sides.values() for side in held} >= {0, 1}
@@ -271,7 +271,7 @@ def test_a_long_join_is_cut_where_a_part_begins() -> None:
         (1, 0, 90),
         (2, 0, 30), (2, 30, 200), (2, 230, 20),
     ]  # fmt: skip
-    assert packed.row_tokens.max() <= 200 and packed.tokens.sum() == lengths.sum()
+    assert packed.sequence_tokens.max() <= 200 and packed.tokens.sum() == lengths.sum()
 
 
 def test_natural_order() -> None:

@@ -20,7 +20,10 @@ def test_every_prefix_is_within_one_row(weights: list[float], shortest: int, see
     random = np.random.default_rng(seed)
     shares = np.array(weights) / sum(weights)
     source, tokens = schedule_sequences(
-        shares.tolist(), rows=200, context_tokens=1000, next_row=lambda _: int(random.integers(shortest, 1001))
+        shares.tolist(),
+        sequences=200,
+        context_tokens=1000,
+        next_sequence=lambda _: int(random.integers(shortest, 1001)),
     )
     given_tokens = np.zeros((200, len(shares)))
     given_tokens[np.arange(200), source] = tokens
@@ -31,7 +34,8 @@ def test_every_prefix_is_within_one_row(weights: list[float], shortest: int, see
 
 def test_a_longer_plan_begins_like_a_shorter_one() -> None:
     plans = [
-        schedule_sequences([0.7, 0.2, 0.1], rows=rows, context_tokens=8, next_row=lambda _: 8)[0] for rows in (50, 80)
+        schedule_sequences([0.7, 0.2, 0.1], sequences=sequences, context_tokens=8, next_sequence=lambda _: 8)[0]
+        for sequences in (50, 80)
     ]
     assert np.array_equal(plans[0], plans[1][:50])
     assert np.bincount(plans[0]).tolist() == [35, 10, 5]
@@ -40,11 +44,11 @@ def test_a_longer_plan_begins_like_a_shorter_one() -> None:
 def test_a_dry_source_ends_the_schedule() -> None:
     left = [100, 2]
 
-    def next_row(source: int) -> int:
+    def next_sequence(source: int) -> int:
         left[source] -= 1
         return 8 if left[source] >= 0 else 0
 
-    source, tokens = schedule_sequences([0.5, 0.5], rows=50, context_tokens=8, next_row=next_row)
+    source, tokens = schedule_sequences([0.5, 0.5], sequences=50, context_tokens=8, next_sequence=next_sequence)
     assert source[-1] == 1 and tokens[-1] == 0 and (tokens[:-1] == 8).all() and (source[:-1] == 1).sum() == 2
 
 

@@ -20,10 +20,10 @@ def test_every_token_is_in_exactly_one_row(lengths: np.ndarray, context_tokens: 
     for document, start, tokens in zip(packing.document, packing.start, packing.tokens, strict=True):
         seen[document][start : start + tokens] += 1
     assert all((count == 1).all() for count in seen)
-    assert (packing.row_tokens <= context_tokens).all() and (packing.row_tokens > 0).all()
-    assert packing.row_tokens.sum() == lengths.sum()
-    pieces = np.bincount(packing.document, minlength=len(lengths))
-    assert (pieces == -(-lengths // context_tokens)).all()  # what fits stays whole
+    assert (packing.sequence_tokens <= context_tokens).all() and (packing.sequence_tokens > 0).all()
+    assert packing.sequence_tokens.sum() == lengths.sum()
+    segments = np.bincount(packing.document, minlength=len(lengths))
+    assert (segments == -(-lengths // context_tokens)).all()  # what fits stays whole
 
 
 def test_long_documents_become_full_rows_and_a_tail() -> None:
@@ -38,14 +38,14 @@ def test_long_documents_become_full_rows_and_a_tail() -> None:
 
 
 def test_best_fit_decreasing_by_hand() -> None:
-    rows = fit_sequences(np.array([4, 8, 1, 4, 2, 1], dtype=np.int64), 10)
-    assert sorted(sorted(row) for row in rows) == [[0, 2, 3, 5], [1, 4]]
+    sequences = fit_sequences(np.array([4, 8, 1, 4, 2, 1], dtype=np.int64), 10)
+    assert sorted(sorted(sequence) for sequence in sequences) == [[0, 2, 3, 5], [1, 4]]
 
 
 def test_padding_is_small_where_documents_are_many() -> None:
     lengths = np.random.default_rng(0).lognormal(6, 1, 20_000).astype(np.int64) + 1
     packing = pack(lengths, context_tokens=8192, random=np.random.default_rng(1))
-    assert 1 - lengths.sum() / (8192 * len(packing.row_ends)) < 0.001
+    assert 1 - lengths.sum() / (8192 * len(packing.sequence_ends)) < 0.001
 
 
 def test_order_depends_on_the_stream_alone() -> None:
@@ -61,16 +61,16 @@ def test_a_line_is_the_documents_end_to_end(lengths: np.ndarray, context_tokens:
     order = np.random.default_rng(seed).permutation(len(lengths))
     line = [(int(document), token) for document in order for token in range(lengths[document])]
     truth = sorted(line[at : at + context_tokens] for at in range(0, len(line), context_tokens))
-    begins = np.concatenate([np.zeros(1, dtype=np.int64), packing.row_ends])[:-1]
-    rows = [
+    begins = np.concatenate([np.zeros(1, dtype=np.int64), packing.sequence_ends])[:-1]
+    sequences = [
         [
-            (int(packing.document[piece]), int(packing.start[piece]) + token)
-            for piece in range(begin, end)
-            for token in range(packing.tokens[piece])
+            (int(packing.document[segment]), int(packing.start[segment]) + token)
+            for segment in range(begin, end)
+            for token in range(packing.tokens[segment])
         ]
-        for begin, end in zip(begins, packing.row_ends, strict=True)
+        for begin, end in zip(begins, packing.sequence_ends, strict=True)
     ]
-    assert sorted(rows) == truth
+    assert sorted(sequences) == truth
     borders = set(range(context_tokens, len(line), context_tokens))
     ends = np.cumsum(lengths[order])
     cut = [
@@ -90,4 +90,4 @@ def test_best_fit_cuts_nothing_that_fits() -> None:
 @pytest.mark.parametrize("context_tokens", [1, 7])
 def test_nothing_to_pack_is_no_row(context_tokens: int, pack: Any) -> None:
     packing = pack(np.empty(0, dtype=np.int64), context_tokens=context_tokens, random=np.random.default_rng(0))
-    assert len(packing.row_ends) == len(packing.row_tokens) == 0
+    assert len(packing.sequence_ends) == len(packing.sequence_tokens) == 0

@@ -108,12 +108,12 @@ def build_mixed(tokenizer: Tokenizer, folder: Path) -> Corpus:
     return open_corpus(build(spec, tokenizer=tokenizer, seed=0, folder=folder / "corpus"))
 
 
-def dataset(corpus: Corpus, *, rows: int = 120, max_repeats: float = 99, **rules: Any) -> Dataset:
+def dataset(corpus: Corpus, *, sequences: int = 120, max_repeats: float = 99, **rules: Any) -> Dataset:
     return open_dataset(
         corpus,
         mix={"general": 9, "domain": 1},
         context_tokens=CONTEXT,
-        rows=rows,
+        sequences=sequences,
         seed=0,
         stage=0,
         max_repeats=max_repeats,
@@ -132,16 +132,16 @@ def test_lengths_and_languages_hold_at_every_prefix(mixed: Corpus) -> None:
     uses = {use.name: use for use in planned.strata}
     assert set(uses) == {"web/zh/0", "web/zh/512", "web/other/0", "web/other/512", "notes/other/0"}
     names = list(uses)
-    counts = np.zeros((planned.rows, len(names)))
-    for row in range(planned.rows):
-        pieces = planned.describe_row(row)
-        lengths = {int(documents.lengths[document]) for documents, document, _, _ in pieces}
+    counts = np.zeros((planned.sequences, len(names)))
+    for sequence in range(planned.sequences):
+        segments = planned.describe_sequence(sequence)
+        lengths = {int(documents.lengths[document]) for documents, document, _, _ in segments}
         long = {length >= 512 for length in lengths}
         assert len(long) == 1  # a row is of long or of short documents
-        tokens = sum(tokens for *_, tokens in pieces)
-        found = [name for name in names if _is_from(planned, row, name)]
+        tokens = sum(tokens for *_, tokens in segments)
+        found = [name for name in names if _is_from(planned, sequence, name)]
         assert len(found) == 1
-        counts[row, names.index(found[0])] = tokens
+        counts[sequence, names.index(found[0])] = tokens
     total = counts.cumsum(axis=0)
     share = np.array([uses[name].planned for name in names])
     off = np.abs(total - share * total.sum(axis=1, keepdims=True))
@@ -151,14 +151,14 @@ def test_lengths_and_languages_hold_at_every_prefix(mixed: Corpus) -> None:
     inside = share[web] / share[web].sum()
     given_tokens = total[:, web]
     assert np.abs(given_tokens - inside * given_tokens.sum(axis=1, keepdims=True)).max() <= CONTEXT
-    realised = planned.realised(planned.rows)
+    realised = planned.realised(planned.sequences)
     assert realised["web"] / sum(realised.values()) == pytest.approx(0.9, abs=CONTEXT / sum(realised.values()))
 
 
-def _is_from(planned: Dataset, row: int, name: str) -> bool:
-    documents = planned.describe_row(row)[0][0]
-    source = next(rows for rows in planned._rows if rows.name == planned.source_of(row))
-    return any(rows.stratum.name == name and rows.stratum.documents is documents for rows in source.strata)
+def _is_from(planned: Dataset, sequence: int, name: str) -> bool:
+    documents = planned.describe_sequence(sequence)[0][0]
+    source = next(each for each in planned._sequences if each.name == planned.source_of(sequence))
+    return any(each.stratum.name == name and each.stratum.documents is documents for each in source.strata)
 
 
 def test_a_language_without_a_weight_is_named(mixed: Corpus) -> None:
@@ -169,20 +169,23 @@ def test_a_language_without_a_weight_is_named(mixed: Corpus) -> None:
 
 def test_spreading_keeps_every_strand_within_its_repeats(mixed: Corpus) -> None:
     notes = mixed.facts("notes").tokens
-    rows = 12 * notes * 2 // CONTEXT  # a tenth of it is more than twice the notes
+    sequences = 12 * notes * 2 // CONTEXT  # a tenth of it is more than twice the notes
     with pytest.raises(UserError, match="source notes runs dry"):
-        dataset(mixed, rows=rows * 2, max_repeats=2)
-    planned = dataset(mixed, rows=rows * 2, max_repeats=2, when_dry="spread")
+        dataset(mixed, sequences=sequences * 2, max_repeats=2)
+    planned = dataset(mixed, sequences=sequences * 2, max_repeats=2, when_dry="spread")
     assert planned.repeats["notes"] <= 2 + CONTEXT / notes
     assert sum(planned.planned.values()) == pytest.approx(1) and planned.planned["notes"] < 0.1
 
 
 def test_a_line_has_no_padding_and_says_what_it_cuts(mixed: Corpus) -> None:
-    fitted, chunked = dataset(mixed, rows=60), dataset(mixed, rows=60, packing="chunk")
+    fitted, chunked = dataset(mixed, sequences=60), dataset(mixed, sequences=60, packing="chunk")
     assert fitted.digest != chunked.digest
 
     def padded_rows(planned: Dataset) -> int:
-        return sum(planned.source_of(row) == "web" and sum(planned.document_tokens(row)) < CONTEXT for row in range(60))
+        return sum(
+            planned.source_of(sequence) == "web" and sum(planned.document_tokens(sequence)) < CONTEXT
+            for sequence in range(60)
+        )
 
     assert padded_rows(chunked) <= 1 < padded_rows(fitted)  # in 60 rows of 497 the line ends once at most
     assert sum(use.cut_documents for use in fitted.strata) == 0 < sum(use.cut_documents for use in chunked.strata)
@@ -190,10 +193,10 @@ def test_a_line_has_no_padding_and_says_what_it_cuts(mixed: Corpus) -> None:
 
 def test_truncated_documents_are_counted(mixed: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     short = Corpus(**{**vars(mixed), "long_documents": dict.fromkeys(mixed.sources, "truncate")})
-    planned = dataset(short, rows=20)
+    planned = dataset(short, sequences=20)
     lengths = mixed.train("web").lengths
-    assert planned.beyond_row["web"].tokens == int(np.maximum(lengths - CONTEXT, 0).sum()) > 0
-    assert all(start == 0 for row in range(20) for _, _, start, _ in planned.describe_row(row))
+    assert planned.beyond_sequence["web"].tokens == int(np.maximum(lengths - CONTEXT, 0).sum()) > 0
+    assert all(start == 0 for sequence in range(20) for _, _, start, _ in planned.describe_sequence(sequence))
 
 
 @pytest.mark.parametrize(
@@ -205,10 +208,12 @@ def test_rules_that_make_no_sense_are_refused(rules: dict[str, Any], tmp_path: P
         MixRules.model_validate(rules)
 
 
-@given(weights=st.tuples(*[st.floats(0.1, 9)] * 2), rows=st.integers(1, 60))
+@given(weights=st.tuples(*[st.floats(0.1, 9)] * 2), sequences=st.integers(1, 60))
 @settings(max_examples=8, deadline=None)
-def test_a_longer_plan_begins_with_the_shorter_one(mixed: Corpus, weights: tuple[float, float], rows: int) -> None:
+def test_a_longer_plan_begins_with_the_shorter_one(mixed: Corpus, weights: tuple[float, float], sequences: int) -> None:
     rules = {"lengths": {0: weights[0], 512: weights[1]}}
-    short, long = dataset(mixed, rows=rows, **rules), dataset(mixed, rows=60, **rules)
-    for row in range(rows):
-        assert [piece[1:] for piece in short.describe_row(row)] == [piece[1:] for piece in long.describe_row(row)]
+    short, long = dataset(mixed, sequences=sequences, **rules), dataset(mixed, sequences=60, **rules)
+    for sequence in range(sequences):
+        assert [segment[1:] for segment in short.describe_sequence(sequence)] == [
+            segment[1:] for segment in long.describe_sequence(sequence)
+        ]

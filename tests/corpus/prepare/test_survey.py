@@ -16,7 +16,7 @@ from ropewalk.corpus.clean.quality import measure_text
 from ropewalk.corpus.dedup.minhash import sign
 from ropewalk.corpus.prepare import filters
 from ropewalk.corpus.prepare.build import build
-from ropewalk.corpus.prepare.filters import PASSAGE, Cuts, Judged, Screened, cut_repeats
+from ropewalk.corpus.prepare.filters import PASSAGE, Cuts, Filtered, Judged, cut_repeats
 from ropewalk.corpus.prepare.find_repeats import RepeatSearch
 from ropewalk.corpus.prepare.ledger import SourceLedger
 from ropewalk.corpus.prepare.survey import read_survey, write_survey
@@ -102,23 +102,23 @@ def test_a_survey_gives_back_what_it_was_given(tmp_path: Path) -> None:
         spans = ((1, 3), (5, 5)) if number == 0 else None
         document = Document(text, "web", "domain", "zh", f"d{number}", spans, {"place": "a, line 1", "masked": True})
         cut = (Reject("d1", PASSAGE, 7, "why", "a, line 2", "cut"),) if number == 1 else ()
-        screened = Screened(document, measure_text(text), len(text.encode()), 2**64 - 1 - number, sign(text), cut)
-        judged.append(Judged(1000 + number, document, screened))
+        filtered = Filtered(document, measure_text(text), len(text.encode()), 2**64 - 1 - number, sign(text), cut)
+        judged.append(Judged(1000 + number, document, filtered))
     bad = Reject("d3", "too short", 12, "why", "a, line 4", "天")
-    judged.insert(1, Judged(12, bad, Screened(bad, measure_text("天"))))
+    judged.insert(1, Judged(12, bad, Filtered(bad, measure_text("天"))))
     judged.insert(2, Judged(3, replace(bad, reason="no text"), None))
     ledger = SourceLedger()
     write_survey(iter(judged), source, ledger=ledger, folder=tmp_path)
     again = list(read_survey(tmp_path, source))
     for before, after in zip(judged, again, strict=True):
         assert before[:2] == after[:2]
-        if before.screened is None or after.screened is None:
-            assert before.screened is after.screened
+        if before.filtered is None or after.filtered is None:
+            assert before.filtered is after.filtered
             continue
-        assert (before.screened.signature is None) == (after.screened.signature is None)
-        if before.screened.signature is not None:
-            assert np.array_equal(before.screened.signature, after.screened.signature)
-        assert replace(before.screened, signature=None) == replace(after.screened, signature=None)
+        assert (before.filtered.signature is None) == (after.filtered.signature is None)
+        if before.filtered.signature is not None:
+            assert np.array_equal(before.filtered.signature, after.filtered.signature)
+        assert replace(before.filtered, signature=None) == replace(after.filtered, signature=None)
     assert ledger.read.documents == 5 and ledger.stored.documents == 3
 
 
@@ -126,14 +126,14 @@ def test_a_cut_leaves_answers_and_other_texts_alone() -> None:
     source = Source(name="web", path="web", role="domain", profile="law")
     text = sentence(1, 60)
     document = Document(text, "web", "domain", "en", "d")
-    screened = Screened(document, measure_text(text), len(text), 7, sign(text))
+    filtered = Filtered(document, measure_text(text), len(text), 7, sign(text))
     spans = {7: ((0, 10), (20, 25))}
-    (cut,) = cut_repeats([Judged(9, document, screened)], Cuts(spans), source)
+    (cut,) = cut_repeats([Judged(9, document, filtered)], Cuts(spans), source)
     assert isinstance(cut.outcome, Document) and cut.outcome.text == text[10:20] + text[25:]
-    assert cut.screened is not None and cut.screened.outcome == cut.outcome and cut.screened.whole_bytes == len(text)
+    assert cut.filtered is not None and cut.filtered.outcome == cut.outcome and cut.filtered.whole_bytes == len(text)
     answer = replace(document, loss_spans=((3, 9),))
     for kept, cuts in ((answer, Cuts(spans)), (document, Cuts({8: ((0, 10),)}))):
-        (same,) = cut_repeats([Judged(9, kept, replace(screened, outcome=kept))], cuts, source)
+        (same,) = cut_repeats([Judged(9, kept, replace(filtered, outcome=kept))], cuts, source)
         assert same.outcome == kept
-    (gone,) = cut_repeats([Judged(9, document, screened)], Cuts({7: ((0, len(text) - 5),)}), source)
+    (gone,) = cut_repeats([Judged(9, document, filtered)], Cuts({7: ((0, len(text) - 5),)}), source)
     assert isinstance(gone.outcome, Reject) and gone.outcome.why.startswith(f"5 characters of {len(text)}")

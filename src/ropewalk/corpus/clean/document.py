@@ -1,7 +1,7 @@
 """Cleans a document by its profile, or drops it with a reason.
 
-There are three separate steps: mend the text, measure it, and compare the measures with the profile's thresholds. The
-measures of every document are recorded, so that another threshold can be judged before it is used.
+There are three separate steps: normalize the text, measure it, and compare the measures with the profile's thresholds.
+The measures of every document are recorded, so that another threshold can be judged before it is used.
 """
 
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ import numpy as np
 
 from ropewalk.core.owned import Owned
 from ropewalk.core.record import Document
-from ropewalk.corpus.clean.normalize import mend, normalize_document
+from ropewalk.corpus.clean.normalize import normalize_document, normalize_text
 from ropewalk.corpus.clean.pii import mask
 from ropewalk.corpus.clean.quality import Measures, find_text_fault, measure_text
 from ropewalk.corpus.text.profile import Profile
@@ -26,7 +26,7 @@ MASKED = "masked"
 
 @dataclass(frozen=True, slots=True)
 class Cleaned:
-    """A mended document or its reject, with the measures."""
+    """A normalized document or its reject, with the measures."""
 
     outcome: Document | Reject
     measures: Measures
@@ -40,25 +40,25 @@ def clean_document(document: Document, profile: Profile) -> Cleaned:
     if document.loss_spans is None:
         # A text without any other reference is freed once it is split into blocks.
         read, document = Owned(document.text), replace(document, text="")
-        mended = replace(document, text=normalize_document(read.take(), profile))
+        normalized = replace(document, text=normalize_document(read.take(), profile))
     else:
-        mended = _mend_spans(document, profile)
-    measures = measure_text(mended.text)
+        normalized = _normalize_spans(document, profile)
+    measures = measure_text(normalized.text)
     fault = find_text_fault(measures, profile)
     if fault is None:
-        return Cleaned(mended, measures, read_bytes)
+        return Cleaned(normalized, measures, read_bytes)
     place = str(document.metadata.get("place", ""))
-    reject = Reject(document.id, fault.reason, read_bytes, fault.why, place, excerpt(mended.text))
+    reject = Reject(document.id, fault.reason, read_bytes, fault.why, place, excerpt(normalized.text))
     return Cleaned(reject, measures, read_bytes)
 
 
-def _mend_spans(document: Document, profile: Profile) -> Document:
+def _normalize_spans(document: Document, profile: Profile) -> Document:
     assert document.loss_spans is not None
     borders = [0, *(border for span in document.loss_spans for border in span), len(document.text)]
-    mended = [mend(document.text[start:end]) for start, end in pairwise(borders)]
-    pieces = [mask(piece, profile.mask) for piece in mended]
+    normalized = [normalize_text(document.text[start:end]) for start, end in pairwise(borders)]
+    pieces = [mask(piece, profile.mask) for piece in normalized]
     ends = np.cumsum([len(piece) for piece in pieces]).tolist()
-    known = {MASKED: True} if pieces[1::2] != mended[1::2] else {}
+    known = {MASKED: True} if pieces[1::2] != normalized[1::2] else {}
     return replace(
         document,
         text="".join(pieces),

@@ -38,7 +38,7 @@ _RUNS = (
 _STARTS, _WRONG = tuple(start for start, _ in _RUNS), tuple(wrong for _, wrong in _RUNS)
 
 
-def mend(text: str) -> str:
+def normalize_text(text: str) -> str:
     """Return the text in NFC, with one kind of line break and without invisible characters.
 
     The NFC of Hugging Face differs from that of Unicode, so this one is applied first.
@@ -57,7 +57,7 @@ def normalize_document(text: str, profile: Profile) -> str:
     del text
     if profile.mojibake == "repair":
         parts = _repair_blocks(parts, repair)
-    parts = [_mend_block(part, profile) for part in parts]
+    parts = [_normalize_block(part, profile) for part in parts]
     if profile.boilerplate or profile.remove_lines:
         parts = remove_boilerplate(parts, profile.boilerplate, further_lines=profile.remove_lines)
     trims = profile.white_space == "trim"
@@ -90,8 +90,8 @@ def _strip_lines(block: str) -> str:
     return "\n".join([line.rstrip(_TRAILING) for line in block.split("\n")])
 
 
-def _mend_block(block: str, profile: Profile) -> str:
-    block = mend(block)
+def _normalize_block(block: str, profile: Profile) -> str:
+    block = normalize_text(block)
     if profile.width != "keep":
         block = narrow_letters(block)
     if profile.width == "all":

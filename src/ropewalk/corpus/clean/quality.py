@@ -39,7 +39,7 @@ _MOJIBAKE = re.compile(f"[Â-ß]{_GOES_ON}|[à-ï]{_GOES_ON}{{2}}")
 
 @dataclass(frozen=True, slots=True)
 class Measures:
-    """The measures of a mended text. Shares are between 0 and 1."""
+    """The measures of a normalized text. Shares are between 0 and 1."""
 
     characters: int
     letters: float
@@ -73,7 +73,7 @@ class Fault:
 
 
 def measure_text(text: str) -> Measures:
-    """All measures of a text that is already mended."""
+    """All measures of a text that is already normalized."""
     letters, han, seen = script_counts(text)
     lines, ended, repeated, passages, characters = 0, 0, 0.0, 0.0, 0
     windows = list(_windows(text))

@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float64, Int64, UInt64
 from ropewalk.core.digest import digest_bytes, digest_value
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
+from ropewalk.core.quantity import format_count
 from ropewalk.core.ranges import expand_ranges
 from ropewalk.corpus.dedup.prompt_texts import read_prompt_texts
 from ropewalk.corpus.prompt_rules import PROBES, PromptRules
@@ -263,7 +264,10 @@ def _tell_short(names: Sequence[str], count: int, rules: PromptRules) -> None:
             fix="join each prompt with its context or its answer, give another text_key, or remove the files",
         )
     shown = ", ".join(names[:_SHOWN_NAMES]) + (", ..." if len(names) > _SHOWN_NAMES else "")
-    say(f"decontaminate: {len(names):,} of {count:,} prompts are not searched for ({limits}): {shown}")
+    say(
+        f"decontaminate: {len(names):,} of {format_count(count, 'prompt')} {'is' if len(names) == 1 else 'are'} "
+        f"not searched for ({limits}): {shown}"
+    )
 
 
 def _widen(text: str, spans: Iterable[Sequence[int]]) -> Spans:

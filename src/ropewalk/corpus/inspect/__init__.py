@@ -6,7 +6,7 @@ from ropewalk.core.lazy import export_lazily
 
 if TYPE_CHECKING:
     from ropewalk.corpus.inspect.dropped import inspect_corpus as inspect_corpus
-    from ropewalk.corpus.inspect.sequence_faults import find_row_faults as find_row_faults
+    from ropewalk.corpus.inspect.sequence_faults import find_sequence_faults as find_sequence_faults
     from ropewalk.corpus.inspect.statistics import survey_corpus as survey_corpus
     from ropewalk.corpus.inspect.what_if import weigh as weigh
 else:
@@ -14,7 +14,7 @@ else:
         __name__,
         {
             "dropped": ("inspect_corpus",),
-            "sequence_faults": ("find_row_faults",),
+            "sequence_faults": ("find_sequence_faults",),
             "statistics": ("survey_corpus",),
             "what_if": ("weigh",),
         },

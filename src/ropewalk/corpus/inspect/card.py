@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from ropewalk.core.quantity import format_amount, format_bytes
+from ropewalk.core.quantity import format_amount, format_bytes, format_count
 from ropewalk.core.read_json import read_written_lines
 from ropewalk.corpus.inspect.dropped import inspect_corpus
 from ropewalk.corpus.prepare.hold_out_documents import TRAIN
@@ -62,7 +62,7 @@ def describe_data(corpus: Corpus, spec: CorpusSpec) -> dict[str, list[str]]:
 def _row(corpus: Corpus, source: Source) -> str:
     facts = corpus.facts(source.name)
     languages = ", ".join(f"{name} {count:,}" for name, count in _most(Counter(facts.languages)))
-    held_out = f"{facts.held_out_documents:,} documents, {format_amount(facts.held_out_tokens)} tokens"
+    held_out = f"{format_count(facts.held_out_documents, 'document')}, {format_amount(facts.held_out_tokens)} tokens"
     cells = [source.name, facts.role, f"{facts.documents:,}", format_amount(facts.tokens), held_out, languages]
     return f"| {' | '.join([*cells, facts.license or 'not stated'])} |"
 
@@ -73,11 +73,11 @@ def _origin(corpus: Corpus, source: Source) -> tuple[str, list[str]]:
     if source.provenance is None:
         return place, []
     hosts, licences, dates, known, trained = Counter[str](), Counter[str](), list[str](), 0, 0
-    fates, number = corpus.fates(source.name), 0
+    splits, number = corpus.splits(source.name), 0
     for entry in read_written_lines(corpus.store(source.name) / "documents.jsonl", dict):
         if "dropped" in entry:
             continue
-        is_trained = fates[number] == TRAIN
+        is_trained = splits[number] == TRAIN
         origin = entry.get(ORIGIN, {}) if is_trained else {}
         number, trained = number + 1, trained + is_trained
         if "address" in origin:

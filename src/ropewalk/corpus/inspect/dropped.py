@@ -11,6 +11,7 @@ from heapq import heappush, heapreplace
 from pathlib import Path
 from typing import Any
 
+from ropewalk.core.quantity import format_count
 from ropewalk.core.read_json import read_written, read_written_lines
 from ropewalk.core.seed import seed_for
 from ropewalk.corpus.prepare.filters import PASSAGE
@@ -99,7 +100,7 @@ def format_reasons(reasons: list[Reason], totals: Mapping[str, Mapping[str, Any]
     for reason in reasons:
         read = totals[reason.source]["read"]["documents"]
         share = reason.documents / read if read else 0.0
-        count = f"{reason.documents:,} of {read:,} documents ({share:.2%})"
+        count = f"{reason.documents:,} of {format_count(read, 'document')} ({share:.2%})"
         if reason.reason == PASSAGE:
             count = f"{reason.documents:,} cut out of documents"
         lines.append(f"== {reason.source}: {reason.reason}, {count}")

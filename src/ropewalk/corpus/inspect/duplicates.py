@@ -30,10 +30,10 @@ def show_copies(corpus: Corpus, *, tokenizer: Tokenizer, seed: int) -> dict[str,
 
     ``similarity`` is None where the texts are equal.
     """
-    fates = {name: corpus.fates(name) for name in corpus.sources}
+    splits = {name: corpus.splits(name) for name in corpus.sources}
     shown = {}
     for code in (EXACT, NEAR):
-        dropped = [_Place(name, int(number)) for name in fates for number in np.flatnonzero(fates[name] == code)]
+        dropped = [_Place(name, int(number)) for name in splits for number in np.flatnonzero(splits[name] == code)]
         if dropped:
             random = stream("copies shown", corpus.digest, seed, code)
             chosen = sorted(random.choice(len(dropped), size=min(_EXAMPLES, len(dropped)), replace=False).tolist())

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int64, Integer
 
 from ropewalk.core.seed import stream
-from ropewalk.corpus.inspect.sequence_faults import find_row_faults
+from ropewalk.corpus.inspect.sequence_faults import find_sequence_faults
 from ropewalk.corpus.mix.dataset import Dataset
 from ropewalk.corpus.tokens.corpus_folder import Corpus
 from ropewalk.corpus.tokens.tokenizer import Tokenizer
@@ -20,13 +20,17 @@ from ropewalk.corpus.tokens.tokenizer import Tokenizer
 CONTEXTS = (8192, 32768, 131072)
 _SHORTEST_BIT, _LONGEST_BIT = 6, 24
 _PREFIXES = 120
-_ROWS, _PIECES, _SHOWN_TOKENS = 6, 24, 24
+_SEQUENCES, _SEGMENTS, _SHOWN_TOKENS = 6, 24, 24
 
 
-def survey_corpus(corpus: Corpus, feeds: Mapping[int, Dataset], *, tokenizer: Tokenizer, seed: int) -> dict[str, Any]:
+def survey_corpus(
+    corpus: Corpus, datasets: Mapping[int, Dataset], *, tokenizer: Tokenizer, seed: int
+) -> dict[str, Any]:
     """Ledger, languages, lengths, licences, and for the dataset of every stage its mix, packing and some sequences."""
     lengths = {name: corpus.train(name).lengths for name in corpus.sources}
-    faults = {stage: [fault.message for fault in find_row_faults(corpus, dataset)] for stage, dataset in feeds.items()}
+    faults = {
+        stage: [fault.message for fault in find_sequence_faults(corpus, dataset)] for stage, dataset in datasets.items()
+    }
     return {
         "digest": corpus.digest,
         "vocabulary": corpus.vocabulary,
@@ -37,35 +41,38 @@ def survey_corpus(corpus: Corpus, feeds: Mapping[int, Dataset], *, tokenizer: To
         "stages": [
             {
                 "stage": stage,
-                **survey_feed(dataset),
+                **survey_dataset(dataset),
                 "faults": faults[stage],
-                "rows_shown": _show_rows(corpus, dataset, tokenizer, seed),
+                "sequences_shown": _show_sequences(corpus, dataset, tokenizer, seed),
             }
-            for stage, dataset in feeds.items()
+            for stage, dataset in datasets.items()
         ],
     }
 
 
-def survey_feed(dataset: Dataset) -> dict[str, Any]:
+def survey_dataset(dataset: Dataset) -> dict[str, Any]:
     """Plan and result of a dataset, over all its sequences and over prefixes of them."""
-    cursors = np.unique(np.linspace(0, dataset.rows, _PREFIXES + 1).round().astype(int))[1:].tolist()
+    cursors = np.unique(np.linspace(0, dataset.sequences, _PREFIXES + 1).round().astype(int))[1:].tolist()
     realised = [dataset.realised(cursor) for cursor in cursors]
-    pieces = dataset.piece_tokens()
+    segments = dataset.segment_tokens()
     return {
         "context_tokens": dataset.context_tokens,
-        "rows": dataset.rows,
-        "tokens": int(pieces.sum()),
+        "sequences": dataset.sequences,
+        "tokens": int(segments.sum()),
         "padding_tokens": dataset.padding_tokens,
-        "beyond_row": {name: asdict(beyond) for name, beyond in dataset.beyond_row.items()},
+        "beyond_sequence": {name: asdict(beyond) for name, beyond in dataset.beyond_sequence.items()},
         "planned": dict(dataset.planned),
-        "realised": dataset.realised(dataset.rows),
+        "realised": dataset.realised(dataset.sequences),
         "repeats": dataset.repeats,
         "strata": [asdict(use) for use in dataset.strata],
-        "pieces": len(pieces),
-        "context": count_context(pieces),
+        "segments": len(segments),
+        "context": count_context(segments),
         "unlabelled": {name: list(counts) for name, counts in dataset.unlabelled.items()},
-        "most_rows_off": dataset.most_rows_off,
-        "prefixes": {"rows": cursors, "tokens": {name: [each[name] for each in realised] for name in dataset.sources}},
+        "most_sequences_off": dataset.most_sequences_off,
+        "prefixes": {
+            "sequences": cursors,
+            "tokens": {name: [each[name] for each in realised] for name in dataset.sources},
+        },
     }
 
 
@@ -108,25 +115,25 @@ def _count_lengths(lengths: Mapping[str, Int64[np.ndarray, "documents"]]) -> dic
     return {"from_tokens": edges, "sources": counted}
 
 
-def _show_rows(corpus: Corpus, dataset: Dataset, tokenizer: Tokenizer, seed: int) -> list[dict[str, Any]]:
+def _show_sequences(corpus: Corpus, dataset: Dataset, tokenizer: Tokenizer, seed: int) -> list[dict[str, Any]]:
     """A few random sequences, with the text at the borders of their documents."""
     random = stream("rows shown", dataset.digest, seed)
-    chosen = sorted(random.choice(dataset.rows, size=min(_ROWS, dataset.rows), replace=False).tolist())
-    return [_show_row(corpus, dataset, row, tokenizer) for row in chosen]
+    chosen = sorted(random.choice(dataset.sequences, size=min(_SEQUENCES, dataset.sequences), replace=False).tolist())
+    return [_show_sequence(corpus, dataset, sequence, tokenizer) for sequence in chosen]
 
 
-def _show_row(corpus: Corpus, dataset: Dataset, row: int, tokenizer: Tokenizer) -> dict[str, Any]:
-    pieces, source = dataset.describe_row(row), dataset.source_of(row)
-    numbers = [int(documents.chosen[document]) for documents, document, _, _ in pieces]
-    ids = corpus.ids(source, set(numbers[:_PIECES]))
+def _show_sequence(corpus: Corpus, dataset: Dataset, sequence: int, tokenizer: Tokenizer) -> dict[str, Any]:
+    segments, source = dataset.describe_sequence(sequence), dataset.source_of(sequence)
+    numbers = [int(documents.chosen[document]) for documents, document, _, _ in segments]
+    ids = corpus.ids(source, set(numbers[:_SEGMENTS]))
     shown = []
-    for (documents, document, start, tokens), number in zip(pieces[:_PIECES], numbers, strict=False):
+    for (documents, document, start, tokens), number in zip(segments[:_SEGMENTS], numbers, strict=False):
         read, _ = documents.read(document, start, start + tokens)
         begin, end = _show_ends(read, tokenizer)
         of = int(documents.lengths[document])
         shown.append({"id": ids[number], "start": start, "tokens": tokens, "of": of, "begins": begin, "ends": end})
-    lengths = [tokens for *_, tokens in pieces]
-    return {"row": row, "source": source, "lengths": lengths, "pieces": shown}
+    lengths = [tokens for *_, tokens in segments]
+    return {"sequence": sequence, "source": source, "lengths": lengths, "segments": shown}
 
 
 def _show_ends(tokens: Sequence[int] | Integer[np.ndarray, "tokens"], tokenizer: Tokenizer) -> tuple[str, str]:

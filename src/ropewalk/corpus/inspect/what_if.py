@@ -39,7 +39,7 @@ def weigh(
         "long": {key: float(shares @ [part["long"][key] for part in parts]) for key in map(str, CONTEXTS)},
         "dry": [part["name"] for part in parts if part["repeats"] > max_repeats * (1 + 1e-9)],
         "max_repeats": max_repeats,
-        "beyond_row": [
+        "beyond_sequence": [
             tell_beyond(corpus, name, beyond, context_tokens)
             for name in dict.fromkeys(stratum.source for stratum in strata)
             if (beyond := corpus.find_beyond(name, context_tokens)).tokens
@@ -61,7 +61,7 @@ def format_weighing(found: Mapping[str, Any]) -> str:
     )
     if found["dry"]:
         lines.append(f"would be read more than {found['max_repeats']:g} times: {', '.join(found['dry'])}")
-    return "\n".join([*lines, *found["beyond_row"]])
+    return "\n".join([*lines, *found["beyond_sequence"]])
 
 
 def _describe(stratum: Stratum, corpus: Corpus, tokens: int, context_tokens: int) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from ropewalk.corpus.mix.sequences import SourceSequences, StratumSequences, Str
 from ropewalk.corpus.mix.strata import Stratum, share_out, split_source
 from ropewalk.corpus.mix_rules import MixRules
 from ropewalk.corpus.tokens.corpus_folder import Corpus
-from ropewalk.corpus.tokens.long_documents import BeyondRow, count_read
+from ropewalk.corpus.tokens.long_documents import BeyondSequence, count_read
 from ropewalk.corpus.tokens.store import StoredDocuments
 
 ORDER = 1
@@ -32,53 +32,53 @@ PLAIN = MixRules()
 
 @dataclass(frozen=True)
 class Dataset:
-    """All sequences of a stage, by index. One ``row`` is one sequence of ``context_tokens`` tokens."""
+    """All sequences of a stage, by index. Each has ``context_tokens`` tokens."""
 
     digest: str
     sources: tuple[str, ...]
     planned: Mapping[str, float]
     """Each source's share of the tokens."""
     context_tokens: int
-    beyond_row: Mapping[str, BeyondRow]
+    beyond_sequence: Mapping[str, BeyondSequence]
     """For each source: the documents and tokens that are not read, as longer than a sequence."""
-    _rows: tuple[SourceSequences, ...]
-    _source: Int32[np.ndarray, "rows"]
-    _tokens: Int64[np.ndarray, "rows"]
-    _index: Int64[np.ndarray, "rows"]
+    _sequences: tuple[SourceSequences, ...]
+    _source: Int32[np.ndarray, "sequences"]
+    _tokens: Int64[np.ndarray, "sequences"]
+    _index: Int64[np.ndarray, "sequences"]
     _padding_id: int
 
     @property
-    def rows(self) -> int:
+    def sequences(self) -> int:
         """Number of planned sequences."""
         return len(self._source)
 
     @property
     def padding_tokens(self) -> int:
         """Padding tokens in all planned sequences."""
-        return self.rows * self.context_tokens - int(self._tokens.sum())
+        return self.sequences * self.context_tokens - int(self._tokens.sum())
 
     @property
     def repeats(self) -> dict[str, float]:
         """How often each source is read in all planned sequences."""
         return {
-            name: tokens / sum(stratum.stratum.tokens for stratum in rows.strata)
-            for (name, tokens), rows in zip(self.realised(self.rows).items(), self._rows, strict=True)
+            name: tokens / sum(stratum.stratum.tokens for stratum in source.strata)
+            for (name, tokens), source in zip(self.realised(self.sequences).items(), self._sequences, strict=True)
         }
 
     @property
     def strata(self) -> list[StratumUse]:
         """The use of every stratum in all planned sequences, source by source."""
         used = []
-        for number, source in enumerate(self._rows):
+        for number, source in enumerate(self._sequences):
             dealt = source.dealt(int((self._source == number).sum()))
-            for rows, tokens in zip(source.strata, dealt, strict=True):
-                stratum = rows.stratum
+            for own, tokens in zip(source.strata, dealt, strict=True):
+                stratum = own.stratum
                 facts = (stratum.name, stratum.source, stratum.language, stratum.shortest, stratum.share)
-                used.append(StratumUse(*facts, tokens, stratum.tokens, tokens / stratum.tokens, *rows.cut))
+                used.append(StratumUse(*facts, tokens, stratum.tokens, tokens / stratum.tokens, *own.cut))
         return used
 
     @property
-    def most_rows_off(self) -> float:
+    def most_sequences_off(self) -> float:
         """The largest deviation of a source from its share of the tokens given so far, in sequences."""
         shares = [self.planned[name] for name in self.sources]
         return find_most_off(self._source, self._tokens, shares) / self.context_tokens
@@ -90,30 +90,31 @@ class Dataset:
         )
         return {name: int(count) for name, count in zip(self.sources, tokens, strict=True)}
 
-    def describe_row(self, row: int) -> list[tuple[StoredDocuments, int, int, int]]:
+    def describe_sequence(self, sequence: int) -> list[tuple[StoredDocuments, int, int, int]]:
         """(documents, document, start, tokens) of each segment of one sequence, for inspection."""
-        documents, pieces = self._rows[int(self._source[row])].pieces(int(self._index[row]))
-        return [(documents, *piece) for piece in pieces]
+        documents, segments = self._sequences[int(self._source[sequence])].segments(int(self._index[sequence]))
+        return [(documents, *segment) for segment in segments]
 
-    def source_of(self, row: int) -> str:
+    def source_of(self, sequence: int) -> str:
         """The source of a sequence."""
-        return self.sources[int(self._source[row])]
+        return self.sources[int(self._source[sequence])]
 
-    def piece_tokens(self) -> Int64[np.ndarray, "pieces"]:
+    def segment_tokens(self) -> Int64[np.ndarray, "segments"]:
         """The length in tokens of every segment of all planned sequences, source by source."""
         given = np.bincount(self._source, minlength=len(self.sources)).tolist()
-        return np.concatenate([rows.piece_tokens(count) for rows, count in zip(self._rows, given, strict=True)])
+        return np.concatenate([own.segment_tokens(count) for own, count in zip(self._sequences, given, strict=True)])
 
     @cached_property
     def unlabelled(self) -> dict[str, tuple[int, int]]:
         """For each source: the number of its sequences without a label, and the number of all its sequences."""
         given = np.bincount(self._source, minlength=len(self.sources)).tolist()
-        return {rows.name: (rows.count_unlabelled(count), count) for rows, count in zip(self._rows, given, strict=True)}
+        counted = zip(self._sequences, given, strict=True)
+        return {own.name: (own.count_unlabelled(count), count) for own, count in counted}
 
-    def batch(self, cursor: int, rows: int) -> Batch:
-        """Sequences ``[cursor, cursor + rows)``. The result does not depend on how a run is cut into batches."""
-        assert 0 <= cursor <= cursor + rows <= self.rows, f"rows {cursor}:{cursor + rows} of {self.rows}"
-        shape = (rows, self.context_tokens)
+    def batch(self, cursor: int, sequences: int) -> Batch:
+        """Sequences ``[cursor, cursor + sequences)``. The result does not depend on how a run is cut into batches."""
+        assert 0 <= cursor <= cursor + sequences <= self.sequences, (cursor, sequences, self.sequences)
+        shape = (sequences, self.context_tokens)
         batch = Batch(
             tokens=np.full(shape, self._padding_id, dtype=np.int32),
             labels=np.zeros(shape, dtype=np.int32),
@@ -122,36 +123,36 @@ class Dataset:
             document=np.full(shape, -1, dtype=np.int32),
             source=np.full(shape, -1, dtype=np.int32),
         )
-        for row in range(rows):
-            self._fill(batch, row, cursor + row)
+        for sequence in range(sequences):
+            self._fill(batch, sequence, cursor + sequence)
         return batch
 
-    def document_tokens(self, row: int) -> list[int]:
+    def document_tokens(self, sequence: int) -> list[int]:
         """Lengths in tokens of the documents, or their segments, in a sequence, in order. No shard is read."""
-        return [tokens for *_, tokens in self.describe_row(row)]
+        return [tokens for *_, tokens in self.describe_sequence(sequence)]
 
-    def locate(self, row: int) -> tuple[str, list[dict[str, int]]]:
+    def locate(self, sequence: int) -> tuple[str, list[dict[str, int]]]:
         """The origin of a sequence: its source, and the documents of its segments as numbered in the source's store
         (-1 for headers and separators of joined documents)."""
-        return self.source_of(row), [
-            piece
-            for documents, document, start, tokens in self.describe_row(row)
-            for piece in documents.origin(document, start, tokens)
+        return self.source_of(sequence), [
+            segment
+            for documents, document, start, tokens in self.describe_sequence(sequence)
+            for segment in documents.origin(document, start, tokens)
         ]
 
-    def _fill(self, batch: Batch, row: int, number: int) -> None:
+    def _fill(self, batch: Batch, sequence: int, number: int) -> None:
         source = int(self._source[number])
-        documents, pieces = self._rows[source].pieces(int(self._index[number]))
+        documents, segments = self._sequences[source].segments(int(self._index[number]))
         at = 0
-        for order, (document, start, tokens) in enumerate(pieces):
+        for order, (document, start, tokens) in enumerate(segments):
             ids, mask = documents.read(document, start, start + tokens)
             here = slice(at, at + tokens)
-            batch.tokens[row, here] = ids
-            batch.labels[row, at : at + tokens - 1] = ids[1:]
-            batch.weights[row, at : at + tokens - 1] = mask[1:]
-            batch.positions[row, here] = np.arange(tokens)
-            batch.document[row, here] = order
-            batch.source[row, here] = source
+            batch.tokens[sequence, here] = ids
+            batch.labels[sequence, at : at + tokens - 1] = ids[1:]
+            batch.weights[sequence, at : at + tokens - 1] = mask[1:]
+            batch.positions[sequence, here] = np.arange(tokens)
+            batch.document[sequence, here] = order
+            batch.source[sequence, here] = source
             at += tokens
 
 
@@ -160,14 +161,14 @@ def open_dataset(
     *,
     mix: Mapping[str, float],
     context_tokens: int,
-    rows: int,
+    sequences: int,
     seed: int,
     stage: int,
     max_repeats: float,
     rules: MixRules = PLAIN,
 ) -> Dataset:
-    """Plan ``rows`` sequences of ``context_tokens``. Raises UserError where a stratum has too little text."""
-    amount = rows * context_tokens
+    """Plan ``sequences`` sequences of ``context_tokens``. Raises UserError where a stratum has too little text."""
+    amount = sequences * context_tokens
     strata = plan_strata(
         corpus, mix, context_tokens=context_tokens, tokens=amount, max_repeats=max_repeats, rules=rules
     )
@@ -189,10 +190,10 @@ def open_dataset(
         ]
         planned.append(SourceSequences(own, context_tokens=context_tokens))
     source, tokens = schedule_sequences(
-        [rows.share for rows in planned],
-        rows=rows,
+        [source.share for source in planned],
+        sequences=sequences,
         context_tokens=context_tokens,
-        next_row=lambda index: planned[index].next_tokens(),
+        next_sequence=lambda index: planned[index].next_tokens(),
     )
     if len(tokens) and tokens[-1] == 0:
         dry = planned[source[-1]].turn.stratum
@@ -202,11 +203,11 @@ def open_dataset(
         index[source == number] = np.arange((source == number).sum())
     return Dataset(
         digest=_name_order(corpus, strata, rules, (context_tokens, seed, stage)),
-        sources=tuple(rows.name for rows in planned),
-        planned={rows.name: rows.share for rows in planned},
+        sources=tuple(source.name for source in planned),
+        planned={source.name: source.share for source in planned},
         context_tokens=context_tokens,
-        beyond_row={rows.name: corpus.find_beyond(rows.name, context_tokens) for rows in planned},
-        _rows=tuple(planned),
+        beyond_sequence={source.name: corpus.find_beyond(source.name, context_tokens) for source in planned},
+        _sequences=tuple(planned),
         _source=source,
         _tokens=tokens,
         _index=index,

@@ -14,7 +14,7 @@ from jaxtyping import Int32, Int64
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Role
 
-_BLOCK_ROWS = 1 << 16
+_BLOCK_SEQUENCES = 1 << 16
 
 
 def find_members(
@@ -34,13 +34,13 @@ def find_members(
 
 
 class MixtureOrder:
-    """Gives one sequence after the other. ``next_row(source)`` returns the tokens in the next sequence of a source."""
+    """Gives one sequence after the other. ``next_sequence(source)`` returns the tokens in the source's next one."""
 
-    def __init__(self, shares: Sequence[float], *, context_tokens: int, next_row: Callable[[int], int]) -> None:
+    def __init__(self, shares: Sequence[float], *, context_tokens: int, next_sequence: Callable[[int], int]) -> None:
         self._share = np.asarray(shares, dtype=np.float64)
-        self._next_row = next_row
+        self._next_sequence = next_sequence
         self._slack = context_tokens * (1 - 1 / (2 * len(self._share) - 2)) if len(self._share) > 1 else 0.0
-        self._waiting = np.array([next_row(source) for source in range(len(self._share))], dtype=np.int64)
+        self._waiting = np.array([next_sequence(source) for source in range(len(self._share))], dtype=np.int64)
         self._given, self._total = np.zeros(len(self._share), dtype=np.int64), 0
 
     def deal(self) -> tuple[int, int]:
@@ -52,36 +52,36 @@ class MixtureOrder:
         if tokens:
             self._given[chosen] += tokens
             self._total += tokens
-            self._waiting[chosen] = self._next_row(chosen)
+            self._waiting[chosen] = self._next_sequence(chosen)
         return chosen, tokens
 
 
 def schedule_sequences(
-    shares: Sequence[float], *, rows: int, context_tokens: int, next_row: Callable[[int], int]
-) -> tuple[Int32[np.ndarray, "rows"], Int64[np.ndarray, "rows"]]:
-    """(source, tokens) of each of ``rows`` sequences; ``next_row(source)`` counts the tokens of a source's next one.
+    shares: Sequence[float], *, sequences: int, context_tokens: int, next_sequence: Callable[[int], int]
+) -> tuple[Int32[np.ndarray, "sequences"], Int64[np.ndarray, "sequences"]]:
+    """(source, tokens) of each of so many sequences; ``next_sequence(source)`` counts the tokens of the source's next.
 
-    A prefix does not depend on ``rows``. A source is exhausted where ``next_row`` returns 0. The schedule then ends at
-    the sequence that this source should give: it is the last one and has 0 tokens.
+    A prefix does not depend on ``sequences``. A source is exhausted where ``next_sequence`` returns 0. The schedule
+    then ends at the sequence that this source should give: it is the last one and has 0 tokens.
     """
-    schedule = MixtureOrder(shares, context_tokens=context_tokens, next_row=next_row)
-    source, tokens = np.empty(rows, dtype=np.int32), np.empty(rows, dtype=np.int64)
-    for row in range(rows):
-        source[row], tokens[row] = schedule.deal()
-        if tokens[row] == 0:
-            return source[: row + 1], tokens[: row + 1]
+    schedule = MixtureOrder(shares, context_tokens=context_tokens, next_sequence=next_sequence)
+    source, tokens = np.empty(sequences, dtype=np.int32), np.empty(sequences, dtype=np.int64)
+    for sequence in range(sequences):
+        source[sequence], tokens[sequence] = schedule.deal()
+        if tokens[sequence] == 0:
+            return source[: sequence + 1], tokens[: sequence + 1]
     return source, tokens
 
 
 def find_most_off(
-    source: Int32[np.ndarray, "rows"], tokens: Int64[np.ndarray, "rows"], shares: Sequence[float]
+    source: Int32[np.ndarray, "sequences"], tokens: Int64[np.ndarray, "sequences"], shares: Sequence[float]
 ) -> float:
     """The largest deviation of a source, at any prefix, from its share of the tokens given so far, in tokens."""
     before, most = np.zeros(len(shares)), 0.0
-    for begin in range(0, len(source), _BLOCK_ROWS):  # a table of all rows could take gigabytes
-        chosen = source[begin : begin + _BLOCK_ROWS]
+    for begin in range(0, len(source), _BLOCK_SEQUENCES):  # a table of all sequences could take gigabytes
+        chosen = source[begin : begin + _BLOCK_SEQUENCES]
         given = np.zeros((len(chosen), len(shares)))
-        given[np.arange(len(chosen)), chosen] = tokens[begin : begin + _BLOCK_ROWS]
+        given[np.arange(len(chosen)), chosen] = tokens[begin : begin + _BLOCK_SEQUENCES]
         given = before + given.cumsum(axis=0)
         most = max(most, float(np.abs(given - np.asarray(shares) * given.sum(axis=1, keepdims=True)).max()))
         before = given[-1]

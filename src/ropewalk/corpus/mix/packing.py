@@ -26,26 +26,26 @@ WINDOW_PIECES = 1 << 17
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """Sequences as runs of segments: sequence ``i`` holds segments ``[row_ends[i - 1], row_ends[i])``.
+    """Sequences as runs of segments: sequence ``i`` holds segments ``[sequence_ends[i - 1], sequence_ends[i])``.
 
     Segment ``p`` is tokens ``[start[p], start[p] + tokens[p])`` of document ``document[p]``.
     """
 
-    document: Int64[np.ndarray, "pieces"]
-    start: Int64[np.ndarray, "pieces"]
-    tokens: Int64[np.ndarray, "pieces"]
-    row_ends: Int64[np.ndarray, "rows"]
+    document: Int64[np.ndarray, "segments"]
+    start: Int64[np.ndarray, "segments"]
+    tokens: Int64[np.ndarray, "segments"]
+    sequence_ends: Int64[np.ndarray, "sequences"]
 
     @property
-    def row_tokens(self) -> Int64[np.ndarray, "rows"]:
+    def sequence_tokens(self) -> Int64[np.ndarray, "sequences"]:
         """Tokens in each sequence. The rest of the sequence is padding."""
         total = np.concatenate([[0], np.cumsum(self.tokens)])
-        return np.diff(total[self.row_ends], prepend=0)
+        return np.diff(total[self.sequence_ends], prepend=0)
 
     def count_cut(self, lengths: Int64[np.ndarray, "documents"], context_tokens: int) -> tuple[int, int]:
         """(documents, tokens) of the documents that would fit into a sequence but are cut."""
-        pieces = np.bincount(self.document, minlength=len(lengths))
-        cut = (pieces > 1) & (lengths <= context_tokens)
+        segments = np.bincount(self.document, minlength=len(lengths))
+        cut = (segments > 1) & (lengths <= context_tokens)
         return int(cut.sum()), int(lengths[cut].sum())
 
 
@@ -69,9 +69,9 @@ def pack(
     fitted, counts = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
     for begin in range(0, len(order), WINDOW_PIECES):
         window = order[begin : begin + WINDOW_PIECES]
-        rows = fit_sequences(tokens[window], context_tokens)
-        fitted.append(window[np.fromiter(chain.from_iterable(rows), dtype=np.int64, count=len(window))])
-        counts.append(np.fromiter(map(len, rows), dtype=np.int64, count=len(rows)))
+        sequences = fit_sequences(tokens[window], context_tokens)
+        fitted.append(window[np.fromiter(chain.from_iterable(sequences), dtype=np.int64, count=len(window))])
+        counts.append(np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences)))
     sizes = np.concatenate(counts)
     shuffled = random.permutation(len(sizes))
     begins = np.cumsum(sizes) - sizes
@@ -86,30 +86,30 @@ def chunk(lengths: Int64[np.ndarray, "documents"], *, context_tokens: int, rando
     borders = np.union1d(ends, np.arange(context_tokens, ends[-1] if len(ends) else 0, context_tokens))
     begins = np.concatenate([np.zeros(1, dtype=np.int64), borders])[: len(borders)]
     at = np.searchsorted(ends, begins, side="right")
-    row = begins // context_tokens
-    rows = random.permutation(int(row[-1]) + 1 if len(row) else 0)
-    place = np.argsort(np.argsort(rows)[row], kind="stable")
+    sequence = begins // context_tokens
+    sequences = random.permutation(int(sequence[-1]) + 1 if len(sequence) else 0)
+    place = np.argsort(np.argsort(sequences)[sequence], kind="stable")
     start, tokens = begins - (ends - lengths[order])[at], borders - begins
-    counts = np.bincount(row, minlength=len(rows))[rows]
+    counts = np.bincount(sequence, minlength=len(sequences))[sequences]
     return Packing(order[at][place], start[place], tokens[place], np.cumsum(counts, dtype=np.int64))
 
 
 def split_documents(
     lengths: Int64[np.ndarray, "documents"], context_tokens: int, part_starts: PartStarts | None = None
-) -> tuple[Int64[np.ndarray, "pieces"], Int64[np.ndarray, "pieces"], Int64[np.ndarray, "pieces"]]:
+) -> tuple[Int64[np.ndarray, "segments"], Int64[np.ndarray, "segments"], Int64[np.ndarray, "segments"]]:
     """(document, start, tokens) of each segment. Documents are cut every ``context_tokens`` tokens, never truncated."""
-    pieces = -(-lengths // context_tokens)
-    document = np.repeat(np.arange(len(lengths)), pieces)
-    start = count_within(pieces) * context_tokens
+    segments = -(-lengths // context_tokens)
+    document = np.repeat(np.arange(len(lengths)), segments)
+    start = count_within(segments) * context_tokens
     if part_starts is not None:
         at_parts = [
             _cut_at_parts(part_starts(number), int(lengths[number]), context_tokens) if count > 1 else [0] * count
-            for number, count in enumerate(pieces.tolist())
+            for number, count in enumerate(segments.tolist())
         ]
         document = np.repeat(np.arange(len(lengths)), [len(starts) for starts in at_parts])
         start = np.array([begin for starts in at_parts for begin in starts], dtype=np.int64)
         ends = np.append(start[1:], 0)
-        ends[np.flatnonzero(np.diff(document, append=-1))] = lengths[pieces > 0]
+        ends[np.flatnonzero(np.diff(document, append=-1))] = lengths[segments > 0]
         return document, start, ends - start
     return document, start, np.minimum(lengths[document] - start, context_tokens)
 
@@ -128,33 +128,33 @@ def split_parts(packing: Packing, part_starts: PartStarts) -> Packing:
     """The same sequences with each part of a document as a segment of its own: so no part attends to another."""
     cuts = [0]
     columns: list[Int64[np.ndarray, _]] = []
-    pieces = zip(packing.document.tolist(), packing.start.tolist(), packing.tokens.tolist(), strict=True)
-    for document, start, tokens in pieces:
+    segments = zip(packing.document.tolist(), packing.start.tolist(), packing.tokens.tolist(), strict=True)
+    for document, start, tokens in segments:
         starts = part_starts(document)
         inner = starts[(starts > start) & (starts < start + tokens)]
         begins = np.append(start, inner)
         columns.append(np.stack([np.full(len(begins), document), begins, np.diff(begins, append=start + tokens)]))
         cuts.append(cuts[-1] + len(begins))
     table = np.concatenate([np.empty((3, 0), dtype=np.int64), *columns], axis=1)
-    return Packing(table[0], table[1], table[2], np.array(cuts, dtype=np.int64)[packing.row_ends])
+    return Packing(table[0], table[1], table[2], np.array(cuts, dtype=np.int64)[packing.sequence_ends])
 
 
-def fit_sequences(tokens: Int64[np.ndarray, "pieces"], context_tokens: int) -> list[list[int]]:
+def fit_sequences(tokens: Int64[np.ndarray, "segments"], context_tokens: int) -> list[list[int]]:
     """Lists of segment numbers, one per sequence.
 
     Each segment, longest first, is put into the sequence where the smallest space is left.
     """
-    rows: list[list[int]] = []
-    room: list[tuple[int, int]] = []  # (tokens still free, row), sorted
-    for piece in np.argsort(-tokens, kind="stable"):
-        size = int(tokens[piece])
+    sequences: list[list[int]] = []
+    room: list[tuple[int, int]] = []  # (tokens still free, sequence), sorted
+    for segment in np.argsort(-tokens, kind="stable"):
+        size = int(tokens[segment])
         at = bisect_left(room, (size, -1))
         if at == len(room):
-            free, row = context_tokens, len(rows)
-            rows.append([])
+            free, sequence = context_tokens, len(sequences)
+            sequences.append([])
         else:
-            free, row = room.pop(at)
-        rows[row].append(int(piece))
+            free, sequence = room.pop(at)
+        sequences[sequence].append(int(segment))
         if free > size:
-            insort(room, (free - size, row))
-    return rows
+            insort(room, (free - size, sequence))
+    return sequences

@@ -18,11 +18,11 @@ from ropewalk.corpus.mix.mixture import MixtureOrder
 from ropewalk.corpus.mix.packing import Packing, chunk, pack, split_parts
 from ropewalk.corpus.mix.strata import Stratum
 from ropewalk.corpus.tokens.joined_documents import JoinedDocuments
-from ropewalk.corpus.tokens.labels import count_piece_labels
+from ropewalk.corpus.tokens.labels import count_segment_labels
 from ropewalk.corpus.tokens.store import StoredDocuments
 
 Purpose = tuple[str | int, ...]
-_BLOCK_ROWS = 1 << 16
+_BLOCK_SEQUENCES = 1 << 16
 """Sequences of an epoch whose lengths are held as Python numbers at a time."""
 
 
@@ -35,7 +35,7 @@ class StratumSequences:
         self.stratum, self._context_tokens, self._packing = stratum, context_tokens, packing
         self._purpose, self._limit_tokens = purpose, limit_tokens
         self._epochs: list[Packing] = []
-        self._first_rows: list[int] = []
+        self._first_sequences: list[int] = []
         self._asked, self._asked_tokens = 0, 0
         self._waiting: list[int] = []
         self._lengths, self._taken = np.empty(0, dtype=np.int64), 0
@@ -47,7 +47,7 @@ class StratumSequences:
         if not self._waiting:
             if self._taken == len(self._lengths):
                 self._begin_epoch()
-            block = self._lengths[self._taken : self._taken + _BLOCK_ROWS]
+            block = self._lengths[self._taken : self._taken + _BLOCK_SEQUENCES]
             self._taken += len(block)
             self._waiting = block.tolist()[::-1]
         tokens = self._waiting.pop()
@@ -55,30 +55,30 @@ class StratumSequences:
         self._asked_tokens += tokens
         return tokens if self._asked_tokens <= self._limit_tokens else 0
 
-    def pieces(self, row: int) -> list[tuple[int, int, int]]:
+    def segments(self, sequence: int) -> list[tuple[int, int, int]]:
         """(document, start, tokens) of each segment of a sequence that ``next_tokens`` has already reached."""
-        epoch = int(np.searchsorted(self._first_rows, row, side="right")) - 1
-        packing, local = self._epochs[epoch], row - self._first_rows[epoch]
-        span = slice(int(packing.row_ends[local - 1]) if local else 0, int(packing.row_ends[local]))
+        epoch = int(np.searchsorted(self._first_sequences, sequence, side="right")) - 1
+        packing, local = self._epochs[epoch], sequence - self._first_sequences[epoch]
+        span = slice(int(packing.sequence_ends[local - 1]) if local else 0, int(packing.sequence_ends[local]))
         columns = (packing.document[span], packing.start[span], packing.tokens[span])
         return list(zip(*(column.tolist() for column in columns), strict=True))
 
-    def piece_tokens(self, rows: int) -> Int64[np.ndarray, "pieces"]:
-        """The length in tokens of every segment in the first ``rows`` sequences."""
+    def segment_tokens(self, sequences: int) -> Int64[np.ndarray, "segments"]:
+        """The length in tokens of every segment in the first ``sequences`` sequences."""
         found = [np.empty(0, dtype=np.int64)]
-        for first, packing in zip(self._first_rows, self._epochs, strict=True):
-            here = min(rows - first, len(packing.row_ends))
-            found.append(packing.tokens[: packing.row_ends[here - 1]] if here > 0 else found[0])
+        for first, packing in zip(self._first_sequences, self._epochs, strict=True):
+            here = min(sequences - first, len(packing.sequence_ends))
+            found.append(packing.tokens[: packing.sequence_ends[here - 1]] if here > 0 else found[0])
         return np.concatenate(found)
 
-    def row_labels(self, rows: int) -> Int64[np.ndarray, "rows"]:
-        """The number of labels in each of the first ``rows`` sequences."""
+    def sequence_labels(self, sequences: int) -> Int64[np.ndarray, "sequences"]:
+        """The number of labels in each of the first ``sequences`` sequences."""
         found = [np.empty(0, dtype=np.int64)]
-        for first, packing in zip(self._first_rows, self._epochs, strict=True):
-            ends = packing.row_ends[: max(0, rows - first)]
+        for first, packing in zip(self._first_sequences, self._epochs, strict=True):
+            ends = packing.sequence_ends[: max(0, sequences - first)]
             if len(ends):
-                pieces = (column[: ends[-1]] for column in (packing.document, packing.start, packing.tokens))
-                labels = count_piece_labels(self.stratum.documents, *pieces)
+                segments = (column[: ends[-1]] for column in (packing.document, packing.start, packing.tokens))
+                labels = count_segment_labels(self.stratum.documents, *segments)
                 found.append(np.add.reduceat(labels, np.concatenate([[0], ends[:-1]])))
         return np.concatenate(found)
 
@@ -94,9 +94,9 @@ class StratumSequences:
             self.cut = packing.count_cut(lengths, self._context_tokens)
         if isinstance(documents, JoinedDocuments) and documents.attend == "parts":
             packing = split_parts(packing, documents.part_starts)
-        self._first_rows.append(self._asked)
+        self._first_sequences.append(self._asked)
         self._epochs.append(packing)
-        self._lengths, self._taken = packing.row_tokens, 0
+        self._lengths, self._taken = packing.sequence_tokens, 0
 
 
 class SourceSequences:
@@ -104,13 +104,13 @@ class SourceSequences:
 
     def __init__(self, strata: Sequence[StratumSequences], *, context_tokens: int) -> None:
         self.strata = strata
-        self.share = sum(rows.stratum.share for rows in strata)
-        self._strand, self._tokens, self._index = array("i"), array("q"), array("q")
+        self.share = sum(own.stratum.share for own in strata)
+        self._stratum, self._tokens, self._index = array("i"), array("q"), array("q")
         self._given = [0] * len(strata)
         self._schedule = MixtureOrder(
-            [rows.stratum.share / self.share for rows in strata],
+            [own.stratum.share / self.share for own in strata],
             context_tokens=context_tokens,
-            next_row=lambda number: strata[number].next_tokens(),
+            next_sequence=lambda number: strata[number].next_tokens(),
         )
 
     @property
@@ -120,38 +120,40 @@ class SourceSequences:
     def next_tokens(self) -> int:
         """Tokens of the next sequence; 0 where the selected stratum has no more text."""
         stratum, tokens = self._schedule.deal()
-        self._strand.append(stratum)
+        self._stratum.append(stratum)
         self._tokens.append(tokens)
         self._index.append(self._given[stratum])
         self._given[stratum] += 1
         return tokens
 
-    def pieces(self, row: int) -> tuple[StoredDocuments, list[tuple[int, int, int]]]:
-        """The documents of sequence number ``row``, and (document, start, tokens) of each of its segments."""
-        rows = self.strata[self._strand[row]]
-        return rows.stratum.documents, rows.pieces(self._index[row])
+    def segments(self, sequence: int) -> tuple[StoredDocuments, list[tuple[int, int, int]]]:
+        """The documents of sequence number ``sequence``, and (document, start, tokens) of each of its segments."""
+        own = self.strata[self._stratum[sequence]]
+        return own.stratum.documents, own.segments(self._index[sequence])
 
-    def dealt(self, rows: int) -> list[int]:
-        """Tokens of each stratum in the first ``rows`` sequences of the source."""
-        tokens = np.array(self._tokens[:rows], dtype=np.float64)
-        return [int(count) for count in np.bincount(self._strand[:rows], tokens, minlength=len(self.strata))]
+    def dealt(self, sequences: int) -> list[int]:
+        """Tokens of each stratum in the first ``sequences`` sequences of the source."""
+        tokens = np.array(self._tokens[:sequences], dtype=np.float64)
+        return [int(count) for count in np.bincount(self._stratum[:sequences], tokens, minlength=len(self.strata))]
 
-    def piece_tokens(self, rows: int) -> Int64[np.ndarray, "pieces"]:
-        """The length in tokens of every segment in the first ``rows`` sequences of the source, stratum by stratum."""
-        given = np.bincount(self._strand[:rows], minlength=len(self.strata)).tolist()
-        return np.concatenate([stratum.piece_tokens(count) for stratum, count in zip(self.strata, given, strict=True)])
+    def segment_tokens(self, sequences: int) -> Int64[np.ndarray, "segments"]:
+        """The tokens of every segment in the first ``sequences`` sequences of the source, stratum by stratum."""
+        given = np.bincount(self._stratum[:sequences], minlength=len(self.strata)).tolist()
+        return np.concatenate(
+            [stratum.segment_tokens(count) for stratum, count in zip(self.strata, given, strict=True)]
+        )
 
-    def count_unlabelled(self, rows: int) -> int:
-        """The number of sequences without a label among the first ``rows`` of the source."""
-        given = np.bincount(self._strand[:rows], minlength=len(self.strata)).tolist()
+    def count_unlabelled(self, sequences: int) -> int:
+        """The number of sequences without a label among the first ``sequences`` of the source."""
+        given = np.bincount(self._stratum[:sequences], minlength=len(self.strata)).tolist()
         return sum(
-            int((stratum.row_labels(count) == 0).sum()) for stratum, count in zip(self.strata, given, strict=True)
+            int((stratum.sequence_labels(count) == 0).sum()) for stratum, count in zip(self.strata, given, strict=True)
         )
 
     @property
     def turn(self) -> StratumSequences:
         """The stratum of the latest sequence that ``next_tokens`` gave."""
-        return self.strata[self._strand[-1]]
+        return self.strata[self._stratum[-1]]
 
 
 @dataclass(frozen=True, slots=True)

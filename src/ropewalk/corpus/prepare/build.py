@@ -19,6 +19,7 @@ from ropewalk.core.error import UserError
 from ropewalk.core.progress import say, warn
 from ropewalk.core.read_json import read_written
 from ropewalk.core.record import Document, Role
+from ropewalk.core.run_folder import CORPUS_CONTENT, LEDGER
 from ropewalk.corpus.clean.document import clean_document
 from ropewalk.corpus.dedup.decontaminate import read_prompts
 from ropewalk.corpus.dedup.external_sort import own_scratch
@@ -171,7 +172,7 @@ def holds_sources(folder: Path, spec: CorpusSpec, *, seed: int) -> bool:
 
 
 def _read_content(folder: Path) -> dict[str, Any]:
-    return read_written(folder / "corpus.json")
+    return read_written(folder / CORPUS_CONTENT)
 
 
 class _Parts(NamedTuple):
@@ -194,13 +195,13 @@ def _write_corpus(
     ledger: dict[str, Any] = {}
     with new_folder(folder, kind=KIND, inputs=inputs) as work:
         for source, stored, choice, joins in zip(spec.sources, sources, choices, places, strict=True):
-            fate = choice.fate
-            balance = _balance(stored, fate)
+            split = choice.split
+            balance = _balance(stored, split)
             written = _write_choice(work / source.name, stored, choice, vocabulary=tokenizer.vocabulary)
-            facts = _describe(source, stored, fate, balance)
+            facts = _describe(source, stored, split, balance)
             joined: dict[str, Any] = {}
             if joins is not None:
-                joined = write_joins(source, stored, joins, fate, work / source.name, tokenizer, inputs["seed"])
+                joined = write_joins(source, stored, joins, split, work / source.name, tokenizer, inputs["seed"])
             unread = [] if source.path is None or source.tokens else source_files(source).unread
             ledger[source.name] = {**balance.to_json(), "not_read": [asdict(each) for each in unread]}
             ledger[source.name] |= joined.pop("ledger", {})
@@ -222,22 +223,22 @@ def _write_corpus(
             **made,
             "sources": entries,
         }
-        _write_json(work / "corpus.json", content)
-        _write_json(work / "ledger.json", ledger)
+        _write_json(work / CORPUS_CONTENT, content)
+        _write_json(work / LEDGER, ledger)
     return ledger
 
 
 def _write_choice(folder: Path, stored: Tokenized, choice: DocumentSplits, *, vocabulary: int) -> dict[str, Any]:
     """Write the split of every document, the indices of the training documents, and the tokens of the held-out ones."""
     (folder / "held_out").mkdir(parents=True)
-    fate = choice.fate
-    np.save(folder / "train.npy", np.flatnonzero(fate == TRAIN).astype(np.int64), allow_pickle=False)
-    np.save(folder / "fate.npy", fate, allow_pickle=False)
-    kept = np.lib.format.open_memmap(folder / "kept.npy", mode="w+", dtype=np.int64, shape=(len(fate), 2))
+    split = choice.split
+    np.save(folder / "train.npy", np.flatnonzero(split == TRAIN).astype(np.int64), allow_pickle=False)
+    np.save(folder / "split.npy", split, allow_pickle=False)
+    kept = np.lib.format.open_memmap(folder / "kept.npy", mode="w+", dtype=np.int64, shape=(len(split), 2))
     kept[:, 0], kept[:, 1] = choice.kept_source, choice.kept_document
     kept.flush()
     every = all_documents(open_shards(stored.folder, vocabulary=vocabulary, manifest={}))
-    held_out = StoredDocuments(every.shards, np.flatnonzero(fate == HELD_OUT).astype(np.int64))
+    held_out = StoredDocuments(every.shards, np.flatnonzero(split == HELD_OUT).astype(np.int64))
     copies = (held_out.read(document) for document in range(len(held_out)))
     write_shards(
         ((tokens.astype(np.int64), mask) for tokens, mask in copies), folder / "held_out", vocabulary=vocabulary
@@ -248,12 +249,12 @@ def _write_choice(folder: Path, stored: Tokenized, choice: DocumentSplits, *, vo
     }
 
 
-def _balance(stored: Tokenized, fate: Int8[np.ndarray, "documents"]) -> SourceLedger:
+def _balance(stored: Tokenized, split: Int8[np.ndarray, "documents"]) -> SourceLedger:
     ledger = stored.ledger
-    ledger.train, ledger.held_out = _sum(stored, fate == TRAIN), _sum(stored, fate == HELD_OUT)
+    ledger.train, ledger.held_out = _sum(stored, split == TRAIN), _sum(stored, split == HELD_OUT)
     for code, reason in REASONS.items():
-        if (fate == code).any():
-            ledger.dropped[reason] = _sum(stored, fate == code)
+        if (split == code).any():
+            ledger.dropped[reason] = _sum(stored, split == code)
     ledger.check()
     return ledger
 
@@ -263,9 +264,9 @@ def _sum(stored: Tokenized, where: Bool[np.ndarray, "documents"]) -> Amount:
 
 
 def _describe(
-    source: Source, stored: Tokenized, fate: Int8[np.ndarray, "documents"], balance: SourceLedger
+    source: Source, stored: Tokenized, split: Int8[np.ndarray, "documents"], balance: SourceLedger
 ) -> dict[str, Any]:
-    counts = np.bincount(stored.language[fate <= HELD_OUT], minlength=len(stored.languages))
+    counts = np.bincount(stored.language[split <= HELD_OUT], minlength=len(stored.languages))
     facts = Facts(
         role=source.role,
         documents=balance.train.documents,

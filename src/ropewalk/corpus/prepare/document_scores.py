@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float64, Int64
 
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import warn
+from ropewalk.core.quantity import format_count
 from ropewalk.core.seed import seed_for
 from ropewalk.corpus.prepare.document_records import DocumentRecords
 from ropewalk.corpus.prepare.tokenized import Tokenized
@@ -72,7 +73,8 @@ def pick_documents(source: Source, stored: Tokenized, documents: DocumentRecords
         applies = _applies(rule, stored) & ~np.isnan(values)
         if count and not applies.any():
             warn(
-                f"warning: source {source.name}: select {rule.column} judges none of {count:,} documents: they are "
+                f"warning: source {source.name}: select {rule.column} judges none of "
+                f"{format_count(count, 'document')}: they are "
                 f"shorter than from_tokens {rule.from_tokens:,}, or beyond to_tokens or language"
             )
         cells = _cells(stored) if rule.band is not None else None

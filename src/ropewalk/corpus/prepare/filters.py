@@ -64,7 +64,7 @@ def cut_spans(text: str, spans: Spans) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Screened:
+class Filtered:
     """The result of the filters for one document.
 
     ``outcome`` is the clean document or the reject. All other fields describe the clean text before repeated sections
@@ -86,23 +86,23 @@ class Screened:
 class Judged(NamedTuple):
     """An item of a source after the filters. ``read_bytes``: size of its text as it was read.
 
-    ``screened`` is None for an item that was rejected when it was read.
+    ``filtered`` is None for an item that was rejected when it was read.
     """
 
     read_bytes: int
     outcome: Document | Reject
-    screened: Screened | None
+    filtered: Filtered | None
 
 
 @dataclass(frozen=True)
-class Screen:
+class Filters:
     """The filters for the documents of a source, without the cuts."""
 
     source: Source
     prompts: Prompts
     scorer: Scorer | None = None
 
-    def judge(self, document: Document) -> Screened:
+    def judge(self, document: Document) -> Filtered:
         """Clean a document and apply the filters to it."""
         profile, read = self.source.cleaning(document.language), Owned(document)
         del document
@@ -110,7 +110,7 @@ class Screen:
         outcome, measures, read_bytes = cleaned.outcome, cleaned.measures, cleaned.read_bytes
         del cleaned
         if isinstance(outcome, Reject):
-            return Screened(outcome, measures)
+            return Filtered(outcome, measures)
         clean = Owned(outcome)
         del outcome
         return self.compare(clean.take(), measures, read_bytes=read_bytes)
@@ -126,12 +126,12 @@ class Screen:
                 continue
             read_bytes, owned = text_bytes(item.text), Owned(item)
             del item
-            screened = self.judge(owned.take())
-            judged = Owned(Judged(read_bytes, screened.outcome, screened))
-            del screened
+            filtered = self.judge(owned.take())
+            judged = Owned(Judged(read_bytes, filtered.outcome, filtered))
+            del filtered
             yield judged.take()
 
-    def compare(self, kept: Document, measures: Measures, *, read_bytes: int) -> Screened:
+    def compare(self, kept: Document, measures: Measures, *, read_bytes: int) -> Filtered:
         """Apply the filters to a clean and measured document."""
         place, passages = str(kept.metadata.get("place", "")), tuple[Reject, ...]()
         found = self.prompts.find(kept.text)
@@ -139,14 +139,14 @@ class Screen:
             passages = self._list_passages(kept, found)
             if not passages:
                 why = f"{found.share:.0%} of {found.prompt} is in it"
-                return Screened(Reject(kept.id, CONTAMINATED, read_bytes, why, place, excerpt(kept.text)), measures)
+                return Filtered(Reject(kept.id, CONTAMINATED, read_bytes, why, place, excerpt(kept.text)), measures)
             whole, kept = Owned(kept.text), replace(kept, text="")
             kept = replace(kept, text=cut_spans(whole.take(), found.spans))
         encoded = kept.text.encode()
         digest, whole_bytes = xxhash.xxh3_64_intdigest(encoded), len(encoded)
         del encoded
         scores = None if self.scorer is None else self.scorer(kept)
-        return Screened(kept, measures, whole_bytes, digest, self._sign(kept, digest), passages, scores)
+        return Filtered(kept, measures, whole_bytes, digest, self._sign(kept, digest), passages, scores)
 
     def _sign(self, kept: Document, digest: int) -> UInt32[np.ndarray, "128"]:
         """The signature of a document. For a conversation it is made of the answers only."""
@@ -175,19 +175,19 @@ def cut_repeats(judged: Iterable[Judged], cuts: Cuts, source: Source) -> Iterato
 
 
 def _cut(item: Owned[Judged], cuts: Cuts, source: Source) -> Judged:
-    read_bytes, outcome, screened = item.take()
-    if screened is None or isinstance(outcome, Reject):
-        return Judged(read_bytes, outcome, screened)
-    if outcome.loss_spans is not None or screened.digest not in cuts.spans:
-        return Judged(read_bytes, outcome, screened)
+    read_bytes, outcome, filtered = item.take()
+    if filtered is None or isinstance(outcome, Reject):
+        return Judged(read_bytes, outcome, filtered)
+    if outcome.loss_spans is not None or filtered.digest not in cuts.spans:
+        return Judged(read_bytes, outcome, filtered)
     characters, begin_and_end = len(outcome.text), excerpt(outcome.text)
     # The signature was made before the cut, so the two texts are never in memory at the same time.
     whole, outcome = Owned(outcome.text), replace(outcome, text="")
-    screened = replace(screened, outcome=outcome)
-    kept = replace(outcome, text=cuts.apply(whole.take(), screened.digest))
+    filtered = replace(filtered, outcome=outcome)
+    kept = replace(outcome, text=cuts.apply(whole.take(), filtered.digest))
     if len(kept.text) >= source.cleaning(kept.language).min_characters:
-        return Judged(read_bytes, kept, replace(screened, outcome=kept))
+        return Judged(read_bytes, kept, replace(filtered, outcome=kept))
     why = f"{len(kept.text)} characters of {characters} are in no other document"
     place = str(kept.metadata.get("place", ""))
     reject = Reject(kept.id, REPEATED, read_bytes, why, place, begin_and_end)
-    return Judged(read_bytes, reject, Screened(reject, screened.measures))
+    return Judged(read_bytes, reject, Filtered(reject, filtered.measures))

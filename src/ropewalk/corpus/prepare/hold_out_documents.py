@@ -26,12 +26,12 @@ def hold_out(
     copies: Copies,
     sources: Sequence[Tokenized],
     leak: Column,
-    fates: Column,
+    splits: Column,
     *,
     share: float,
     places: Sequence[Places | None] = (),
 ) -> None:
-    """Set HELD_OUT in ``fates`` for documents that are TRAIN so far. ``leak`` groups the copies of all sources.
+    """Set HELD_OUT in ``splits`` for documents that are TRAIN so far. ``leak`` groups the copies of all sources.
 
     ``places`` holds for each source how its documents are joined, if they are: then joined documents are counted, and
     no more of them are held out than the share allows, even where copies unite many. Only with joins does memory grow
@@ -40,19 +40,19 @@ def hold_out(
     keys = _draw_keys(copies, sources, leak)
     counted = Column(copies.scratch / "counted", copies.documents, np.bool_)
     for first, last in counted.chunks():
-        counted.write(first, fates.read(first, last) == TRAIN)
+        counted.write(first, splits.read(first, last) == TRAIN)
     if any(place is not None for place in places):
         leak, keys = _unite(copies, sources, leak, keys, counted, places)
     chosen = Column(copies.scratch / "chosen", copies.documents, np.bool_)
     for first, last in pairwise(copies.borders):
         least = _find_least(keys, counted, (first, last), share)
         for start, end in chunks(first, last):
-            own = (fates.read(start, end) == TRAIN) & (keys.read(start, end) < np.uint64(least))
+            own = (splits.read(start, end) == TRAIN) & (keys.read(start, end) < np.uint64(least))
             chosen.open()[leak.read(start, end)[own]] = True
-    for first, last in fates.chunks():
-        fate = fates.read(first, last)
-        fate[(fate == TRAIN) & chosen.open()[leak.read(first, last)]] = HELD_OUT
-        fates.write(first, fate)
+    for first, last in splits.chunks():
+        split = splits.read(first, last)
+        split[(split == TRAIN) & chosen.open()[leak.read(first, last)]] = HELD_OUT
+        splits.write(first, split)
 
 
 def _draw_keys(copies: Copies, sources: Sequence[Tokenized], leak: Column) -> Column:

@@ -69,7 +69,7 @@ def write_joins(
     source: Source,
     stored: Tokenized,
     places: Places,
-    fate: Int8[np.ndarray, "documents"],
+    split: Int8[np.ndarray, "documents"],
     folder: Path,
     tokenizer: Tokenizer,
     seed: int,
@@ -80,9 +80,9 @@ def write_joins(
 
     Returns ``content`` (what the corpus's digest is made of), ``attend``, and more entries of ``ledger`` and ``facts``.
     """
-    train = _compose(source, stored, places, fate == TRAIN, folder, tokenizer, seed)
+    train = _compose(source, stored, places, split == TRAIN, folder, tokenizer, seed)
     with TemporaryDirectory() as scratch:
-        held = _compose(source, stored, places, fate == HELD_OUT, Path(scratch), tokenizer, None)
+        held = _compose(source, stored, places, split == HELD_OUT, Path(scratch), tokenizer, None)
         copies = (held.documents.read(document) for document in range(len(held.documents)))
         shutil.rmtree(folder / "held_out")
         (folder / "held_out").mkdir()

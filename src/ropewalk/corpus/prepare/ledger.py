@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ropewalk.core.quantity import format_amount, format_bytes
+from ropewalk.core.quantity import format_amount, format_bytes, format_count
 
 
 @dataclass(slots=True)
@@ -121,21 +121,24 @@ def _tell_joins(joins: Mapping[str, Any]) -> Iterator[str]:
     for split in ("train", "held_out"):
         made = joins[split]
         if made["filled"]:
-            yield f"  the middle of {made['filled']:,} texts stands at their end"
+            yield f"  the middle stands at the end: {format_count(made['filled'], 'text')}"
         if made["tasks"]:
             share = made["task_tokens"] / made["tokens_out"]
-            yield f"  {made['tasks']:,} tasks behind documents are {share:.2%} of the tokens"
+            yield f"  {format_count(made['tasks'], 'task')} behind documents: {share:.2%} of the tokens"
         if made["parts"] == made["documents"]:
             continue
         yield (
-            f"  joined ({split.replace('_', ' ')}): {made['parts']:,} parts into {made['documents']:,} documents, "
-            f"{made['alone']:,} of them alone; +{made['added_tokens']:,} tokens between, "
-            f"-{made['border_tokens']:,} borders"
+            f"  joined ({split.replace('_', ' ')}): {format_count(made['parts'], 'part')} into "
+            f"{format_count(made['documents'], 'document')}, "
+            f"{made['alone']:,} of them alone; +{format_count(made['added_tokens'], 'token')} between, "
+            f"-{format_count(made['border_tokens'], 'border')}"
         )
         if made["cut"]:
             yield f"  {made['cut']:,} texts are cut, with chunks of other texts between theirs"
         if made["continued"]:
-            yield f"  {made['continued']:,} joins go on in another document, as longer than most_tokens"
+            yield (
+                f"  {format_count(made['continued'], 'join')} continued in another document, as longer than most_tokens"
+            )
     if written := joins.get("written"):
         told = ", ".join(f"{count:,} {reason}" for reason, count in written.items() if reason != "requests")
         yield f"  questions that a model wrote ({written['requests']:,} requests): {told}"

@@ -15,7 +15,7 @@ from jaxtyping import Shaped, UInt8
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Document
 from ropewalk.corpus.clean.quality import measure_text
-from ropewalk.corpus.prepare.filters import Screen
+from ropewalk.corpus.prepare.filters import Filters
 from ropewalk.corpus.prepare.tokenized import Gathered, take_notes
 from ropewalk.corpus.read.find_files import FoundFiles, find_all
 from ropewalk.corpus.spec import Source
@@ -47,7 +47,7 @@ def _find(source: Source) -> FoundFiles:
         raise UserError(
             "a source has no files",
             where=f"source {source.name}: {source.path}",
-            why=f"none of its {len(found.files):,} files ends in {suffix}",
+            why=f"none of its files ({len(found.files):,}) ends in {suffix}",
             fix=f"give the path of the token id files, or another format than tokens: {source.tokens}",
         )
     return replace(found, files=files)
@@ -78,10 +78,10 @@ def read_imported(source: Source, tokenizer: Tokenizer) -> Iterator[tuple[str, T
 
 
 def write_imported(
-    documents: Iterator[tuple[str, Tokens]], screen: Screen, *, tokenizer: Tokenizer, gathered: Gathered, folder: Path
+    documents: Iterator[tuple[str, Tokens]], filters: Filters, *, tokenizer: Tokenizer, gathered: Gathered, folder: Path
 ) -> None:
     """Write documents into ``folder`` as ``write_documents`` does, with the same columns."""
-    source = screen.source
+    source = filters.source
     with take_notes(gathered, folder) as notes:
 
         def kept() -> Iterator[Tokens]:
@@ -94,7 +94,7 @@ def write_imported(
                 language = source.language or judge_language(text)
                 document = Document(text, source.name, source.role, language, id, spans, {"place": id})
                 size = item_bytes(document)
-                judged = screen.compare(document, measure_text(text), read_bytes=size)
+                judged = filters.compare(document, measure_text(text), read_bytes=size)
                 if notes.take(size, judged.outcome, judged):
                     bordered = _border(ids, mask, tokenizer)
                     gathered.tokens.append(len(bordered[0]))

@@ -21,7 +21,7 @@ from ropewalk.core.digest import digest_value
 from ropewalk.core.owned import Owned
 from ropewalk.core.record import Document
 from ropewalk.corpus.dedup.decontaminate import Prompts
-from ropewalk.corpus.prepare.filters import Cuts, Judged, Screen, cut_repeats
+from ropewalk.corpus.prepare.filters import Cuts, Filters, Judged, cut_repeats
 from ropewalk.corpus.prepare.pretokenized import read_imported, write_imported
 from ropewalk.corpus.prepare.score_text import make_scorer
 from ropewalk.corpus.prepare.survey import read_survey, write_survey
@@ -75,9 +75,9 @@ class Job:
         return [*files] if all(file.is_record for file in files) else [None]
 
     @cached_property
-    def screen(self) -> Screen:
+    def filters(self) -> Filters:
         """The filters for a document. They treat each document alone, so the result does not depend on the worker."""
-        return Screen(self.source, self.prompts, make_scorer(self.source))
+        return Filters(self.source, self.prompts, make_scorer(self.source))
 
     @cached_property
     def chat(self) -> ChatTemplate:
@@ -214,7 +214,7 @@ def _import(job: Job, folder: Path) -> None:
         gathered = Gathered()
         with new_folder(folder / "00000", kind="shard", inputs={}, facts=gathered.facts) as work_folder:
             documents = read_imported(job.source, job.tokenizer)
-            write_imported(documents, job.screen, tokenizer=job.tokenizer, gathered=gathered, folder=work_folder)
+            write_imported(documents, job.filters, tokenizer=job.tokenizer, gathered=gathered, folder=work_folder)
     write_whole(folder / _END, json.dumps({"shards": 1}))
 
 
@@ -229,7 +229,7 @@ def _judge(job: Job, items: Iterable[Document | Reject]) -> Iterator[Judged]:
             del item
             yield owned.take()
 
-    return job.screen.judge_all(laid_out())
+    return job.filters.judge_all(laid_out())
 
 
 def _write_shard(job: Job, judged: Iterable[Judged], folder: Path, advance: Advance) -> None:

@@ -44,7 +44,7 @@ class DocumentSplits:
     last: int
 
     @property
-    def fate(self) -> Int8[np.ndarray, "documents"]:
+    def split(self) -> Int8[np.ndarray, "documents"]:
         """TRAIN, HELD_OUT, EXACT, NEAR or UNFIT."""
         return self.columns[0].open()[self.first : self.last]
 
@@ -81,17 +81,17 @@ def select_documents(
     leak = copies.group(leak_threshold(near_duplicates))
     best = _find_kept(copies, leak, near_duplicates)
     equal_best = copies.find_best(copies.equal, "equal")
-    fates = Column(scratch / "fate", copies.documents, np.int8)
-    for first, last in fates.chunks():
-        own, fate = np.arange(first, last), np.full(last - first, TRAIN, dtype=np.int8)
-        fate[best.read(first, last) != own] = NEAR
-        fate[equal_best.read(first, last) != own] = EXACT
-        fates.write(first, fate)
+    splits = Column(scratch / "split", copies.documents, np.int8)
+    for first, last in splits.chunks():
+        own, split = np.arange(first, last), np.full(last - first, TRAIN, dtype=np.int8)
+        split[best.read(first, last) != own] = NEAR
+        split[equal_best.read(first, last) != own] = EXACT
+        splits.write(first, split)
     for first, numbers in zip(copies.borders, unfit, strict=False):
-        fate, chosen_out = fates.open(), first + numbers
-        fate[chosen_out[fate[chosen_out] == TRAIN]] = UNFIT
-        del fate
-    hold_out(copies, sources, leak, fates, share=held_out, places=places)
+        split, chosen_out = splits.open(), first + numbers
+        split[chosen_out[split[chosen_out] == TRAIN]] = UNFIT
+        del split
+    hold_out(copies, sources, leak, splits, share=held_out, places=places)
     home, kept = Column(scratch / "home", copies.documents), Column(scratch / "kept", copies.documents)
     borders = np.array(copies.borders)
     for first, last in best.chunks():
@@ -99,7 +99,7 @@ def select_documents(
         at = np.searchsorted(borders, chosen, side="right") - 1
         home.write(first, at)
         kept.write(first, chosen - borders[at])
-    return [DocumentSplits((fates, home, kept), first, last) for first, last in pairwise(copies.borders)]
+    return [DocumentSplits((splits, home, kept), first, last) for first, last in pairwise(copies.borders)]
 
 
 def _find_kept(copies: Copies, leak: Column, near_duplicates: Sequence[float | None]) -> Column:
@@ -135,12 +135,12 @@ def write_dropped(
             (folder / name / DROPPED).open("w", encoding="utf-8") as file,
             closing(SignatureFiles([source.folder for source in sources], borders)) as signatures,
         ):
-            fate, sizes = choice.fate, sources[number].bytes
+            split, sizes = choice.split, sources[number].bytes
             homes, kept_documents = choice.kept_source, choice.kept_document
             for document, record in enumerate(records[number]):
-                if fate[document] <= HELD_OUT:
+                if split[document] <= HELD_OUT:
                     continue
-                if fate[document] == UNFIT:
+                if split[document] == UNFIT:
                     why = picked[number].explain(document)
                 else:
                     home, kept = int(homes[document]), int(kept_documents[document])
@@ -149,7 +149,7 @@ def write_dropped(
                     why += "which is kept"
                 entry = {
                     "id": record["id"],
-                    "dropped": REASONS[int(fate[document])],
+                    "dropped": REASONS[int(split[document])],
                     "why": why,
                     "place": "",
                     "bytes": int(sizes[document]),

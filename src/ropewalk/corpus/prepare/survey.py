@@ -17,7 +17,7 @@ import zstandard
 from ropewalk.core.owned import Owned
 from ropewalk.core.record import Document
 from ropewalk.corpus.clean.quality import Measures
-from ropewalk.corpus.prepare.filters import Judged, Screened
+from ropewalk.corpus.prepare.filters import Filtered, Judged
 from ropewalk.corpus.prepare.ledger import SourceLedger
 from ropewalk.corpus.prepare.repeated_sections import find_pairs, is_searched
 from ropewalk.corpus.spec import Source
@@ -39,24 +39,24 @@ def write_survey(judged: Iterable[Judged], source: Source, *, ledger: SourceLedg
         (folder / "pairs").open("wb") as pairs,
         (folder / "ends").open("wb") as ends,
     ):
-        for size, outcome, screened in judged:
+        for size, outcome, filtered in judged:
             ledger.read.add(bytes=size)
-            items.write(_to_line(size, outcome, screened))
-            if screened is None or isinstance(outcome, Reject):
+            items.write(_to_line(size, outcome, filtered))
+            if filtered is None or isinstance(outcome, Reject):
                 assert isinstance(outcome, Reject)
                 ledger.dropped[outcome.reason].add(bytes=size)
                 continue
-            ledger.stored.add(bytes=screened.whole_bytes)
-            ledger.trimmed_bytes += size - screened.whole_bytes
+            ledger.stored.add(bytes=filtered.whole_bytes)
+            ledger.trimmed_bytes += size - filtered.whole_bytes
             for block in blocks(outcome.text):
                 texts.write(block.encode())
             may_be_cut = is_searched(source) and outcome.loss_spans is None
             numbers, borders = find_pairs(outcome.text) if may_be_cut else _NO_PAIRS
             pairs.write(numbers.astype("<u8").tobytes())
             ends.write(borders.astype("<i8").tobytes())
-            digests.append(screened.digest)
-            signatures.append(screened.signature)
-            whole_bytes.append(screened.whole_bytes)
+            digests.append(filtered.digest)
+            signatures.append(filtered.signature)
+            whole_bytes.append(filtered.whole_bytes)
             counts.append((len(numbers), len(borders)))
     np.save(folder / "digests.npy", np.array(digests, dtype=np.uint64))
     np.save(folder / "signatures.npy", np.array(signatures, dtype=np.uint32).reshape(-1, 128))
@@ -79,7 +79,7 @@ def read_survey(folder: Path, source: Source) -> Iterator[Judged]:
             measures = Measures(**entry["measures"])
             if "reject" in entry:
                 reject = Reject(**entry["reject"])
-                yield Judged(size, reject, Screened(reject, measures))
+                yield Judged(size, reject, Filtered(reject, measures))
                 continue
             content = Owned(texts.read(entry["whole_bytes"]))
             kept = Owned(_to_document(content.take(), entry, source))
@@ -92,18 +92,18 @@ def read_survey(folder: Path, source: Source) -> Iterator[Judged]:
 
 def _join(kept: Owned[Document], size: int, measures: Measures, rest: tuple[Any, ...]) -> Judged:
     document = kept.take()
-    return Judged(size, document, Screened(document, measures, *rest))
+    return Judged(size, document, Filtered(document, measures, *rest))
 
 
-def _to_line(size: int, outcome: Document | Reject, screened: Screened | None) -> str:
-    entry: dict[str, Any] = {"read_bytes": size, "measures": screened and asdict(screened.measures)}
+def _to_line(size: int, outcome: Document | Reject, filtered: Filtered | None) -> str:
+    entry: dict[str, Any] = {"read_bytes": size, "measures": filtered and asdict(filtered.measures)}
     if isinstance(outcome, Reject):
         entry["reject"] = asdict(outcome)
     else:
-        assert screened is not None
+        assert filtered is not None
         entry |= {name: getattr(outcome, name) for name in ("id", "language", "loss_spans")}
-        entry |= {"metadata": dict(outcome.metadata), "whole_bytes": screened.whole_bytes}
-        entry |= {"passages": [asdict(passage) for passage in screened.passages], "scores": screened.scores}
+        entry |= {"metadata": dict(outcome.metadata), "whole_bytes": filtered.whole_bytes}
+        entry |= {"passages": [asdict(passage) for passage in filtered.passages], "scores": filtered.scores}
     return json.dumps(entry, ensure_ascii=False) + "\n"
 
 

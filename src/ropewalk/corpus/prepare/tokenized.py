@@ -19,9 +19,10 @@ from jaxtyping import Int64, Shaped, UInt32, UInt64
 from ropewalk.core.artifact import read_manifest
 from ropewalk.core.error import UserError
 from ropewalk.core.owned import Owned
+from ropewalk.core.quantity import format_count
 from ropewalk.core.record import Document
 from ropewalk.corpus.clean.document import MASKED
-from ropewalk.corpus.prepare.filters import CONTAMINATED, PASSAGE, REPEATED, Judged, Screened
+from ropewalk.corpus.prepare.filters import CONTAMINATED, PASSAGE, REPEATED, Filtered, Judged
 from ropewalk.corpus.prepare.ledger import SourceLedger
 from ropewalk.corpus.read.join_parts import PART
 from ropewalk.corpus.read.provenance import ORIGIN
@@ -83,15 +84,15 @@ class Gathered:
     tokens: list[int] = field(default_factory=list)
     languages: list[str] = field(default_factory=list)
 
-    def take(self, document: Document, screened: Screened) -> None:
+    def take(self, document: Document, filtered: Filtered) -> None:
         """Record the properties of a stored document."""
-        assert screened.signature is not None
+        assert filtered.signature is not None
         size = text_bytes(document.text)
         self.ledger.stored.add(bytes=size)
         self.ledger.masked_answers += MASKED in document.metadata
-        self.digests.append(screened.digest)
-        self.signatures.append(screened.signature)
-        self.whole_bytes.append(screened.whole_bytes)
+        self.digests.append(filtered.digest)
+        self.signatures.append(filtered.signature)
+        self.whole_bytes.append(filtered.whole_bytes)
         self.bytes.append(size)
         self.languages.append(document.language)
 
@@ -128,10 +129,10 @@ class Notes:
     log: TextIO
     rejects: TextIO
 
-    def take(self, size_bytes: int, kept: Document | Reject, screened: Screened | None) -> bool:
+    def take(self, size_bytes: int, kept: Document | Reject, filtered: Filtered | None) -> bool:
         """Record the outcome ``kept`` of an item with ``size_bytes`` bytes of text. Returns whether it is stored.
 
-        ``screened`` is None if the item was not filtered.
+        ``filtered`` is None if the item was not filtered.
         """
         gathered, ledger = self.gathered, self.gathered.ledger
         ledger.read.add(bytes=size_bytes)
@@ -140,24 +141,24 @@ class Notes:
             if kept.reason == CONTAMINATED:
                 gathered.contaminated[kept.why] += 1
             self.rejects.write(kept.to_line())
-            self.log.write(_line(kept.id, screened, dropped=kept.reason))
+            self.log.write(_line(kept.id, filtered, dropped=kept.reason))
             return False
-        assert screened is not None
-        gathered.take(kept, screened)
-        cut_bytes = screened.whole_bytes - gathered.bytes[-1]
-        passage_bytes = sum(passage.size_bytes for passage in screened.passages)
-        ledger.trimmed_bytes += size_bytes - screened.whole_bytes - passage_bytes
-        if screened.passages:
-            ledger.dropped[PASSAGE].add(documents=0, bytes=passage_bytes, passages=len(screened.passages))
-        for passage in screened.passages:
+        assert filtered is not None
+        gathered.take(kept, filtered)
+        cut_bytes = filtered.whole_bytes - gathered.bytes[-1]
+        passage_bytes = sum(passage.size_bytes for passage in filtered.passages)
+        ledger.trimmed_bytes += size_bytes - filtered.whole_bytes - passage_bytes
+        if filtered.passages:
+            ledger.dropped[PASSAGE].add(documents=0, bytes=passage_bytes, passages=len(filtered.passages))
+        for passage in filtered.passages:
             gathered.contaminated[passage.why] += 1
             self.rejects.write(passage.to_line())
         if cut_bytes:
             ledger.dropped[REPEATED].add(documents=0, bytes=cut_bytes)
         begin = kept.text[:_HEAD_CHARACTERS]
-        known = {"scores": screened.scores, **{name: kept.metadata.get(name) for name in (ORIGIN, PART)}}
+        known = {"scores": filtered.scores, **{name: kept.metadata.get(name) for name in (ORIGIN, PART)}}
         known = {name: value for name, value in known.items() if value is not None}
-        self.log.write(_line(kept.id, screened, language=kept.language, cut_bytes=cut_bytes, text=begin, **known))
+        self.log.write(_line(kept.id, filtered, language=kept.language, cut_bytes=cut_bytes, text=begin, **known))
         return True
 
 
@@ -181,17 +182,17 @@ def write_documents(judged: Iterable[Judged], *, tokenizer: Tokenizer, gathered:
 
 def _take_all(judged: Iterable[Judged], notes: Notes) -> Iterator[Document]:
     """Yield the documents that are stored, without keeping a reference, so that the caller can free each."""
-    for size_bytes, outcome, screened in judged:
-        if notes.take(size_bytes, outcome, screened):
+    for size_bytes, outcome, filtered in judged:
+        if notes.take(size_bytes, outcome, filtered):
             assert isinstance(outcome, Document)
             kept = Owned(outcome)
-            del outcome, screened
+            del outcome, filtered
             yield kept.take()
 
 
-def _line(id: str, screened: Screened | None, **facts: Any) -> str:
+def _line(id: str, filtered: Filtered | None, **facts: Any) -> str:
     """The facts of an item as a line of JSON."""
-    measures = screened.measures.to_json() if screened else None
+    measures = filtered.measures.to_json() if filtered else None
     return json.dumps({"id": id, **facts, "measures": measures}, ensure_ascii=False) + "\n"
 
 
@@ -232,7 +233,7 @@ def refuse_empty(source: Source, ledger: SourceLedger) -> None:
     raise UserError(
         f"no document of source {source.name} is left",
         where=f"source {source.name}, profile {_name_profile(source)}",
-        why=f"all {ledger.read.documents:,} documents were dropped: {reasons}",
+        why=f"{format_count(ledger.read.documents, 'document')} read, all dropped: {reasons}",
         fix=f"choose a profile that fits the text ({', '.join(PROFILES)}), or another text_key",
     )
 

@@ -121,7 +121,7 @@ def _run_on_processes(tasks: Sequence[str], count: int, advance: Advance) -> Non
             for _ in range(count):
                 command = [sys.executable, "-c", "from ropewalk.corpus.prepare.workers import serve; serve()"]
                 started.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
-            ends = [pool.submit(_feed_process, process, waiting, advance_together) for process in started]
+            ends = [pool.submit(_keep_busy, process, waiting, advance_together) for process in started]
             try:
                 for end in ends:
                     end.result()
@@ -136,7 +136,7 @@ def _run_on_processes(tasks: Sequence[str], count: int, advance: Advance) -> Non
             process.communicate()  # waits, and closes its pipes
 
 
-def _feed_process(process: "subprocess.Popen[str]", waiting: "queue.Queue[str]", advance: Advance) -> None:
+def _keep_busy(process: "subprocess.Popen[str]", waiting: "queue.Queue[str]", advance: Advance) -> None:
     """Give one process one task after the other until none is left, and read its replies."""
     assert process.stdin is not None and process.stdout is not None
     while True:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Document
-from ropewalk.corpus.clean.normalize import mend
+from ropewalk.corpus.clean.normalize import normalize_text
 from ropewalk.corpus.read.chat_template import FAILURES, run_template, split_answers
 from ropewalk.corpus.read.conversation import Conversation, map_strings
 from ropewalk.corpus.read.loss_spans import Answers
@@ -122,7 +122,7 @@ class ChatTemplate:
         return any_of([token for token in (*self.special, *self.tags) if token.strip()])
 
     def _prepare(self, message: Message, source: str) -> Message:
-        """A message as input of the template. Its strings are mended and contain no special token."""
+        """A message as input of the template. Its strings are normalized and contain no special token."""
         kept = {key: value for key, value in message.items() if key not in ("loss", "role")}
         hidden: Message = self._hide(kept, in_answer=message["role"] in (ANSWERS, "system", "developer"))
         if "reasoning_content" in hidden:
@@ -131,7 +131,7 @@ class ChatTemplate:
         return {"role": "system" if role == "developer" and role not in source else role, **hidden}
 
     def _hide(self, value: Any, *, in_answer: bool) -> Any:
-        return map_strings(value, lambda text: self._letters.hide(mend(text), in_answer=in_answer))
+        return map_strings(value, lambda text: self._letters.hide(normalize_text(text), in_answer=in_answer))
 
 
 def lay_out(document: Document, template: ChatTemplate, source: Source) -> Document | Reject:

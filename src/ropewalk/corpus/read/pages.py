@@ -8,6 +8,7 @@ import zlib
 from dataclasses import replace
 from pathlib import Path
 
+from ropewalk.core.quantity import format_count
 from ropewalk.corpus.read.archive import TornArchiveError, read_chunks
 from ropewalk.corpus.read.bad_input import Place, check_text, decode_text, file_encoding, missing_library, reject
 from ropewalk.corpus.read.files import File
@@ -79,5 +80,11 @@ def _read_pdf(path: Path, source: Source, place: Place) -> str | Reject:
         return reject(source, place, "broken PDF", why, size_bytes=size)
     text = "\n\n".join(page for page in pages if page.strip())
     if not text:
-        return reject(source, place, "no text", f"none of its {len(pages)} pages has a text layer", size_bytes=size)
+        return reject(
+            source,
+            place,
+            "no text",
+            f"none of its {format_count(len(pages), 'page')} has a text layer",
+            size_bytes=size,
+        )
     return text

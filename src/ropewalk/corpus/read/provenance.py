@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
+from ropewalk.core.quantity import format_count
 from ropewalk.corpus.read.nested_keys import find_value
 from ropewalk.corpus.spec import Source
 
@@ -30,7 +31,10 @@ def describe_unseen_fields(records: Iterable[Mapping[str, Any]], source: Source)
     origins = [record.get(ORIGIN) or {} for record in islice(records, _LOOKED_AT)]
     for name, key in source.provenance.model_dump().items():
         if origins and key is not None and not any(name in origin for origin in origins):
-            yield f"warning: source {source.name}: provenance.{name}: none of {len(origins):,} documents has {key!r}"
+            yield (
+                f"warning: source {source.name}: provenance.{name}: none of {format_count(len(origins), 'document')} "
+                f"has {key!r}"
+            )
 
 
 _LOOKED_AT = 1000

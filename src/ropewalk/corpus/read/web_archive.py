@@ -189,7 +189,8 @@ def _decode_body(body: bytes, http: Mapping[str, str]) -> tuple[bytes, str]:
 
 def _join_parts(body: bytes) -> tuple[bytes, bool]:
     """The content of a chunked body, and whether it is whole. A body that does not begin with a length is no such."""
-    parts, at = list[bytes](), 0
+    parts: list[bytes] = []
+    at = 0
     while True:
         end = body.find(b"\n", at)
         length = body[at : max(end, at)].partition(b";")[0].strip()

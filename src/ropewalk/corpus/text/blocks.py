@@ -1,4 +1,4 @@
-"""Splits a text into blocks that end at line ends, so that no mending step holds several copies of the text.
+"""Splits a text into blocks that end at line ends, so that no step of normalization holds several copies of the text.
 
 Python keeps one, two or four bytes per character, by the widest character of a text. So an emoji makes a whole book
 four times as large; in blocks, only its own block grows. Steps that cross the borders of lines are done here, with the

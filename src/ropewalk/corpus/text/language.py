@@ -111,13 +111,6 @@ def script_table() -> UInt8[np.ndarray, "code_points"]:
     return table
 
 
-def script_shares(text: str) -> dict[str, float]:
-    """Share of each script among the letters of ``text``. It is empty where there is no letter."""
-    counts = _count_scripts(text)[_FIRST_SCRIPT:]
-    total = int(counts.sum())
-    return {name: int(count) / total for name, count in zip(SCRIPTS[_FIRST_SCRIPT:], counts, strict=True) if count}
-
-
 def script_counts(text: str) -> tuple[int, float, int]:
     """``(letters, share of Han in the letters that show the language, characters that are not white space)``."""
     counts = _count_scripts(text)

@@ -1,4 +1,4 @@
-"""Cleaning profiles: for each kind of text, one value that defines how a text is mended and which measure drops it.
+"""Cleaning profiles: for each kind of text, one value that defines how a text is normalized and which measure drops it.
 
 Stock web filters keep no code and no Chinese, and drop books because of their length. Here no text is too long. A user
 can start from a profile by name and change single values: ``profile: {like: law, min_characters: 200}``.
@@ -22,7 +22,7 @@ ALL_PERSONAL: tuple[Personal, ...] = get_args(Personal)
 
 
 class Profile(Spec):
-    """How one kind of text is mended and judged. Shares are of characters unless a name says lines."""
+    """How one kind of text is normalized and judged. Shares are of characters unless a name says lines."""
 
     like: ProfileName | None = None
     """The profile that gives every value that is not given here."""

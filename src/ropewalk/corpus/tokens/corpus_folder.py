@@ -19,9 +19,10 @@ from ropewalk.core.digest import digest_value
 from ropewalk.core.error import UserError
 from ropewalk.core.read_json import read_written, read_written_lines
 from ropewalk.core.record import Role, Shard
+from ropewalk.core.run_folder import CORPUS_CONTENT, LEDGER
 from ropewalk.corpus.spec import LongDocuments
 from ropewalk.corpus.tokens.joined_documents import Attend, open_joined
-from ropewalk.corpus.tokens.long_documents import BeyondRow, find_beyond
+from ropewalk.corpus.tokens.long_documents import BeyondSequence, find_beyond
 from ropewalk.corpus.tokens.store import StoredDocuments, all_documents, open_shards
 
 KIND = "corpus"
@@ -88,7 +89,7 @@ class Corpus:
             return open_joined(self.folder / source, shards, vocabulary=self.vocabulary, attend=self._attend[source])
         return StoredDocuments(shards, np.load(self.folder / source / "train.npy", allow_pickle=False))
 
-    def find_beyond(self, source: str, context_tokens: int) -> BeyondRow:
+    def find_beyond(self, source: str, context_tokens: int) -> BeyondSequence:
         """Count the documents and tokens of a source that are not read in sequences of ``context_tokens`` tokens."""
         long_documents = self.long_documents[source]
         return find_beyond(self.train(source), context_tokens=context_tokens, long_documents=long_documents)
@@ -97,9 +98,9 @@ class Corpus:
         """All documents of the source's token store, including the dropped and the held-out ones."""
         return all_documents(open_shards(self._stores[source], vocabulary=self.vocabulary, manifest={}))
 
-    def fates(self, source: str) -> Int8[np.ndarray, "documents"]:
+    def splits(self, source: str) -> Int8[np.ndarray, "documents"]:
         """The split of each stored document: train, held out or a reason to drop it (codes in prepare/splits.py)."""
-        return np.asarray(np.load(self.folder / source / "fate.npy", allow_pickle=False))
+        return np.asarray(np.load(self.folder / source / "split.npy", allow_pickle=False))
 
     def kept(self, source: str, document: int) -> tuple[str, int]:
         """For a stored document that is dropped as a copy: source and number of the document that was kept."""
@@ -160,7 +161,7 @@ def open_corpus(folder: Path) -> Corpus:
             why=fault,
             fix="remove it and run `ropewalk prepare RECIPE` again; the token store keeps the tokenised text",
         )
-    content: dict[str, Any] = read_written(folder / "corpus.json")
+    content: dict[str, Any] = read_written(folder / CORPUS_CONTENT)
     stores = {name: _find_store(folder, name, entry) for name, entry in content["sources"].items()}
     return Corpus(
         folder=folder,
@@ -171,7 +172,7 @@ def open_corpus(folder: Path) -> Corpus:
         long_documents={
             name: entry.get("long_documents", content["long_documents"]) for name, entry in content["sources"].items()
         },
-        ledger=read_written(folder / "ledger.json"),
+        ledger=read_written(folder / LEDGER),
         _facts={name: Facts(**entry["facts"]) for name, entry in content["sources"].items()},
         _stores=stores,
         _attend={name: entry["attend"] for name, entry in content["sources"].items() if "attend" in entry},

@@ -6,18 +6,18 @@ from jaxtyping import Int64
 from ropewalk.corpus.tokens.store import StoredDocuments
 
 
-def count_piece_labels(
+def count_segment_labels(
     documents: StoredDocuments,
-    document: Int64[np.ndarray, "pieces"],
-    start: Int64[np.ndarray, "pieces"],
-    tokens: Int64[np.ndarray, "pieces"],
-) -> Int64[np.ndarray, "pieces"]:
+    document: Int64[np.ndarray, "segments"],
+    start: Int64[np.ndarray, "segments"],
+    tokens: Int64[np.ndarray, "segments"],
+) -> Int64[np.ndarray, "segments"]:
     """Count the labels of the segments ``[start, start + tokens)`` of some of ``documents``."""
     if not documents.is_masked:
         return tokens - 1
     labels = np.asarray(documents.labels[document])
-    for piece in np.flatnonzero((start > 0) | (tokens < documents.lengths[document])).tolist():
-        begin, end = int(start[piece]), int(start[piece] + tokens[piece])
-        _, mask = documents.read(int(document[piece]), begin, end)
-        labels[piece] = int(mask[1:].sum(dtype=np.int64))
+    for segment in np.flatnonzero((start > 0) | (tokens < documents.lengths[document])).tolist():
+        begin, end = int(start[segment]), int(start[segment] + tokens[segment])
+        _, mask = documents.read(int(document[segment]), begin, end)
+        labels[segment] = int(mask[1:].sum(dtype=np.int64))
     return labels

@@ -15,7 +15,7 @@ from ropewalk.corpus.tokens.store import StoredDocuments
 
 
 @dataclass(frozen=True, slots=True)
-class BeyondRow:
+class BeyondSequence:
     """Counts for a source: documents left out as longer than a sequence, documents cut short, tokens not read."""
 
     left_out: int
@@ -23,12 +23,12 @@ class BeyondRow:
     tokens: int
 
 
-def find_beyond(documents: StoredDocuments, *, context_tokens: int, long_documents: LongDocuments) -> BeyondRow:
+def find_beyond(documents: StoredDocuments, *, context_tokens: int, long_documents: LongDocuments) -> BeyondSequence:
     """Count the documents and tokens that ``count_read`` leaves out."""
     lengths = documents.lengths
     read = count_read(documents, context_tokens=context_tokens, long_documents=long_documents)
     left_out = int((read == 0).sum())
-    return BeyondRow(left_out, int((read < lengths).sum()) - left_out, int((lengths - read).sum()))
+    return BeyondSequence(left_out, int((read < lengths).sum()) - left_out, int((lengths - read).sum()))
 
 
 def count_read(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ropewalk.core.quantity import format_amount, format_length
+from ropewalk.core.quantity import format_amount, format_count, format_length
 from ropewalk.report.figure import SVG, shorten
 from ropewalk.report.section import Section, Strip, TextRun
 from ropewalk.report.table import Table
@@ -13,16 +13,17 @@ _COLOURS = ("#8DB8DE", "#8FD0B8", "#DDA0CF", "#EBC46A", "#AFA3D6", "#F0A986")
 _SHOWN_CHARACTERS = 90
 
 
-def make_rows(stage: Mapping[str, Any]) -> Section:
+def make_sequences(stage: Mapping[str, Any]) -> Section:
     """Random sequences of a stage: the words on both sides of every document border."""
     length = format_length(stage["context_tokens"])
-    strips = [_make_strip(row, stage["context_tokens"]) for row in stage["rows_shown"]]
+    strips = [_make_strip(sequence, stage["context_tokens"]) for sequence in stage["sequences_shown"]]
     lead = (
-        f"{len(strips)} random sequences of {length}. A colour is a document or a segment of one; no token attends "
+        f"{format_count(len(strips), 'random sequence')} of {length}. A colour is a document or a segment of "
+        "one; no token attends "
         "to another colour. For each, the first and last words and the number of its tokens in the sequence are "
         "shown; the white end of a bar is padding."
     )
-    return Section(f"rows-{stage['stage']}", f"Sequences of stage {stage['stage']}", lead, strips=strips)
+    return Section(f"sequences-{stage['stage']}", f"Sequences of stage {stage['stage']}", lead, strips=strips)
 
 
 def make_copies(survey: Mapping[str, Any]) -> Section:
@@ -37,23 +38,24 @@ def make_copies(survey: Mapping[str, Any]) -> Section:
     return Section("copies", "Copies", lead, tables, note=note)
 
 
-def _make_strip(row: Mapping[str, Any], context_tokens: int) -> Strip:
-    lengths = row["lengths"]
-    runs = [_make_run(number, piece) for number, piece in enumerate(row["pieces"])]
+def _make_strip(sequence: Mapping[str, Any], context_tokens: int) -> Strip:
+    lengths = sequence["lengths"]
+    runs = [_make_run(number, segment) for number, segment in enumerate(sequence["segments"])]
     left = len(lengths) - len(runs)
-    documents = f"{len(lengths)} documents" if len(lengths) > 1 else "1 document"
+    documents = format_count(len(lengths), "document")
+    name = f"sequence {sequence['sequence']:,}, {sequence['source']}"
     return Strip(
-        title=f"sequence {row['row']:,}, {row['source']}: {documents}, {sum(lengths):,} of {context_tokens:,} tokens",
+        title=f"{name}: {documents}, {sum(lengths):,} of {context_tokens:,} tokens",
         bar=_draw_bar(lengths, context_tokens),
         runs=runs,
         more=f"and {left:,} more" if left else "",
     )
 
 
-def _make_run(number: int, piece: Mapping[str, Any]) -> TextRun:
-    begins, ends = _cut(piece["begins"]), _cut(piece["ends"], last=True)
+def _make_run(number: int, segment: Mapping[str, Any]) -> TextRun:
+    begins, ends = _cut(segment["begins"]), _cut(segment["ends"], last=True)
     text = f"{begins} … {ends}" if ends else begins
-    tokens, start, of = piece["tokens"], piece["start"], piece["of"]
+    tokens, start, of = segment["tokens"], segment["start"], segment["of"]
     aside = f"{tokens:,} tokens" if tokens == of else f"{tokens:,} tokens from {start:,} of {of:,}"
     return TextRun(text, number, aside)
 
@@ -70,7 +72,7 @@ def _draw_bar(lengths: Sequence[int], context_tokens: int) -> str:
         colour = _COLOURS[number % len(_COLOURS)]
         parts.append(f'<rect x="{at:.2f}" y="0" width="{width:.2f}" height="20" fill="{colour}"/>')
         at += width
-    told = f"{len(lengths)} documents fill {sum(lengths) / context_tokens:.1%} of the sequence"
+    told = f"{format_count(len(lengths), 'document')}: {sum(lengths) / context_tokens:.1%} of the sequence"
     frame = '<rect x="0" y="0" width="1000" height="20" fill="#ffffff"/>'
     place = 'viewBox="0 0 1000 20" preserveAspectRatio="none"'
     return f'<svg xmlns="{SVG}" {place} role="img" aria-label="{told}">{frame}{"".join(parts)}</svg>'
@@ -94,4 +96,4 @@ def _tabulate_copies(reason: str, pairs: Sequence[Mapping[str, Any]]) -> Table:
         "similarity",
         "text" if reason.startswith("exact") else "text, from where they differ",
     ]
-    return Table(columns, rows, "llwrrw", f"Dropped as {reason}: {len(pairs)} examples.")
+    return Table(columns, rows, "llwrrw", f"Dropped as {reason}: {format_count(len(pairs), 'example')}.")

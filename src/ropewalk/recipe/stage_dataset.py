@@ -16,14 +16,14 @@ def plan_stage_strata(recipe: Recipe, index: int, corpus: Corpus) -> list[Stratu
         corpus,
         recipe.mix(stage),
         context_tokens=stage.context_length,
-        tokens=stage.rows * stage.context_length,
+        tokens=stage.sequences * stage.context_length,
         max_repeats=recipe.corpus.max_repeats,
         rules=recipe.rules(stage),
     )
 
 
-def open_stage(recipe: Recipe, index: int, corpus: Corpus, *, rows: int | None = None) -> Dataset:
-    """Open the first ``rows`` sequences of a stage (all if None); a larger number begins with the same sequences.
+def open_stage(recipe: Recipe, index: int, corpus: Corpus, *, sequences: int | None = None) -> Dataset:
+    """Open the first ``sequences`` sequences of a stage (all if None); a larger number begins with the same sequences.
 
     Raises UserError where a stratum has too little text for its share.
     """
@@ -32,17 +32,9 @@ def open_stage(recipe: Recipe, index: int, corpus: Corpus, *, rows: int | None =
         corpus,
         mix=recipe.mix(stage),
         context_tokens=stage.context_length,
-        rows=stage.rows if rows is None else rows,
+        sequences=stage.sequences if sequences is None else sequences,
         seed=recipe.seed,
         stage=index,
         max_repeats=recipe.corpus.max_repeats,
         rules=recipe.rules(stage),
     )
-
-
-def source_shares(recipe: Recipe, index: int, corpus: Corpus) -> dict[str, float]:
-    """The share of a stage's tokens that each source gives. The sequences are dealt out by these shares."""
-    shares = dict.fromkeys(corpus.sources, 0.0)
-    for stratum in plan_stage_strata(recipe, index, corpus):
-        shares[stratum.source] += stratum.share
-    return shares

@@ -14,12 +14,12 @@ from ropewalk.core.record import read_metrics
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.model.extend import extend, read_former
 from ropewalk.model.load import load_model
-from ropewalk.model.rope_hooks import anneal_positions
+from ropewalk.model.rope_hooks import interpolate_positions
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.recipe.spec import Recipe
 from ropewalk.rope.layers import LayerRule
 from ropewalk.rope.scaling import Dynamic, Nope, Proportional, Rope, Unchanged, Yarn
-from ropewalk.train.learning_rate import annealing_share
+from ropewalk.train.learning_rate import interpolation_share
 from ropewalk.train.stage import train_stage
 from tiny_run import CONTEXT_TOKENS, make_recipe
 
@@ -52,7 +52,7 @@ def test_it_goes_from_the_base_to_the_extended_model(prepared: Prepared, tmp_pat
         assert torch.equal(annealed(tokens).logits, last), "without a share it is the extended model"
         passed = []
         for share in (0.0, 0.25, 0.5, 0.75, 1.0):
-            anneal_positions(annealed, share)
+            interpolate_positions(annealed, share)
             passed.append(annealed(tokens).logits)
     assert torch.allclose(passed[0], first, rtol=0, atol=1e-5 * float(first.abs().max()))
     assert torch.equal(passed[-1], last)
@@ -63,8 +63,8 @@ def test_it_goes_from_the_base_to_the_extended_model(prepared: Prepared, tmp_pat
 
 
 def test_the_share_depends_on_the_step_alone() -> None:
-    assert [annealing_share(step, steps=4) for step in range(6)] == [0, 0.25, 0.5, 0.75, 1, 1]
-    assert annealing_share(0, steps=0) == 1
+    assert [interpolation_share(step, steps=4) for step in range(6)] == [0, 0.25, 0.5, 0.75, 1, 1]
+    assert interpolation_share(0, steps=0) == 1
     with pytest.raises(ValueError, match="the stage ends after 8 steps, before its 9 steps of interpolation"):
         make_recipe(rope_interpolation_steps=9)
 
