@@ -77,7 +77,7 @@ def test_a_stretch_costs_its_share_and_holds_its_windows(share: float) -> None:
         for times in (2, 2.1, 8, 33):
             length = int(times * truncated)
             stretch = choose_stretch(length, truncated, share, "s", str(number))
-            windows, step = np.array(stretch.windows), truncated // 4
+            windows, step = np.array(stretch.windows), truncated // 2
             assert 0 <= stretch.begin < stretch.end <= length and len(windows) >= 1
             assert (windows >= stretch.begin + truncated).all() and windows[-1] + step == stretch.end
             assert (np.diff(windows) >= step).all()
@@ -106,7 +106,7 @@ def test_a_sampled_gain_is_that_of_its_windows(models: dict[str, Path], corpus: 
     )
     assert [row["id"] for row in rows] == [row["id"] for row in whole]
     inside = [row["low"] <= each["gain"] <= row["high"] for row, each in zip(rows, whole, strict=True)]
-    assert np.mean(inside) > 0.8
+    assert np.mean(inside) > 0.7
     texts = list(long_texts(corpus, truncated_tokens=NEAR, context_tokens=CONTEXT))
     model = AutoModelForCausalLM.from_pretrained(models["base"], dtype=torch.float64)
     with torch.inference_mode():
@@ -118,7 +118,7 @@ def test_a_sampled_gain_is_that_of_its_windows(models: dict[str, Path], corpus: 
                 logits = model(ids[:, begin:end]).logits[0, first - begin - 1 : -1].log_softmax(-1)
                 return -float(logits.gather(1, ids[0, first:end, None]).sum())
 
-            step = NEAR // 4
+            step = NEAR // 2
             gains = [
                 loss(at + step - NEAR, at, at + step) - loss(row["read"][0], at, at + step) for at in row["windows"]
             ]

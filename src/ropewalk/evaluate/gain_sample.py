@@ -3,7 +3,9 @@
 A whole reading takes about five times the document's tokens: once with full context, and four times in windows with
 truncated context. A sampled one reads one stretch of the document with full context, from a place that is drawn by the
 document's id, and few windows of it with truncated context. The context reaches back to the beginning of the stretch
-only. The interval is that of the mean over all such blocks of the document, from the spread of those that were read.
+only, and truncated context is half to all of ``truncated_tokens``, so that more tokens count for the cost.
+
+The interval is that of the mean over all such blocks of the document, from the spread of those that were read.
 """
 
 from collections.abc import Sequence
@@ -17,8 +19,8 @@ from ropewalk.core.seed import stream
 from ropewalk.evaluate.items import Item, Sums
 from ropewalk.evaluate.student_t import standard_errors
 
-WINDOWS, BLOCKS = 4, 4
-"""Parts of the truncated context that each window advances by, and blocks of tokens in what counts of a window."""
+WINDOWS, SAMPLED, BLOCKS = 4, 2, 4
+"""Of a window of a whole reading its last quarter counts, of a sampled one its last half, in four blocks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ def choose_stretch(length: int, truncated_tokens: int, share: float, *purpose: s
     Half of the cost is the stretch, half its windows. They are the last of each of equal parts of the stretch behind
     its first ``truncated_tokens``, so that much context is before them. ``purpose`` names the document.
     """
-    step = truncated_tokens // WINDOWS
+    step = truncated_tokens // SAMPLED
     budget = share * count_whole(length, truncated_tokens)
     windows = max(1, int(budget / 2 / truncated_tokens))
     size = int(min(length, max(truncated_tokens + step, budget - windows * truncated_tokens)))
@@ -63,7 +65,7 @@ def sample_items(
 
     ``tokens`` are those of the whole documents.
     """
-    step = truncated_tokens // WINDOWS
+    step = truncated_tokens // SAMPLED
     items, firsts, group = [], [], 0
     for text, stretch in zip(tokens, stretches, strict=True):
         firsts.append(group)

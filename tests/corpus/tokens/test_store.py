@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ropewalk.corpus.tokens.store import StoredDocuments, all_documents, open_shards, token_dtype, write_shards
+from ropewalk.corpus.tokens.store import (
+    StoredDocuments,
+    all_documents,
+    find_map,
+    open_shards,
+    token_dtype,
+    write_shards,
+)
 
 
 @given(lengths=st.lists(st.integers(1, 50), min_size=1, max_size=30), shard_tokens=st.integers(1, 200))
@@ -41,3 +48,16 @@ def test_ids_are_two_bytes_while_they_fit(tmp_path: Path) -> None:
 def test_an_id_beyond_the_vocabulary_is_our_fault(tmp_path: Path) -> None:
     with pytest.raises(AssertionError):
         write_shards([(np.array([400]), np.ones(1, dtype=np.uint8))], tmp_path, vocabulary=400)
+
+
+def test_documents_in_any_order_are_those_of_the_files(tmp_path: Path) -> None:
+    """One document is longer than a page, so that the system is asked for it as a whole."""
+    documents = [np.arange(length, dtype=np.int64) % 70_000 for length in (5, 30_000, 1, 4096)]
+    write_shards(((ids, np.ones(len(ids), np.uint8)) for ids in documents), tmp_path, vocabulary=70_000)
+    shards = open_shards(tmp_path, vocabulary=70_000, manifest={}, scattered=True)
+    assert all(find_map(shard.tokens) is not None and not shard.tokens.flags.writeable for shard in shards)
+    stored = all_documents(shards)
+    for number in (3, 1, 0, 2):
+        assert np.array_equal(stored.read(number)[0], documents[number])
+    assert np.array_equal(stored.read(1, 29_000, 29_500)[0], documents[1][29_000:29_500])
+    assert find_map(documents[0]) is None

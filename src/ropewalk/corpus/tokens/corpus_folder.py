@@ -81,7 +81,10 @@ class Corpus:
 
     def train(self, source: str) -> StoredDocuments:
         """The documents that are trained on, joined ones included, from the source's shards in the token store."""
-        shards = tuple(open_shards(self._stores[source], vocabulary=self.vocabulary, manifest=self._describe(source)))
+        described = self._describe(source)
+        shards = tuple(
+            open_shards(self._stores[source], vocabulary=self.vocabulary, manifest=described, scattered=True)
+        )
         if source in self._attend:
             return open_joined(self.folder / source, shards, vocabulary=self.vocabulary, attend=self._attend[source])
         return StoredDocuments(shards, np.load(self.folder / source / "train.npy", allow_pickle=False))
