@@ -84,7 +84,7 @@ def move_matrix(
 
 def find_trial_fault(kernel: MoveMatrix, ours: MoveMatrix, device: torch.device) -> str:
     """Return how two updates by ``kernel`` differ from those by ``ours``; empty where they agree."""
-    group = {"betas": (0.9, 0.95), "eps": 1e-8, "lr": 1e-2, "weight_decay": 0.1}
+    group: dict[str, Any] = {"betas": (0.9, 0.95), "eps": 1e-8, "lr": 1e-2, "weight_decay": 0.1}
     random = torch.Generator().manual_seed(0)
     start, *gradients = (torch.randn(4, 2 * BLOCK_ELEMENTS, generator=random) for _ in range(3))
     sides = [(start.to(device, copy=True), _make_state(start.to(device))) for _ in range(2)]
