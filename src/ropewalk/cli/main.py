@@ -35,6 +35,7 @@ from ropewalk.cli.usage import Verbs
 from ropewalk.core.error import EXIT_CODE, RankError, UserError, explain_disk_fault
 from ropewalk.core.events import emit, open_events
 from ropewalk.core.progress import set_quiet
+from ropewalk.core.translate import set_language, spell_error, translate_error, translate_text
 from ropewalk.core.versions import find_version
 from ropewalk.parallel.stop import heed_stop
 from ropewalk.recipe.named import is_recipe
@@ -69,8 +70,13 @@ def start(
         Path | None,
         typer.Option("--events", metavar="FILE", help="Append what happens to FILE, as JSON lines. After a verb, too."),
     ] = None,
+    lang: Annotated[
+        str,
+        typer.Option("--lang", metavar="en|zh", help="The language of messages and reports. After a verb, too."),
+    ] = "en",
 ) -> None:
     """Take the options of all verbs."""
+    set_language(lang)
     set_quiet(quiet)
     open_events(events)
     emit("started", arguments=sys.argv[1:], version=find_version("ropewalk"))
@@ -218,8 +224,9 @@ def main() -> None:
     except UserError as error:
         _end(error)
     except RankError as error:
-        emit("error", what=str(error), code=1)
-        print(f"ropewalk: {error}", file=sys.stderr)
+        told = translate_text(str(error))
+        emit("error", what=told, code=1)
+        print(f"ropewalk: {told}", file=sys.stderr)
         sys.exit(1)
     except OSError as error:
         fault = explain_disk_fault(error)
@@ -229,14 +236,15 @@ def main() -> None:
     except SystemExit as end:
         emit("ended", code=end.code or 0)
         if end.code == _INTERRUPTED:  # typer turns KeyboardInterrupt into it without a message
-            print("ropewalk: interrupted; the same command continues from here", file=sys.stderr)
+            print(f"ropewalk: {translate_text('interrupted; the same command continues from here')}", file=sys.stderr)
         raise
 
 
 def _end(error: UserError) -> NoReturn:
+    error = translate_error(error)
     told = {"what": error.what, "where": error.where, "why": error.why, "fix": error.fix}
     emit("error", **told, code=EXIT_CODE)
     if "--json" in sys.argv:
         print(json.dumps({"error": told}))
-    print(f"ropewalk: {error}", file=sys.stderr)
+    print(f"ropewalk: {spell_error(error)}", file=sys.stderr)
     sys.exit(EXIT_CODE)

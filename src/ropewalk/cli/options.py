@@ -10,6 +10,7 @@ import typer
 
 from ropewalk.core.events import emit
 from ropewalk.core.progress import say
+from ropewalk.core.translate import translate_all, translate_lines
 from ropewalk.parallel.torchrun import is_first
 
 RecipeArgument = Annotated[
@@ -59,11 +60,12 @@ def print_result(result: dict[str, Any], as_json: bool) -> None:
     """Print the result on the first rank: ``text`` for people, or with ``as_json`` everything else for programs."""
     if not is_first():
         return
-    emit("result", **{key: value for key, value in result.items() if key not in ("event", "time", "process")})
+    told = {key: translate_lines(each) if key == "text" else translate_all(each) for key, each in result.items()}
+    emit("result", **{key: value for key, value in told.items() if key not in ("event", "time", "process")})
     if as_json:
-        print(_to_json({key: value for key, value in result.items() if key != "text"}))
+        print(_to_json({key: value for key, value in told.items() if key != "text"}))
     else:
-        print(result["text"])
+        print(told["text"])
 
 
 def show_part(part: str, recipe: Path, overrides: list[str] | None, as_json: bool) -> Any:

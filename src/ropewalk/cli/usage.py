@@ -15,12 +15,15 @@ from typer.core import TyperGroup
 from ropewalk.cli.next_steps import say_next
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
+from ropewalk.core.translate import set_language
 from ropewalk.parallel.torchrun import is_first
 from ropewalk.recipe.suffix import YAML
 
 # typer takes it from click or from its own copy of click, depending on its version.
 _UsageError = cast(type[Exception], typer.BadParameter.__mro__[1])
 _NO_ARGUMENTS = "NoArgsIsHelpError"  # this error only shows the help
+_TAKING = ("--events", "--lang")
+"""The options of all verbs that take a value."""
 
 
 class Verbs(TyperGroup):
@@ -30,8 +33,10 @@ class Verbs(TyperGroup):
 
     def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> Any:
         self._typed = tuple(args)
+        options, others = split_options(args)
+        set_language(_find_language(options))  # before anything is parsed, so that its errors are in this language
         try:
-            return super().make_context(info_name, [*itertools.chain(*split_options(args))], *rest, **extra)
+            return super().make_context(info_name, [*options, *others], *rest, **extra)
         except _UsageError as error:
             raise _explain(error, self._typed) from None
 
@@ -54,13 +59,23 @@ def split_options(args: Sequence[str]) -> tuple[list[str], list[str]]:
     for word in words:
         if word == "--":
             rest += [word, *words]
-        elif word == "--events":
+        elif word in _TAKING:
             first += [word, *([value] if (value := next(words, None)) is not None else [])]
-        elif word == "--quiet" or word.startswith("--events="):
+        elif word == "--quiet" or word.startswith(tuple(f"{option}=" for option in _TAKING)):
             first.append(word)
         else:
             rest.append(word)
     return first, rest
+
+
+def _find_language(options: Sequence[str]) -> str:
+    """The value of the last --lang; English without one."""
+    found = "en"
+    for option, following in itertools.pairwise([*options, ""]):
+        name, joined, value = option.partition("=")
+        if name == "--lang":
+            found = value if joined else following
+    return found
 
 
 def _explain(error: Any, typed: Sequence[str]) -> Exception:

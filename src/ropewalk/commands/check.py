@@ -11,7 +11,6 @@ from ropewalk.commands.claim import read_base_shape
 from ropewalk.commands.decide_open import count_ranks_started, settle_given
 from ropewalk.core.artifact import is_finished
 from ropewalk.core.error import UserError
-from ropewalk.core.quantity import format_count
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.corpus.tokens.corpus_folder import open_corpus
 from ropewalk.plan.explain_plan import explain_terms, tabulate_front
@@ -77,7 +76,9 @@ def check_recipe(
     if simulate:
         lines += [f"{'simulated':<11} stage {index}: {line}" for index, line in simulate_stages(recipe, shape, plans)]
     answers = _answer(given, shape, plans, why_not, explain=explain)
-    lines += [*answers.values(), f"{format_count(errors, 'error')}, {format_count(len(findings) - errors, 'warning')}"]
+    warnings = len(findings) - errors
+    lines.extend(answers.values())
+    lines.append(f"{errors} error{'' if errors == 1 else 's'}, {warnings} warning{'' if warnings == 1 else 's'}")
     return {
         "errors": errors,
         "findings": [asdict(finding) for finding in findings],

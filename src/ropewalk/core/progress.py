@@ -12,6 +12,7 @@ from typing import Protocol, runtime_checkable
 
 from ropewalk.core.events import emit
 from ropewalk.core.quantity import format_seconds
+from ropewalk.core.translate import translate_label, translate_lines, translate_text
 
 _FIRST_SECONDS, _LINE_SECONDS = 5.0, 60.0
 """Until the first line of a log on a long work, and between two lines."""
@@ -44,6 +45,7 @@ class Advance(Protocol):
 
 def say(line: str) -> None:
     """Print one line to standard error, where progress belongs; results go to standard output."""
+    line = translate_lines(line)
     emit("said", text=line)
     if not _VOICE.quiet:
         print(line, file=sys.stderr, flush=True)
@@ -51,6 +53,7 @@ def say(line: str) -> None:
 
 def warn(line: str) -> None:
     """Print one line to standard error that ``--quiet`` does not keep back."""
+    line = translate_lines(line)
     emit("said", text=line, warning=True)
     print(line, file=sys.stderr, flush=True)
 
@@ -94,7 +97,7 @@ def _draw_bar(name: str, total: float, unit: str, before: int) -> Iterator[Advan
     class Left(TimeRemainingColumn):
         def render(self, task: Task) -> Text:
             seconds = task.fields["left_seconds"]
-            return super().render(task) if seconds is None else Text(f"{format_seconds(seconds)} left")
+            return super().render(task) if seconds is None else Text(translate_text(f"{format_seconds(seconds)} left"))
 
     class Noted(Progress):
         """A bar on one line, and the note on the lines below it."""
@@ -103,9 +106,10 @@ def _draw_bar(name: str, total: float, unit: str, before: int) -> Iterator[Advan
             yield self.make_tasks_table(self.tasks)
             yield from (Text(task.fields["note"]) for task in self.tasks if task.fields["note"])
 
+    unit = translate_label(unit)
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit), Left()]
     with Noted(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(name, total=total, completed=before, note="", left_seconds=None)
+        task = progress.add_task(translate_text(name), total=total, completed=before, note="", left_seconds=None)
 
         def advance(amount: float = 1, *, note: str = "", left_seconds: float | None = None) -> None:
             progress.update(task, advance=amount, note=note, left_seconds=left_seconds)

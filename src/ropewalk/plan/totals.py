@@ -39,8 +39,9 @@ class Totals:
     def describe(self, device: str) -> Iterator[str]:
         """Lines for people, in the columns of a plan."""
         cost = "" if self.dollars is None else f", ${format_amount(self.dollars)}"
-        parts = f"{format_seconds(self.training_seconds)} of training, {format_seconds(self.evaluation_seconds)} of"
-        yield f"{'total':<11} {parts} evaluation: {format_amount(self.device_hours)} hours of a {device}{cost}"
+        training, evaluation = map(format_seconds, (self.training_seconds, self.evaluation_seconds))
+        hours = f"{format_amount(self.device_hours)} hours of a {device}{cost}"
+        yield f"{'total':<11} {training} of training, {evaluation} of evaluation: {hours}"
         yield f"{'prepare':<11} {format_amount(self.preparation_core_seconds / 3600)} core-hours"
         yield f"{'limits':<11} {self.limits}"
 

@@ -16,5 +16,9 @@ class Finding:
 
     def __str__(self) -> str:
         """The finding for people: one line, and the fix on a second one."""
-        told = f"{self.level}: {self.key}: {self.message} ({self.source})"
+        told = (
+            f"error: {self.key}: {self.message} ({self.source})"
+            if self.level == "error"
+            else f"warning: {self.key}: {self.message} ({self.source})"
+        )
         return f"{told}\n  fix: {self.fix}" if self.fix else told

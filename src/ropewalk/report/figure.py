@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+from ropewalk.core.translate import translate_label, translate_text
+
 BASE, EXTENDED = "#C2571A", "#0B5FA5"
 """Burnt orange and blue: different for every kind of colour vision, and in grey."""
 INK, FAINT, GRID = "#1F2933", "#7B8794", "#E4E7EB"
@@ -72,6 +74,7 @@ def draw_picture(paint: Callable[[Any], None], *, size: tuple[float, float], cap
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
     stream = io.StringIO()
     with rc_context(_STYLE | {"svg.hashsalt": caption}), warnings.catch_warnings():
@@ -84,8 +87,11 @@ def draw_picture(paint: Callable[[Any], None], *, size: tuple[float, float], cap
         assert layout is not None
         layout.execute(figure)
         figure.set_layout_engine("none")
+        # After the layout: matplotlib's font cannot measure Chinese, and English words need as much room or more.
+        for text in figure.findobj(Text):
+            text.set_text(translate_label(text.get_text()))
         figure.savefig(stream, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator")))
-    return Picture(_simplify(stream.getvalue(), alt), caption)
+    return Picture(_simplify(stream.getvalue(), translate_text(alt)), translate_text(caption))
 
 
 def shorten(name: str) -> str:

@@ -125,7 +125,7 @@ def make_versions(contents: Contents) -> Section:
         facts.append(["digest of the corpus", str(contents.corpus["digest"])])
     versions = [[name, str(value)] for name, value in contents.versions.items()]
     lead = "Versions are those at the end of the run; before the end, those installed where this page was made."
-    tables = [Table(["what", "value"], facts, "ll"), Table(["package", "version"], versions, "ll")]
+    tables = [Table(["what", "value"], facts, "ll", labels=0), Table(["package", "version"], versions, "ll")]
     return Section("versions", "Versions and seeds", lead, tables)
 
 

@@ -17,7 +17,7 @@ def tabulate_receipt(receipt: Receipt) -> Table:
     ]
     for number, stage in enumerate(receipt.stages):
         rows += [[str(number), *row] for row in _list_rows(stage)]
-    return Table(["stage", "what", "measured", "planned"], rows, "rlll")
+    return Table(["stage", "what", "measured", "planned"], rows, "rlll", labels=1)
 
 
 def make_receipt(contents: Contents) -> Section | None:

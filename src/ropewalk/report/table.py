@@ -7,10 +7,12 @@ On a terminal that is narrower than the table, rich folds the texts, so that the
 import io
 import shutil
 import sys
-import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
+
+from ropewalk.core.columns import count_columns
+from ropewalk.core.translate import translate_label, translate_text
 
 _LEAST_TEXT = 12
 """Columns below which a text is not folded."""
@@ -35,6 +37,8 @@ class Table:
     caption: str = ""
     total: bool = False
     """True if the last row is the sum of the others."""
+    labels: int = -1
+    """The column whose texts are labels of our own, which are translated even if they are one word."""
 
     def __post_init__(self) -> None:
         assert all(len(row) == len(self.columns) == len(self.align) for row in self.rows), self.columns
@@ -44,16 +48,30 @@ class Table:
         """Every row as cells."""
         return [[cell if isinstance(cell, TableCell) else TableCell(cell) for cell in row] for row in self.rows]
 
+    def translated(self) -> "Table":
+        """The table in the language that was asked for. Of cells, only verdicts and messages are translated."""
+        rows = [
+            [
+                TableCell((translate_label if each.mark or at == self.labels else translate_text)(each.text), each.mark)
+                for at, each in enumerate(row)
+            ]
+            for row in self.cells
+        ]
+        return replace(
+            self, columns=[*map(translate_label, self.columns)], rows=rows, caption=translate_text(self.caption)
+        )
+
     def to_text(self) -> str:
         """The table as text: each column as wide as its widest text, two blanks between, a line under the header.
 
         On a terminal that is narrower, texts are folded; numbers never are.
         """
-        lines = [list(self.columns), *([cell.text for cell in row] for row in self.cells)]
-        widths = [max(map(_width, column)) for column in zip(*lines, strict=True)]
+        told = self.translated()
+        lines = [list(told.columns), *([cell.text for cell in row] for row in told.cells)]
+        widths = [max(map(count_columns, column)) for column in zip(*lines, strict=True)]
         room = find_room()
         if room is not None and self._is_folded(widths, room):
-            return self._fold(widths, room)
+            return told._fold(widths, room)
         texts = ["  ".join(map(_pad, line, widths, self.align)).rstrip() for line in lines]
         return "\n".join([texts[0], "  ".join("-" * width for width in widths), *texts[1:]])
 
@@ -93,10 +111,5 @@ def find_room() -> int | None:
 
 
 def _pad(text: str, width: int, align: str) -> str:
-    blanks = " " * (width - _width(text))
+    blanks = " " * (width - count_columns(text))
     return text + blanks if align in "lw" else blanks + text
-
-
-def _width(text: str) -> int:
-    """Columns on a terminal: Chinese and other wide characters take two."""
-    return sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)

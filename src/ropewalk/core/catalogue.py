@@ -1,0 +1,142 @@
+"""The catalogue of a language: English templates of messages, each with its translation.
+
+``messages/zh/*.json`` has an entry for each message of the code: ``"the disk of {0} is full": "{0} 的磁盘已满"``. Holes
+are numbered in the order of the English text; the translation may move them. ``{s}`` is the ending of an English
+plural, which may be there or not. A text is compared with all templates, and the one with the most letters wins.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from string import Formatter
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """An English message, cut at its holes (one more of ``literals`` than there are holes), and its translation."""
+
+    literals: tuple[str, ...]
+    told: str
+
+    @property
+    def letters(self) -> int:
+        """Of the text outside of the holes."""
+        return sum(map(len, self.literals))
+
+    @property
+    def is_frame(self) -> bool:
+        """Whether it only says whose message follows: ``source {0}: {1}``, ``error: {0}: {1} ({2})``."""
+        ends = self.literals[:-1] if not self.literals[-1] else ()
+        if self.literals[-2:] == (" (", ")"):
+            ends = self.literals[:-2]
+        return bool(self.literals[0].strip()) and bool(ends) and ends[-1].endswith(": ")
+
+    def read(self, text: str) -> list[str] | None:
+        """The values in the holes, if ``text`` is this message."""
+        first, *inner, last = self.literals
+        start, end = len(first), len(text) - len(last)
+        if start > end or not text.startswith(first) or not text.endswith(last):
+            return None
+        values = []
+        for number, literal in enumerate(inner, 1):
+            closes = literal == " (" and last == ")" and number == len(inner)  # values may have brackets, too
+            at = _find_opening(text, start, end) if closes else text.find(literal, start, end)
+            if at < 0:
+                return None
+            values.append(text[start:at])
+            start = at + len(literal)
+        return [*values, text[start:end]]
+
+
+@dataclass(slots=True)
+class Catalogue:
+    """The templates of one language, found by the word that their texts begin or end with."""
+
+    entries: dict[str, str] = field(default_factory=dict)
+    """As the files have them."""
+    whole: dict[str, str] = field(default_factory=dict)
+    """Messages without a hole."""
+    by_first: dict[str, list[Template]] = field(default_factory=lambda: defaultdict(list))
+    by_last: dict[str, list[Template]] = field(default_factory=lambda: defaultdict(list))
+    others: list[Template] = field(default_factory=list)
+
+    def add(self, english: str, told: str) -> None:
+        """Take a message and its translation."""
+        self.entries[english] = told
+        for literals in spell_plurals(english):
+            first, last = literals[0], literals[-1]
+            if len(literals) == 1:
+                self.whole[first] = told.format()
+            elif " " in first:
+                self.by_first[first.partition(" ")[0]].append(Template(literals, told))
+            elif " " in last:
+                self.by_last[last.rpartition(" ")[2]].append(Template(literals, told))
+            else:
+                self.others.append(Template(literals, told))
+
+    def find(self, text: str) -> tuple[Template, list[str]] | None:
+        """The template of a text, with the values in its holes; None if there is none.
+
+        A frame wins over messages that begin with a hole, because they would take its words for a value.
+        """
+        if text in self.whole:
+            return Template((text,), self.whole[text].replace("{", "{{").replace("}", "}}")), []
+        near = self.by_first.get(text.partition(" ")[0], []), self.by_last.get(text.rpartition(" ")[2], [])
+        found = [
+            (each, values)
+            for group in (*near, self.others)
+            for each in group
+            if (values := each.read(text)) is not None
+        ]
+        framed = [pair for pair in found if pair[0].literals[0]]
+        best = max(framed, key=_rank, default=None)
+        return best if best is not None and best[0].is_frame else max(found, key=_rank, default=None)
+
+
+def cut_template(template: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The literal parts of a template, and the names of the holes between them."""
+    literals, holes = [""], list[str]()
+    for literal, name, _, _ in Formatter().parse(template):
+        literals[-1] += literal
+        if name is not None:
+            holes.append(name)
+            literals.append("")
+    return tuple(literals), tuple(holes)
+
+
+def spell_plurals(template: str) -> list[tuple[str, ...]]:
+    """The literal parts of a template, with and without the endings of plurals."""
+    spellings = [""]
+    for number, part in enumerate(template.split("{s}")):
+        spellings = [f"{each}{ending}{part}" for each in spellings for ending in (("", "s") if number else ("",))]
+    return [cut_template(each)[0] for each in spellings]
+
+
+@cache
+def read_catalogue(language: str) -> Catalogue:
+    """The catalogue of a language, as it is installed."""
+    found = Catalogue()
+    folder = files("ropewalk") / "messages" / language
+    for file in sorted(folder.iterdir(), key=lambda each: each.name):
+        if file.name.endswith(".json"):
+            for english, told in json.loads(file.read_text(encoding="utf-8")).items():
+                if told:
+                    found.add(english, told)
+    return found
+
+
+def _find_opening(text: str, start: int, end: int) -> int:
+    """The place of the blank before the bracket that the one at ``end`` closes; brackets may be uneven."""
+    depth = 1
+    for at in range(end - 1, start, -1):
+        depth += (text[at] == ")") - (text[at] == "(")
+        if not depth and text[at - 1] == " ":
+            return at - 1
+    return text.rfind(" (", start, end)
+
+
+def _rank(found: tuple[Template, Sequence[str]]) -> tuple[int, int]:
+    return found[0].letters, -len(found[1])

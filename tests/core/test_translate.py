@@ -1,0 +1,213 @@
+"""Messages in Chinese: every message of the code has its translation, and what is printed is Chinese."""
+
+import json
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import message_templates
+from invented_run import write_run
+from message_templates import ZH, find_messages, read_entries
+from ropewalk.cli.main import main
+from ropewalk.core.catalogue import Catalogue, cut_template, spell_plurals
+from ropewalk.core.translate import set_language, translate_all, translate_label, translate_lines, translate_text
+from ropewalk.report import page
+from ropewalk.report.page import summarise, write_report
+
+HAN = re.compile("[\u3400-\u9fff]")
+ENGLISH = re.compile(r"[a-z]+(?: [a-z]+){3,}")
+"""Four English words in a row, which a Chinese message does not have outside of code."""
+CODE = re.compile(r"`[^`]*`|'[^']*'|[\w./-]+=\S+")
+TERMS = {"rank", "layers", "nats", "token", "s", "alpha", "beta", "gamma", "L", "c"}
+"""Terms of the field that are the same in both languages."""
+ODD = ("a.*(b", "", "第一行\n第二行", "{0}{x}", "/tmp/x-y.json")
+
+
+@pytest.fixture(autouse=True)
+def _speak_chinese() -> Iterator[None]:
+    set_language("zh")
+    yield
+    set_language("en")
+
+
+@cache
+def entries() -> dict[str, str]:
+    return read_entries() | json.loads((ZH / "others.json").read_text())
+
+
+def test_no_message_lacks_its_translation_and_no_translation_its_message() -> None:
+    found = message_templates.find_all()
+    own = read_entries()
+    lacking = {template: each.place for template, each in found.items() if not own.get(template)}
+    assert lacking == {}, "PYTHONPATH=src:tests python -m message_templates --write, and fill in what is empty"
+    assert {*own} == {*found}
+
+
+def test_messages_are_found_wherever_they_stand() -> None:
+    code = (
+        '"""A docstring of the file."""\n'
+        "def fail(path, count):\n"
+        '    """A docstring."""\n'
+        '    assert path, "an invariant of ours"\n'
+        "    told = f\"{count} file{'s' * (count > 1)} of {path} cannot be read\""
+        ' + (", and are left out" if count else "")\n'
+        "    why = None or 'nothing is there'\n"
+        '    raise UserError("it is gone", where=f"corpus.{path}", why=told, '
+        'fix="give it again" if count else f"wait for it\\nor {path}")\n'
+    )
+    found = [template for template, _ in find_messages(code)]
+    assert found == [
+        "{0} file{s} of {1} cannot be read, and are left out",
+        "{0} file{s} of {1} cannot be read",
+        "nothing is there",
+        "it is gone",
+        "give it again",
+        "wait for it",
+    ]
+    assert [template for template, _ in find_messages(code, errors_only=True)] == [
+        "it is gone",
+        "give it again",
+        "wait for it",
+    ]
+
+
+def test_holes_agree() -> None:
+    odd = {}
+    for english, told in entries().items():
+        holes = [sorted(name for name in cut_template(text)[1] if name != "s") for text in (english, told)]
+        if holes[0] != holes[1] or holes[0] != [str(number) for number in range(len(holes[0]))]:
+            odd[english] = told
+    assert odd == {}
+
+
+def test_translations_are_chinese() -> None:
+    english = {
+        source: told
+        for source, told in entries().items()
+        if not (HAN.search(told) or set(re.findall(r"[A-Za-z]+", told)) <= TERMS)
+        or ENGLISH.search(CODE.sub("", told))
+        or re.search(r"[\u3400-\u9fff][,;?!]", told)
+    }
+    assert english == {}
+
+
+def test_values_stay_as_they_are() -> None:
+    """Each message, with odd values in its holes, becomes its translation with the same values."""
+    catalogue, wrong = Catalogue(), dict[str, object]()
+    for english, told in entries().items():
+        catalogue.add(english, told)
+    for number, (english, told) in enumerate(entries().items()):
+        literals = spell_plurals(english)[-1]
+        values = [ODD[(number + place) % len(ODD)] for place in range(len(literals) - 1)]
+        text = "".join(part + value for part, value in zip(literals, [*values, ""], strict=True))
+        expected = told.format(*values)
+        found = catalogue.find(text)
+        if len(literals) == 1:
+            assert catalogue.whole[text] == expected
+        elif found is None or (found[0].told.format(*found[1]) != expected and found[0].told == told):
+            wrong[english] = found
+    assert wrong == {}
+
+
+def test_the_most_letters_win_and_faults_inside_are_translated() -> None:
+    catalogue = Catalogue()
+    for english, told in {
+        "{0} of {1} failed": "{1} 的 {0} 失败",
+        "rank {0} of {1} failed": "共 {1} 个 rank，rank {0} 失败",
+        "source {0}: {1}": "来源 {0}：{1}",
+        "{0} file{s} failed": "{0} 个文件失败",
+    }.items():
+        catalogue.add(english, told)
+
+    def tell(text: str) -> str | None:
+        found = catalogue.find(text)
+        return None if found is None else found[0].told.format(*found[1])
+
+    assert tell("rank 3 of 8 failed") == "共 8 个 rank，rank 3 失败"
+    assert tell("source a: 3 of 8 failed") == "来源 a：3 of 8 failed"
+    assert tell("1 file failed") == "1 个文件失败" and tell("2 files failed") == "2 个文件失败"
+    assert tell("nothing failed") is None
+
+
+def test_what_is_no_message_stays() -> None:
+    for text in ("/data/the file", "tiny-base", "", "x = 3; y = 4", "no entry has these words, not one of them"):
+        assert translate_text(text) == text
+    assert translate_all({"model": ["base", 3, None], "what": "tokens"}) == {
+        "model": ["base", 3, None],
+        "what": "tokens",
+    }
+    assert translate_label("tokens") != "tokens"
+    set_language("en")
+    assert translate_label("tokens") == "tokens"
+
+
+def run_main(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    monkeypatch.setattr("sys.argv", ["ropewalk", *arguments])
+    with pytest.raises(SystemExit):
+        main()
+    captured = capsys.readouterr()
+    return captured.out + captured.err
+
+
+FAULTS: dict[str, list[str]] = {
+    "no such recipe": ["check", "nowhere.yaml"],
+    "no such verb": ["chekc", "quickstart"],
+    "no such option": ["check", "quickstart", "--seed", "3"],
+    "no verb": ["quickstart.yaml"],
+    "a key with a fault": ["check", "quickstart", "stages.0.learning_rate=3"],
+    "a value with a fault": ["check", "quickstart", "stages.0.lr=fast"],
+    "no folder": ["extend", "nowhere", "context_length=16Ki"],
+    "not a run": ["report", "nowhere"],
+    "no such embedded source": ["check", "quickstart", "corpus.sources.0.embedded=poems"],
+    "no model": ["advise", "nowhere/at-all", "context_length=16Ki"],
+}
+
+
+def find_english(said: str) -> list[str]:
+    """The lines that are not in Chinese, or only in part."""
+    lines = [line for line in said.splitlines() if re.search("[A-Za-z]{2}", line)]
+    return [line for line in lines if not HAN.search(line) or ENGLISH.search(CODE.sub("", line))]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_errors_are_chinese(
+    fault: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = run_main([*FAULTS[fault], "--lang", "zh"], monkeypatch, capsys)
+    assert find_english(said) == [] and said.strip()
+
+
+def test_check_is_chinese(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    faults = ("stages.0.tokens=160Ki", "corpus.mix={general: 1, domain: 9}", "evaluate.lengths=[1, 2]")
+    said = run_main(["--lang=zh", "check", "quickstart", *faults], monkeypatch, capsys)
+    assert find_english(said) == [] and "警告：stages.0.tokens：" in said and "序列        2Ki" in said
+    told = run_main(["check", "quickstart", *faults, "--json", "--lang", "zh"], monkeypatch, capsys)
+    found = json.loads(told.splitlines()[0])
+    assert {finding["level"] for finding in found["findings"]} == {"warning"}  # keys and single words stay
+    assert all(HAN.search(finding["message"]) for finding in found["findings"])
+
+
+def test_a_report_is_chinese(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    many_pictures = (page.make_positions, page.make_training, page.make_retrieval, page.make_speed)
+    monkeypatch.setattr(page, "_SECTIONS", [make for make in page._SECTIONS if make not in many_pictures])
+    run = write_run(tmp_path / "run")
+    shown = re.sub(r"<(style|pre).*?</\1>", "", write_report(run).read_text(), flags=re.DOTALL)
+    assert '<html lang="zh">' in shown
+    texts = [text for text in re.findall(r">([^<]+)<", shown) if re.search("[a-z]{3,} [a-z]{3,}", text)]
+    assert find_english("\n".join(texts)) == []
+    lines = translate_lines(summarise(run)["text"]).splitlines()
+    assert [line for line in lines if line and not set(line) <= {"-", " "} and not HAN.search(line)] == []
+    assert "全部 10 个目标都达到。" in lines and "通过, ≥ 95 %" in "".join(lines)
+
+
+def test_another_language_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    set_language("en")
+    assert "no messages in the language fr" in run_main(["check", "quickstart", "--lang", "fr"], monkeypatch, capsys)
+    assert "--lang" in run_main(["check", "quickstart", "--lang"], monkeypatch, capsys)
+    monkeypatch.setenv("LANG", "zh_CN.UTF-8")  # the environment is not read
+    assert not HAN.search(run_main(["check", "nowhere.yaml"], monkeypatch, capsys))
