@@ -11,8 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import transformers.models.llama.modeling_llama  # noqa: F401 - once here, so that every forked rank has it already
 from accelerate.state import AcceleratorState
 
+import ropewalk.model.trainer  # noqa: F401 - as above
 from forked_torchrun import run_as_torchrun
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

@@ -12,7 +12,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from ropewalk.recipe.stage_rows import open_stage
 from torch.nn import attention as torch_attention
 from torch.nn.attention import _registry
 
@@ -26,6 +25,7 @@ from ropewalk.corpus.tokens.corpus_folder import open_corpus
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.partition import partition_tokens
 from ropewalk.plan.rank_setup import RankSetup
+from ropewalk.recipe.stage_dataset import open_stage
 from ropewalk.train import stage
 from ropewalk.train.stage_context import make_context
 from tiny_run import make_recipe

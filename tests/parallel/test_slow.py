@@ -10,16 +10,15 @@ from ropewalk.parallel.slow import STEPS, Slow, SlowWatch, watch_own_time
 
 
 def test_who_waits_has_little_time_of_its_own() -> None:
-    def go_in_step() -> tuple[float, float]:
-        begun = time.perf_counter()
+    def go_in_step() -> float:
         with watch_own_time() as own:
             for _ in range(6):
                 time.sleep(0.2 if dist.get_rank() == 1 else 0.0)
                 dist.all_reduce(torch.zeros(1))
-            return own.take(), time.perf_counter() - begun
+            return own.take()
 
-    (waits, wall), (sleeps, _) = run_ranks(go_in_step, 2)
-    assert waits < wall / 3 and sleeps > 2 * wall / 3, (waits, sleeps, wall)
+    waits, sleeps = run_ranks(go_in_step, 2)
+    assert waits < sleeps / 2 and sleeps > 0.8, "of 1.2 seconds in which one rank sleeps and the other waits"
 
 
 def judge(steps: list[tuple[float, ...]], imbalance: float = 1.0) -> list[Slow | None]:
