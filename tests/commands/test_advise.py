@@ -59,7 +59,7 @@ BASES: dict[str, dict[str, Any]] = {
 }
 BASES["gemma3"] |= {"rope_parameters": GEMMA_ROPE, "rope_theta": None, "num_hidden_layers": 30}
 TOLD = {
-    "mistral, window": "all 32 layers: 32 with a window of 2Ki; none is extended automatically",
+    "mistral, window": "all layers (32): 32 with a window of 2Ki; none is extended automatically",
     "smollm3": "only 24 of 32 layers have full attention and RoPE",
     "olmo3": "only 8 of 32 layers",
     "gemma3": "only 5 of 30 layers",
