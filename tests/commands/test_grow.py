@@ -251,7 +251,7 @@ def test_more_tokens_end_where_a_longer_stage_ends(
     assert losses_of(longer, "lr") == losses_of(straight, "lr")
     with pytest.raises(UserError, match=r"has already taken 16 steps, but the recipe now has 8"):
         do_part("train", recipe)
-    assert ("continues from step 6, before its learning rate decayed: 2 steps are repeated" in said) == (shape == "wsd")
+    assert ("continues from step 6, before its learning rate decayed: 2 steps repeated" in said) == (shape == "wsd")
 
 
 def test_a_stage_that_went_down_is_not_made_longer(begin: Begin) -> None:
