@@ -10,6 +10,7 @@ import torch.distributed as dist
 from attention_cases import EXCHANGES, LAYOUTS, PACKS, Case, attend_shares, draw_tensors, find_errors
 from packs import pack
 from ropewalk.attention import attend
+from ropewalk.attention.exchange import plan_traffic, return_needed
 from ropewalk.attention.reference_kernel import ReferenceKernel
 from ropewalk.core.error import UserError
 from ropewalk.parallel.launch import run_ranks
@@ -152,6 +153,16 @@ def test_a_partition_for_others_is_our_fault() -> None:
         attend(*tensors, partition=partition_tokens(pack([16], 16), ranks=1), group=None)
 
 
+def sum_parts() -> float:
+    """Rank 0's sum for its first token: rank 1 sends 256, rank 2 sends 1."""
+    rank, group = dist.get_rank(), dist.group.WORLD
+    assert group is not None
+    partition = partition_tokens(pack([12], 12), ranks=3, layout="contiguous")
+    traffic = plan_traffic(partition, rank, torch.device("cpu"))
+    part = torch.full((len(traffic.all_gathered), 2, 1), {1: 256.0, 2: 1.0}.get(rank, 0.0))
+    return float(return_needed(iter([part]), traffic, group, torch.bfloat16)()[0, 0, 0])
+
+
 @pytest.mark.parametrize(("exchange", "window"), [("needed_kv", None), ("all_gather", None), ("needed_kv", 7)])
 def test_gradients_of_keys_travel_in_bfloat16_and_are_summed_in_float32(
     exchange: str, window: int | None, monkeypatch: pytest.MonkeyPatch
@@ -175,6 +186,7 @@ def test_gradients_of_keys_travel_in_bfloat16_and_are_summed_in_float32(
     for kinds in run_ranks(on_rank, 4):
         assert kinds and set(kinds) == {torch.bfloat16}
     monkeypatch.undo()
+    assert run_ranks(sum_parts, 3)[0] == 257, "256 in a sum of 16 bits"
     (errors,) = find_errors([case], 4)
     assert max(errors) < 0.006
 

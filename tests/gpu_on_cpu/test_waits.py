@@ -10,7 +10,7 @@ import torch
 
 from count_waits import CountReads, CountWaits
 from emulated_gpu import EmulatedGPU
-from ropewalk.attention import choose_kernel
+from ropewalk.attention import choose_kernel, exchange
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.train import loop
 from ropewalk.train.stage import train_stage
@@ -67,15 +67,20 @@ def test_schedules_are_made_ahead(
     made: Counter[tuple[bool, str]] = Counter()
     makers = dict(choose_kernel.KERNELS)
 
-    def note(*args: Any) -> Any:
-        made[threading.current_thread().name.startswith("ThreadPoolExecutor"), "flash"] += 1
-        return makers["flash"](*args)
+    def note(name: str, make: Any) -> Any:
+        def noted(*args: Any) -> Any:
+            made[threading.current_thread().name.startswith("ThreadPoolExecutor"), name] += 1
+            return make(*args)
 
-    monkeypatch.setattr(choose_kernel, "KERNELS", {**makers, "flash": note})
+        return noted
+
+    monkeypatch.setattr(choose_kernel, "KERNELS", {**makers, "flash": note("flash", makers["flash"])})
+    monkeypatch.setattr(exchange, "_plan_traffic", note("traffic", exchange._plan_traffic))
     for counts in train(prepared, tmp_path / "run", lambda: made):
-        in_step, ahead = counts[False, "flash"], counts[True, "flash"]
-        # Two steps of two micro-batches at most are read before the first layer has asked.
-        assert ahead >= 6 and in_step <= 4 + 4, (in_step, ahead)
+        for name in ("flash", "traffic"):
+            in_step, ahead = counts[False, name], counts[True, name]
+            # Two steps of two micro-batches at most are read before the first layer has asked.
+            assert ahead >= 6 and in_step <= 4 + 4, (name, in_step, ahead)
 
 
 def test_the_count_sees_each_kind_of_wait() -> None:
