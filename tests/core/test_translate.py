@@ -1,5 +1,6 @@
 """Messages in Chinese: every message of the code has its translation, and what is printed is Chinese."""
 
+import ast
 import json
 import re
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from invented_run import write_run
 from message_templates import ZH, find_messages, read_entries
 from ropewalk.cli.main import main
 from ropewalk.core.catalogue import Catalogue, Template, cut_template, spell_plurals
+from ropewalk.core.quantity import format_count
 from ropewalk.core.translate import set_language, translate_all, translate_label, translate_lines, translate_text
 from ropewalk.report import page
 from ropewalk.report.page import summarise, write_report
@@ -133,6 +135,41 @@ def test_the_most_letters_win_and_faults_inside_are_translated() -> None:
     assert tell("source a: 3 of 8 failed") == "来源 a：3 of 8 failed"
     assert tell("1 file failed") == "1 个文件失败" and tell("2 files failed") == "2 个文件失败"
     assert tell("nothing failed") is None
+
+
+def find_nouns() -> dict[str, str]:
+    """The nouns of all counts in the source, each with its place; ``str`` of the expression where it is no literal."""
+    found = dict[str, str]()
+    for path in sorted(message_templates.SRC.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "format_count":
+                noun = node.args[1]
+                arms = (noun.body, noun.orelse) if isinstance(noun, ast.IfExp) else (noun,)
+                for arm in arms:
+                    text = arm.value if isinstance(arm, ast.Constant) else ast.unparse(arm)
+                    found.setdefault(str(text), f"{path.name}:{node.lineno}")
+    return found
+
+
+def test_every_count_has_its_noun() -> None:
+    lacking = {
+        noun: place
+        for noun, place in find_nouns().items()
+        for number in (1, 2048)
+        if translate_text(told := format_count(number, noun)) == told
+    }
+    assert lacking == {}, "others.json has an entry for a noun: {0} step{s}"
+
+
+def test_a_translation_is_set_like_chinese() -> None:
+    """Blanks beside English words; a list of keys, and the two readings of a length."""
+    for english, told in {
+        "2 ranks cannot be divided among 5 machines": "2 个 rank 不能平均分给 5 台机器",
+        "parallel.ranks and --nodes": "parallel.ranks 和 --nodes",
+        "it is for k8s, kubeflow, sky": "它只用于 k8s, kubeflow, sky",
+        "did you mean 16Ki (16,384) or 16000?": "是不是指 16Ki (16,384) 或 16000？",
+    }.items():
+        assert translate_text(english) == told
 
 
 def test_what_is_no_message_stays() -> None:

@@ -14,7 +14,7 @@ from functools import cache
 from importlib.resources import files
 from string import Formatter
 
-_WORD, _DIGIT = re.compile(" [a-z]+"), re.compile(r"\d")
+_WORD, _DIGIT = re.compile(" [A-Za-z]+"), re.compile(r"\d")
 _PROSE = re.compile(r"[a-z]+ [a-z]+")
 
 

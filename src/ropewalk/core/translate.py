@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from ropewalk.core.catalogue import Template, read_catalogue
+from ropewalk.core.catalogue import Template, cut_template, read_catalogue
 from ropewalk.core.columns import count_columns
 from ropewalk.core.error import UserError
 
@@ -27,6 +27,8 @@ _EDGES = " .;:,\n\t"
 _ENGLISH = re.compile(r"[a-z]+(?: [a-z]+)+")
 _HAN = re.compile("[\u3400-\u9fff]")
 _MARKS = {"; ": "；", ": ": "：", ". ": "。", ", ": "，", ".": "。", ":": "：", ";": "；"}
+_NAMES = re.compile(r"""(?=.*[._'=-])[\w.\[\]'"=-]+(, [\w.\[\]'"=-]+)*( (and|or) [\w.\[\]'"=-]+)+""")
+"""Keys, options and words in quotes, joined to a list: ``parallel.ranks and --nodes``."""
 _MOST_PARTS = 12
 """Parts of a line that are taken together to find one message."""
 
@@ -119,6 +121,8 @@ def _translate(text: str, language: str) -> str:
         return told
     if told is None and "\n" in text:
         return "\n".join(_translate(line, language) for line in text.split("\n"))
+    if told is None and _NAMES.fullmatch(text):
+        return text.replace(" and ", " 和 ").replace(" or ", " 或 ")
     parts = _translate_head(text, language) or "".join(_translate_parts(_CUTS.split(text), language))
     # Several messages in one line may look like the first one, with the others in its hole.
     return parts if told is None or _count_english(parts) < _count_english(told) else told
@@ -148,8 +152,20 @@ def _look_up(text: str, language: str) -> str | None:
         return None
     template, values = found
     before, _, after = text.partition(text.strip(_EDGES))
-    told = template.told.format(*(_translate(value, language) for value in values))
+    told = _fill(template.told, [_translate(value, language) for value in values])
     return f"{_MARKS.get(before, before)}{told}{_MARKS.get(after, after) if _HAN.match(told[-1:]) else after}"
+
+
+def _fill(told: str, values: list[str]) -> str:
+    """A translation with its values. A Chinese letter and a letter of English have a blank between them."""
+    literals, holes = cut_template(told)
+    filled = literals[0]
+    for name, literal in zip(holes, literals[1:], strict=True):
+        for part in (values[int(name)], literal):
+            apart = _HAN.match(part[:1]) and filled[-1:].isascii() and filled[-1:].isalnum()
+            apart = apart or (part[:1].isascii() and part[:1].isalnum() and _HAN.match(filled[-1:]))
+            filled += f" {part}" if apart else part
+    return filled
 
 
 def _find(text: str, language: str) -> tuple[Template, list[str]] | None:
