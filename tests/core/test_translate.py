@@ -4,6 +4,7 @@ import ast
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from ropewalk.core.quantity import format_count
 from ropewalk.core.translate import set_language, translate_all, translate_label, translate_lines, translate_text
 from ropewalk.report import page
 from ropewalk.report.page import summarise, write_report
+from ropewalk.report.table import Table
 
 HAN = re.compile("[\u3400-\u9fff]")
 ENGLISH = re.compile(r"[a-z]+(?: [a-z]+){3,}")
@@ -186,6 +188,12 @@ def test_what_is_no_message_stays() -> None:
         "model": ["base", 3, None],
         "what": "tokens",
     }
+    document = "Wrong input: the disk of 3 files is full, rank 0 waits"
+    told = {"why": "kept because the disk is full", "text": document, "begins": document}
+    assert translate_all(told)["text"] == document == translate_all(told)["begins"]
+    table = Table(["source", "text"], [["a", document]], "lw")
+    assert table.translated().cells[0][1].text != document
+    assert replace(table, quoted=1).translated().cells[0][1].text == document
     assert translate_label("tokens") != "tokens"
     set_language("en")
     assert translate_label("tokens") == "tokens"

@@ -29,6 +29,8 @@ _HAN = re.compile("[\u3400-\u9fff]")
 _MARKS = {"; ": "；", ": ": "：", ". ": "。", ", ": "，", ".": "。", ":": "：", ";": "；"}
 _NAMES = re.compile(r"""(?=.*[._'=-])[\w.\[\]'"=-]+(, [\w.\[\]'"=-]+)*( (and|or) [\w.\[\]'"=-]+)+""")
 """Keys, options and words in quotes, joined to a list: ``parallel.ranks and --nodes``."""
+_OF_DOCUMENTS = ("text", "begins", "ends")
+"""Keys of results that hold words of documents."""
 _MOST_PARTS = 12
 """Parts of a line that are taken together to find one message."""
 
@@ -79,13 +81,13 @@ def translate_label(text: str) -> str:
 
 
 def translate_all(value: Any) -> Any:
-    """JSON-like data with every message in it translated; keys and single words stay."""
+    """JSON-like data with every message in it translated; keys, single words and words of documents stay."""
     if _SPEECH.language == "en":
         return value
     if isinstance(value, str):
         return translate_text(value)
     if isinstance(value, dict):
-        return {key: translate_all(each) for key, each in value.items()}
+        return {key: each if key in _OF_DOCUMENTS else translate_all(each) for key, each in value.items()}
     return [translate_all(each) for each in value] if isinstance(value, list | tuple) else value
 
 
