@@ -170,6 +170,9 @@ def test_a_translation_is_set_like_chinese() -> None:
         "parallel.ranks and --nodes": "parallel.ranks 和 --nodes",
         "it is for k8s, kubeflow, sky": "它只用于 k8s, kubeflow, sky",
         "did you mean 16Ki (16,384) or 16000?": "是不是指 16Ki (16,384) 或 16000？",
+        "Input should be 'a', 'b' or 'c' (given: 'd')": "必须是 'a', 'b' 或 'c' (给出的是 'd')",
+        "'yrn' is not one of 'linear', 'yarn'; did you mean yarn?": "'yrn' 不在 'linear', 'yarn' 之中；是不是指 yarn？",
+        "  - the model keeps plain RoPE, which every engine supports": "  - 模型保持普通 RoPE，每个引擎都支持",
     }.items():
         assert translate_text(english) == told
 

@@ -27,10 +27,16 @@ _EDGES = " .;:,\n\t"
 _ENGLISH = re.compile(r"[a-z]+(?: [a-z]+)+")
 _HAN = re.compile("[\u3400-\u9fff]")
 _MARKS = {"; ": "；", ": ": "：", ". ": "。", ", ": "，", ".": "。", ":": "：", ";": "；"}
-_NAMES = re.compile(r"""(?=.*[._'=-])[\w.\[\]'"=-]+(, [\w.\[\]'"=-]+)*( (and|or) [\w.\[\]'"=-]+)+""")
+_NAME = r"""[\w.\[\]'"=-]+"""
+_NAMES = re.compile(rf"(?=.*[._'=-])(?=.*\b(and|or) )((and|or) )?{_NAME}( (and|or) {_NAME})*")
 """Keys, options and words in quotes, joined to a list: ``parallel.ranks and --nodes``."""
 _OF_DOCUMENTS = ("text", "begins", "ends")
 """Keys of results that hold words of documents."""
+_CONJUNCTION = re.compile(r"(?<!\S)(and|or)(?= )")
+_POINT = re.compile(r" *- (?=\S)")
+"""What a line of a list begins with."""
+_HINT = "; did you mean "
+"""What may follow any message; a value at its end would take it."""
 _MOST_PARTS = 12
 """Parts of a line that are taken together to find one message."""
 
@@ -115,6 +121,11 @@ def _translate(text: str, language: str) -> str:
     """A message, else each of its lines, else the parts of the line."""
     if text.lstrip().startswith("| "):
         return text  # words of a document, which are shown beside such a bar
+    if (point := _POINT.match(text)) is not None:
+        return point.group() + _translate(text[point.end() :], language)
+    before, hint, after = text.rpartition(_HINT)
+    if before:
+        return f"{_translate(before, language)}；{_translate(hint.removeprefix('; ') + after, language)}"
     label, rest = text[:LABEL_COLUMNS].rstrip(), text[LABEL_COLUMNS + 1 :]
     if rest and text[LABEL_COLUMNS] == " " and (word := read_catalogue(language).whole.get(label)):
         return f"{word}{' ' * (LABEL_COLUMNS - count_columns(word))} {_translate(rest, language)}"
@@ -123,8 +134,6 @@ def _translate(text: str, language: str) -> str:
         return told
     if told is None and "\n" in text:
         return "\n".join(_translate(line, language) for line in text.split("\n"))
-    if told is None and _NAMES.fullmatch(text):
-        return text.replace(" and ", " 和 ").replace(" or ", " 或 ")
     parts = _translate_head(text, language) or "".join(_translate_parts(_CUTS.split(text), language))
     # Several messages in one line may look like the first one, with the others in its hole.
     return parts if told is None or _count_english(parts) < _count_english(told) else told
@@ -166,6 +175,8 @@ def _fill(told: str, values: list[str]) -> str:
         for part in (values[int(name)], literal):
             apart = _HAN.match(part[:1]) and filled[-1:].isascii() and filled[-1:].isalnum()
             apart = apart or (part[:1].isascii() and part[:1].isalnum() and _HAN.match(filled[-1:]))
+            if part is not literal and _HAN.match(filled[-2:-1]) and filled[-1:] == " " and _HAN.match(part[:1]):
+                filled = filled[:-1]  # the blank is for an English word in this place
             filled += f" {part}" if apart else part
     return filled
 
@@ -184,7 +195,7 @@ def _find(text: str, language: str) -> tuple[Template, list[str]] | None:
 def _translate_parts(parts: list[str], language: str) -> Iterator[str]:
     """The parts of a line: texts, and the marks between them. Neighbours that are one message are taken together."""
     if len(parts) == 1:
-        yield parts[0]
+        yield _join_names(parts[0])
         return
     at = 0
     while at < len(parts):
@@ -194,8 +205,15 @@ def _translate_parts(parts: list[str], language: str) -> Iterator[str]:
                 found.append((match[0].letters, end))
         end = max(found)[1] if found else at + 1
         told = _look_up("".join(parts[at:end]), language) if found else None
-        yield parts[at] if told is None else told
+        yield _join_names(parts[at]) if told is None else told
         at = end
         if at < len(parts):
             yield _MARKS.get(parts[at], parts[at]) if told is not None else parts[at]
             at += 1
+
+
+def _join_names(text: str) -> str:
+    """A list of names with Chinese words between them; any other text as it is."""
+    if not _NAMES.fullmatch(text):
+        return text
+    return _CONJUNCTION.sub(lambda found: "和" if found.group() == "and" else "或", text)
