@@ -26,6 +26,7 @@ _GAPS = re.compile(r"(\s{2,})")
 _EDGES = " .;:,\n\t"
 _ENGLISH = re.compile(r"[a-z]+(?: [a-z]+)+")
 _HAN = re.compile("[\u3400-\u9fff]")
+_APART = re.compile("[\u3400-\u9fff][A-Za-z0-9]|[A-Za-z0-9][\u3400-\u9fff]")
 _MARKS = {"; ": "；", ": ": "：", ". ": "。", ", ": "，", ".": "。", ":": "：", ";": "；"}
 _NAME = r"""[\w.\[\]'"=-]+"""
 _NAMES = re.compile(rf"(?=.*[._'=-])(?=.*\b(and|or) )((and|or) )?{_NAME}( (and|or) {_NAME})*")
@@ -168,16 +169,15 @@ def _look_up(text: str, language: str) -> str | None:
 
 
 def _fill(told: str, values: list[str]) -> str:
-    """A translation with its values. A Chinese letter and a letter of English have a blank between them."""
+    """A translation with its values: a blank between a Chinese letter and an English word, and none between Chinese."""
     literals, holes = cut_template(told)
     filled = literals[0]
     for name, literal in zip(holes, literals[1:], strict=True):
-        for part in (values[int(name)], literal):
-            apart = _HAN.match(part[:1]) and filled[-1:].isascii() and filled[-1:].isalnum()
-            apart = apart or (part[:1].isascii() and part[:1].isalnum() and _HAN.match(filled[-1:]))
-            if part is not literal and _HAN.match(filled[-2:-1]) and filled[-1:] == " " and _HAN.match(part[:1]):
-                filled = filled[:-1]  # the blank is for an English word in this place
-            filled += f" {part}" if apart else part
+        value = values[int(name)]
+        if _HAN.match(value) and filled.endswith(" ") and _HAN.match(filled[-2:-1]):
+            filled = filled[:-1]  # it is there for an English word
+        for part in (value, literal):
+            filled += f" {part}" if _APART.fullmatch(filled[-1:] + part[:1]) else part
     return filled
 
 
