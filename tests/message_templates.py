@@ -287,14 +287,17 @@ def _is_message(template: str, forced: int) -> bool:
         return True
     if template in NOT_SHOWN or _CODE.fullmatch(template):
         return False
-    if re.fullmatch(r"(ropewalk|pip install|python) [^,;]*", template) and not re.search(r" (or|and|to) ", template):
+    if re.fullmatch(r"(ropewalk (?!does)|pip install |python )[^,;]*", template) and not re.search(
+        r" (or|and|to) ", template
+    ):
         return False  # a command
     if re.fullmatch(r"[\w.]+: [\w.{}]+", template) and not template.startswith(_PLACES):
         return False  # a key and its value
     words = _words(template)
     if " " not in template:
         return forced == 2 and (bool(words) or template == "FAIL")
-    return any(word[0].islower() for word in words) or (bool(words) and forced > 0)
+    said = bool(words) or template.startswith("it is ")
+    return any(word[0].islower() for word in words) or (said and forced > 0)
 
 
 def write_catalogue() -> None:

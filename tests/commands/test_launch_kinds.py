@@ -18,8 +18,11 @@ import jsonschema
 import pytest
 import yaml
 
+from ropewalk.cli.main import main
 from ropewalk.commands.launch import Asked, write_script
 from ropewalk.core.error import UserError
+from ropewalk.core.progress import set_quiet
+from ropewalk.core.translate import set_language
 from ropewalk.recipe.spec import Recipe
 
 QUANTITY = {"type": "string", "pattern": r"^[0-9]+(Gi|Mi)?$"}
@@ -340,3 +343,25 @@ def test_a_driver_of_ray_starts_torchrun_on_each_machine_and_goes_on_after_a_sto
     assert commands[0].startswith("exec ropewalk prepare") and "num_gpus" not in asked[0]
     assert len(commands) == 5 and all(f"NODE={index % 2}" in each for index, each in enumerate(commands[1:]))
     assert all("HEAD=10.0.0.1" in each and "--rdzv-endpoint=$HEAD:29500" in each for each in commands[1:])
+
+
+@pytest.mark.parametrize("kind", ["slurm", "k8s", "kubeflow", "sky", "ray"])
+def test_every_command_of_a_job_speaks_the_language_that_was_asked_for(
+    kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The options of all verbs are passed on, and nothing else in the script is in another language."""
+
+    def print_script(*options: str) -> str:
+        monkeypatch.setattr("sys.argv", ["ropewalk", "launch", kind, "qwen3-8b-128k", "seed=2", *options])
+        with pytest.raises(SystemExit):
+            main()
+        return capsys.readouterr().out
+
+    try:
+        spoken = print_script("--quiet", "--lang", "zh")
+    finally:
+        set_language("en")
+        set_quiet(False)
+    passed = " --lang zh --quiet"
+    assert spoken.count(passed) == spoken.count("seed=2") > 1
+    assert spoken.replace(passed, "") == print_script()

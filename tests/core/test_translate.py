@@ -1,8 +1,10 @@
 """Messages in Chinese: every message of the code has its translation, and what is printed is Chinese."""
 
+import ast
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -12,10 +14,12 @@ import message_templates
 from invented_run import write_run
 from message_templates import ZH, find_messages, read_entries
 from ropewalk.cli.main import main
-from ropewalk.core.catalogue import Catalogue, cut_template, spell_plurals
+from ropewalk.core.catalogue import Catalogue, Template, cut_template, spell_plurals
+from ropewalk.core.quantity import format_count
 from ropewalk.core.translate import set_language, translate_all, translate_label, translate_lines, translate_text
 from ropewalk.report import page
 from ropewalk.report.page import summarise, write_report
+from ropewalk.report.table import Table
 
 HAN = re.compile("[\u3400-\u9fff]")
 ENGLISH = re.compile(r"[a-z]+(?: [a-z]+){3,}")
@@ -23,6 +27,8 @@ ENGLISH = re.compile(r"[a-z]+(?: [a-z]+){3,}")
 CODE = re.compile(r"`[^`]*`|'[^']*'|[\w./-]+=\S+")
 TERMS = {"rank", "layers", "nats", "token", "s", "alpha", "beta", "gamma", "L", "c"}
 """Terms of the field that are the same in both languages."""
+PROSE = ("the same text", "a file", "Instructions are not cut.", "nor on the names of files.", "by document.")
+"""Sentences that end in the noun of a count."""
 ODD = ("a.*(b", "", "第一行\n第二行", "{0}{x}", "/tmp/x-y.json")
 
 
@@ -102,6 +108,7 @@ def test_values_stay_as_they_are() -> None:
     for number, (english, told) in enumerate(entries().items()):
         literals = spell_plurals(english)[-1]
         values = [ODD[(number + place) % len(ODD)] for place in range(len(literals) - 1)]
+        values = ["1,024"] if Template(literals, told).is_unit else values
         text = "".join(part + value for part, value in zip(literals, [*values, ""], strict=True))
         expected = told.format(*values)
         found = catalogue.find(text)
@@ -132,13 +139,64 @@ def test_the_most_letters_win_and_faults_inside_are_translated() -> None:
     assert tell("nothing failed") is None
 
 
+def find_nouns() -> dict[str, str]:
+    """The nouns of all counts in the source, each with its place; ``str`` of the expression where it is no literal."""
+    found = dict[str, str]()
+    for path in sorted(message_templates.SRC.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "format_count":
+                noun = node.args[1]
+                arms = (noun.body, noun.orelse) if isinstance(noun, ast.IfExp) else (noun,)
+                for arm in arms:
+                    text = arm.value if isinstance(arm, ast.Constant) else ast.unparse(arm)
+                    found.setdefault(str(text), f"{path.name}:{node.lineno}")
+    return found
+
+
+def test_every_count_has_its_noun() -> None:
+    lacking = {
+        noun: place
+        for noun, place in find_nouns().items()
+        for number in (1, 2048)
+        if translate_text(told := format_count(number, noun)) == told
+    }
+    assert lacking == {}, "others.json has an entry for a noun: {0} step{s}"
+
+
+def test_a_translation_is_set_like_chinese() -> None:
+    """Blanks beside English words; a list of keys, and the two readings of a length."""
+    for english, told in {
+        "2 ranks cannot be divided among 5 machines": "2 个 rank 不能平均分给 5 台机器",
+        "parallel.ranks and --nodes": "parallel.ranks 和 --nodes",
+        "it is for k8s, kubeflow, sky": "它只用于 k8s, kubeflow, sky",
+        "did you mean 16Ki (16,384) or 16000?": "是不是指 16Ki (16,384) 或 16000？",
+        "Input should be 'a', 'b' or 'c' (given: 'd')": "必须是 'a', 'b' 或 'c' (给出的是 'd')",
+        "'yrn' is not one of 'linear', 'yarn'; did you mean yarn?": "'yrn' 不在 'linear', 'yarn' 之中；是不是指 yarn？",
+        "  - the model keeps plain RoPE, which every engine supports": "  - 模型保持普通 RoPE，每个引擎都支持",
+    }.items():
+        assert translate_text(english) == told
+
+
 def test_what_is_no_message_stays() -> None:
-    for text in ("/data/the file", "tiny-base", "", "x = 3; y = 4", "no entry has these words, not one of them"):
+    for text in (
+        "/data/the file",
+        "tiny-base",
+        "",
+        "x = 3; y = 4",
+        "no entry has these words, not one of them",
+        *PROSE,
+    ):
         assert translate_text(text) == text
     assert translate_all({"model": ["base", 3, None], "what": "tokens"}) == {
         "model": ["base", 3, None],
         "what": "tokens",
     }
+    document = "Wrong input: the disk of 3 files is full, rank 0 waits"
+    told = {"why": "kept because the disk is full", "text": document, "begins": document}
+    assert translate_all(told)["text"] == document == translate_all(told)["begins"]
+    table = Table(["source", "text"], [["a", document]], "lw")
+    assert table.translated().cells[0][1].text != document
+    assert replace(table, quoted=1).translated().cells[0][1].text == document
     assert translate_label("tokens") != "tokens"
     set_language("en")
     assert translate_label("tokens") == "tokens"

@@ -50,6 +50,7 @@ def import_command(
 
 @app.command("launch")
 def launch_command(
+    context: typer.Context,
     scheduler: Annotated[
         str, typer.Argument(metavar="slurm|k8s|kubeflow|sky|ray", help="What starts jobs on your machines.")
     ],
@@ -89,5 +90,8 @@ def launch_command(
         time=time,
         prepare_jobs=prepare_jobs,
     )
-    script = write_script(scheduler, settled, argument=recipe, overrides=[*given, *decided], asked=asked)
-    print_result(script, as_json)
+    typed = context.find_root().params
+    options = [*(("--lang", typed["lang"]) if typed["lang"] != "en" else ()), *(["--quiet"] if typed["quiet"] else [])]
+    overrides = [*given, *decided]
+    script = write_script(scheduler, settled, argument=recipe, overrides=overrides, options=options, asked=asked)
+    print_result(script, as_json, is_code=True)

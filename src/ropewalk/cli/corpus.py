@@ -35,7 +35,7 @@ def corpus_card_command(recipe: RecipeArgument, overrides: Overrides = None, as_
     """Write corpus-card.md, the data card: amounts, origin, licences, languages, filters, examples of dropped text."""
     from ropewalk.commands.corpus import write_recipe_card
 
-    print_result(write_recipe_card(load_given(recipe, overrides)), as_json)
+    print_result(write_recipe_card(load_given(recipe, overrides)), as_json, is_code=True)
 
 
 @app.command("tokenise")

@@ -208,9 +208,8 @@ def schema_command(
     from ropewalk.recipe.schema import make_schema
 
     made = make_schema(kind)
-    print_result(
-        {**made, "text": tabulate_keys(kind) if table else json.dumps(made, indent=1, ensure_ascii=False)}, as_json
-    )
+    text = tabulate_keys(kind) if table else json.dumps(made, indent=1, ensure_ascii=False)
+    print_result({**made, "text": text}, as_json, is_code=True)
 
 
 def main() -> None:

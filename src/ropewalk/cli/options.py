@@ -56,16 +56,23 @@ def end_strictly(recipe: Any, strict: bool) -> None:
             raise typer.Exit(code)
 
 
-def print_result(result: dict[str, Any], as_json: bool) -> None:
-    """Print the result on the first rank: ``text`` for people, or with ``as_json`` everything else for programs."""
+def print_result(result: dict[str, Any], as_json: bool, *, is_code: bool = False) -> None:
+    """Print the result on the first rank: ``text`` for people, or with ``as_json`` everything else for programs.
+
+    ``is_code``: it is a file that other programs read, so ``--lang`` changes nothing in it.
+    """
     if not is_first():
         return
-    told = {key: translate_lines(each) if key == "text" else translate_all(each) for key, each in result.items()}
+    told = result if is_code else _translate_result(result)
     emit("result", **{key: value for key, value in told.items() if key not in ("event", "time", "process")})
     if as_json:
         print(_to_json({key: value for key, value in told.items() if key != "text"}))
     else:
         print(told["text"])
+
+
+def _translate_result(result: dict[str, Any]) -> dict[str, Any]:
+    return {key: translate_lines(each) if key == "text" else translate_all(each) for key, each in result.items()}
 
 
 def show_part(part: str, recipe: Path, overrides: list[str] | None, as_json: bool) -> Any:

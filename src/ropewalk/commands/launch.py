@@ -9,7 +9,7 @@ machines must see the run folder.
 import re
 import shlex
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -53,8 +53,12 @@ class Asked:
     prepare_jobs: int = 1
 
 
-def write_script(kind: str, recipe: Recipe, *, argument: Path, overrides: list[str], asked: Asked) -> dict[str, Any]:
+def write_script(
+    kind: str, recipe: Recipe, *, argument: Path, overrides: list[str], options: Sequence[str] = (), asked: Asked
+) -> dict[str, Any]:
     """The text that starts ``recipe`` (read from ``argument``, with these overrides) as a job of ``kind``.
+
+    ``options`` are those that each command of the job gets, such as ``--quiet``.
 
     Raises UserError where the ranks cannot be divided evenly over the machines or do not fit on them, for an unknown
     kind, and for what the kind cannot use.
@@ -94,7 +98,7 @@ def write_script(kind: str, recipe: Recipe, *, argument: Path, overrides: list[s
         restarts=recipe.parallel.restarts,
         run=recipe.run,
         image=asked.image,
-        arguments=shlex.join([str(argument.resolve() if here else argument), *overrides]),
+        arguments=shlex.join([str(argument.resolve() if here else argument), *overrides, *options]),
     )
     text = KINDS[kind](target)
     return {

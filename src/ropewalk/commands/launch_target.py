@@ -32,7 +32,7 @@ class Target:
     run: str
     image: str
     arguments: str
-    """The recipe and its overrides, quoted for a shell."""
+    """The recipe, its overrides and the options of all verbs, quoted for a shell."""
 
     def node_command(self, *, address: str, index: str, id: str) -> str:
         """The shell command of one machine. ``address`` is the first machine's, ``index`` this machine's number."""

@@ -6,12 +6,16 @@ plural, which may be there or not. A text is compared with all templates, and th
 """
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from string import Formatter
+
+_WORD, _DIGIT = re.compile(" [A-Za-z]+"), re.compile(r"\d")
+_PROSE = re.compile(r"[a-z]+ [a-z]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,11 @@ class Template:
             ends = self.literals[:-2]
         return bool(self.literals[0].strip()) and bool(ends) and ends[-1].endswith(": ")
 
+    @property
+    def is_unit(self) -> bool:
+        """Whether it is a value and one word: ``{0} step{s}``. Any sentence may end in this word."""
+        return len(self.literals) == 2 and not self.literals[0] and _WORD.fullmatch(self.literals[1]) is not None
+
     def read(self, text: str) -> list[str] | None:
         """The values in the holes, if ``text`` is this message."""
         first, *inner, last = self.literals
@@ -48,7 +57,12 @@ class Template:
                 return None
             values.append(text[start:at])
             start = at + len(literal)
-        return [*values, text[start:end]]
+        values.append(text[start:end])
+        if self.is_unit and (
+            _PROSE.search(values[0]) or (self.told.startswith("{0}") and not _DIGIT.search(values[0]))
+        ):
+            return None
+        return values
 
 
 @dataclass(slots=True)

@@ -103,7 +103,9 @@ def _suggest(text: str) -> str:
         f"{match[1]}{own} ({int(number * _UNITS[own]):,})" if own.endswith("i") else str(int(number * _UNITS[own]))
         for own in spellings.get(unit, ())
     ]
-    return f"; did you mean {' or '.join(meant)}?" if meant else ""
+    if len(meant) == 2:
+        return f"; did you mean {meant[0]} or {meant[1]}?"
+    return f"; did you mean {meant[0]}?" if meant else ""
 
 
 def _whole(number: float, text: str) -> int:

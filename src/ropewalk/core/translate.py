@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from ropewalk.core.catalogue import Template, read_catalogue
+from ropewalk.core.catalogue import Template, cut_template, read_catalogue
 from ropewalk.core.columns import count_columns
 from ropewalk.core.error import UserError
 
@@ -26,7 +26,18 @@ _GAPS = re.compile(r"(\s{2,})")
 _EDGES = " .;:,\n\t"
 _ENGLISH = re.compile(r"[a-z]+(?: [a-z]+)+")
 _HAN = re.compile("[\u3400-\u9fff]")
+_APART = re.compile("[\u3400-\u9fff][A-Za-z0-9]|[A-Za-z0-9][\u3400-\u9fff]")
 _MARKS = {"; ": "；", ": ": "：", ". ": "。", ", ": "，", ".": "。", ":": "：", ";": "；"}
+_NAME = r"""[\w.\[\]'"=-]+"""
+_NAMES = re.compile(rf"(?=.*[._'=-])(?=.*\b(and|or) )((and|or) )?{_NAME}( (and|or) {_NAME})*")
+"""Keys, options and words in quotes, joined to a list: ``parallel.ranks and --nodes``."""
+_OF_DOCUMENTS = ("text", "begins", "ends")
+"""Keys of results that hold words of documents."""
+_CONJUNCTION = re.compile(r"(?<!\S)(and|or)(?= )")
+_POINT = re.compile(r" *- (?=\S)")
+"""What a line of a list begins with."""
+_HINT = "; did you mean "
+"""What may follow any message; a value at its end would take it."""
 _MOST_PARTS = 12
 """Parts of a line that are taken together to find one message."""
 
@@ -77,13 +88,13 @@ def translate_label(text: str) -> str:
 
 
 def translate_all(value: Any) -> Any:
-    """JSON-like data with every message in it translated; keys and single words stay."""
+    """JSON-like data with every message in it translated; keys, single words and words of documents stay."""
     if _SPEECH.language == "en":
         return value
     if isinstance(value, str):
         return translate_text(value)
     if isinstance(value, dict):
-        return {key: translate_all(each) for key, each in value.items()}
+        return {key: each if key in _OF_DOCUMENTS else translate_all(each) for key, each in value.items()}
     return [translate_all(each) for each in value] if isinstance(value, list | tuple) else value
 
 
@@ -111,6 +122,11 @@ def _translate(text: str, language: str) -> str:
     """A message, else each of its lines, else the parts of the line."""
     if text.lstrip().startswith("| "):
         return text  # words of a document, which are shown beside such a bar
+    if (point := _POINT.match(text)) is not None:
+        return point.group() + _translate(text[point.end() :], language)
+    before, hint, after = text.rpartition(_HINT)
+    if before:
+        return f"{_translate(before, language)}；{_translate(hint.removeprefix('; ') + after, language)}"
     label, rest = text[:LABEL_COLUMNS].rstrip(), text[LABEL_COLUMNS + 1 :]
     if rest and text[LABEL_COLUMNS] == " " and (word := read_catalogue(language).whole.get(label)):
         return f"{word}{' ' * (LABEL_COLUMNS - count_columns(word))} {_translate(rest, language)}"
@@ -148,8 +164,21 @@ def _look_up(text: str, language: str) -> str | None:
         return None
     template, values = found
     before, _, after = text.partition(text.strip(_EDGES))
-    told = template.told.format(*(_translate(value, language) for value in values))
+    told = _fill(template.told, [_translate(value, language) for value in values])
     return f"{_MARKS.get(before, before)}{told}{_MARKS.get(after, after) if _HAN.match(told[-1:]) else after}"
+
+
+def _fill(told: str, values: list[str]) -> str:
+    """A translation with its values: a blank between a Chinese letter and an English word, and none between Chinese."""
+    literals, holes = cut_template(told)
+    filled = literals[0]
+    for name, literal in zip(holes, literals[1:], strict=True):
+        value = values[int(name)]
+        if _HAN.match(value) and filled.endswith(" ") and _HAN.match(filled[-2:-1]):
+            filled = filled[:-1]  # it is there for an English word
+        for part in (value, literal):
+            filled += f" {part}" if _APART.fullmatch(filled[-1:] + part[:1]) else part
+    return filled
 
 
 def _find(text: str, language: str) -> tuple[Template, list[str]] | None:
@@ -166,7 +195,7 @@ def _find(text: str, language: str) -> tuple[Template, list[str]] | None:
 def _translate_parts(parts: list[str], language: str) -> Iterator[str]:
     """The parts of a line: texts, and the marks between them. Neighbours that are one message are taken together."""
     if len(parts) == 1:
-        yield parts[0]
+        yield _join_names(parts[0])
         return
     at = 0
     while at < len(parts):
@@ -176,8 +205,15 @@ def _translate_parts(parts: list[str], language: str) -> Iterator[str]:
                 found.append((match[0].letters, end))
         end = max(found)[1] if found else at + 1
         told = _look_up("".join(parts[at:end]), language) if found else None
-        yield parts[at] if told is None else told
+        yield _join_names(parts[at]) if told is None else told
         at = end
         if at < len(parts):
             yield _MARKS.get(parts[at], parts[at]) if told is not None else parts[at]
             at += 1
+
+
+def _join_names(text: str) -> str:
+    """A list of names with Chinese words between them; any other text as it is."""
+    if not _NAMES.fullmatch(text):
+        return text
+    return _CONJUNCTION.sub(lambda found: "和" if found.group() == "and" else "或", text)

@@ -96,4 +96,5 @@ def _tabulate_copies(reason: str, pairs: Sequence[Mapping[str, Any]]) -> Table:
         "similarity",
         "text" if reason.startswith("exact") else "text, from where they differ",
     ]
-    return Table(columns, rows, "llwrrw", f"Dropped as {reason}: {format_count(len(pairs), 'example')}.")
+    caption = f"Dropped as {reason}: {format_count(len(pairs), 'example')}."
+    return Table(columns, rows, "llwrrw", caption, quoted=len(columns) - 1)

@@ -37,7 +37,7 @@ def _tabulate(source: str, page: Mapping[str, Any]) -> Table:
                 text = " ".join(document["text"].split())
                 rows.append([f"{side} {bound}", f"{document['value']:.4g}", shorten(document["id"]), text])
     caption = f"{page['column']} of {source}: the documents that are nearest to each threshold."
-    return Table(["", "value", "document", "text"], rows, "wrww", caption)
+    return Table(["", "value", "document", "text"], rows, "wrww", caption, quoted=3)
 
 
 def _draw(source: str, page: Mapping[str, Any]) -> Picture:

@@ -39,6 +39,8 @@ class Table:
     """True if the last row is the sum of the others."""
     labels: int = -1
     """The column whose texts are labels of our own, which are translated even if they are one word."""
+    quoted: int = -1
+    """The column with words of documents, which are never translated."""
 
     def __post_init__(self) -> None:
         assert all(len(row) == len(self.columns) == len(self.align) for row in self.rows), self.columns
@@ -52,7 +54,11 @@ class Table:
         """The table in the language that was asked for. Of cells, only verdicts and messages are translated."""
         rows = [
             [
-                TableCell((translate_label if each.mark or at == self.labels else translate_text)(each.text), each.mark)
+                each
+                if at == self.quoted
+                else TableCell(
+                    (translate_label if each.mark or at == self.labels else translate_text)(each.text), each.mark
+                )
                 for at, each in enumerate(row)
             ]
             for row in self.cells
