@@ -34,6 +34,7 @@ from ropewalk.shape.read import read_shape
 from ropewalk.train.stage import train_stage
 from tiny_run import make_recipe
 from tiny_tokenizer import write_tokenizer
+from tiny_wrappers import save_wrapper
 
 CONTEXT_TOKENS, BASE_TOKENS = 64, 32
 RULES = (LayerRule(), LayerRule(mixer="gated_delta"))
@@ -208,6 +209,13 @@ def test_bases_and_patterns_that_no_class_can_run(
     with pytest.raises(UserError, match="cannot become gated delta nets") as refused:
         stretch_stage(make_stage(layers=layers), read_shape(tmp_path))
     assert told in refused.value.why
+
+
+def test_a_multimodal_base_is_refused(tmp_path: Path) -> None:
+    base = save_wrapper(tmp_path, "internvl")
+    with pytest.raises(UserError, match="cannot become gated delta nets") as refused:
+        extend(base, tmp_path / "out", rope=Theta(theta=1e6), layers=RULES, context_tokens=CONTEXT_TOKENS)
+    assert "parts that are not text" in refused.value.why and not (tmp_path / "out").exists()
 
 
 def test_another_class_is_refused_by_name_and_by_check(tmp_path: Path) -> None:
