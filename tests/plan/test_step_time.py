@@ -1,5 +1,6 @@
 """The time of a step against published ones of a million tokens, and its bytes against operators that are counted."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -13,7 +14,7 @@ from transformers import AttentionInterface, LlamaConfig, LlamaModel, Qwen3Confi
 from ropewalk.plan.devices import find_device
 from ropewalk.plan.elementwise import elementwise_bytes
 from ropewalk.plan.flops import token_flops
-from ropewalk.plan.hardware import KNOWN, make_machine
+from ropewalk.plan.hardware import KNOWN, describe_cpu, make_machine
 from ropewalk.plan.savings import Savings
 from ropewalk.plan.step_time import (
     UNFITTED,
@@ -157,6 +158,21 @@ def test_what_was_free_has_a_price(shapes: Mapping[str, ModelShape]) -> None:
     assert attention_share(shape, token_flops(shape, 131_072), CUDNN) > 0.99
     narrow = shapes["llama-1b"]
     assert attention_share(narrow, token_flops(narrow, 131_072), CUDNN) == pytest.approx(0.65, rel=0.01)
+
+
+@pytest.mark.parametrize("tokens", [100, 512, 2048, 8192])
+def test_a_cpus_rate_follows_the_blocks_of_keys_that_its_kernel_computes(
+    tokens: int, shapes: Mapping[str, ModelShape]
+) -> None:
+    """Whole blocks of 512 keys, but no key after the document; the rate was measured on 2,048 tokens."""
+
+    def count_share(length: int) -> float:
+        computed = sum(min(length, 512 * math.ceil((query + 1) / 512)) for query in range(length))
+        return length * (length + 1) / 2 / computed
+
+    shape, cpu = shapes["llama-8b"], describe_cpu(1e11, ranks=1, source="test")
+    share = attention_share(shape, token_flops(shape, tokens), cpu)
+    assert share == pytest.approx(count_share(tokens) / count_share(2048), rel=0.011)
 
 
 def test_hidden_messages_cost_their_share(shapes: Mapping[str, ModelShape]) -> None:

@@ -4,11 +4,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from pydantic import ValidationError
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3_5ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
+from packs import pack
+from ropewalk import parallelize
 from ropewalk.checkpoint.load import load_weights, newest
 from ropewalk.core.artifact import read_manifest
 from ropewalk.core.error import UserError
@@ -17,7 +21,10 @@ from ropewalk.model.export import export
 from ropewalk.model.extend import extend
 from ropewalk.model.lazy_weights import read_weights
 from ropewalk.model.load import load_model
+from ropewalk.model.model_with_loss import ModelWithLoss
+from ropewalk.parallel.collective import sum_over_ranks
 from ropewalk.parallel.launch import run_ranks
+from ropewalk.partition import local_shard, partition_tokens
 from ropewalk.recipe.check import check
 from ropewalk.recipe.stage import Stage
 from ropewalk.recipe.stretch import stretch_stage
@@ -27,6 +34,7 @@ from ropewalk.shape.read import read_shape
 from ropewalk.train.stage import train_stage
 from tiny_run import make_recipe
 from tiny_tokenizer import write_tokenizer
+from tiny_wrappers import save_wrapper
 
 CONTEXT_TOKENS, BASE_TOKENS = 64, 32
 RULES = (LayerRule(), LayerRule(mixer="gated_delta"))
@@ -131,6 +139,35 @@ def test_only_new_layers_move_first_and_a_resumed_run_is_the_same(
     export(straight, extended, tmp_path / "out", dtype="float32")
     theirs, report = AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert type(theirs) is Qwen3_5ForCausalLM and not report["missing_keys"] and not report["unexpected_keys"]
+    ours, tokens = load_model(tmp_path / "out"), torch.arange(3, 60)[None]
+    with torch.no_grad():
+        packed = ours(**parallelize(ours).cut(tokens, document_ids=torch.tensor([[0] * 20 + [1] * 37]))).logits
+        apart = torch.cat([theirs.eval()(part).logits for part in tokens.split([20, 37], dim=1)], dim=1)
+    torch.testing.assert_close(packed, apart, rtol=0, atol=1e-5)
+
+
+def test_two_context_ranks_learn_as_one_does(extended: Path) -> None:
+    """The loss of packed documents and all gradients, in float64."""
+    document, generator = pack([33, 1, 22], 64), torch.Generator().manual_seed(1)
+    tokens, labels = (torch.randint(97, document.shape, generator=generator).numpy() for _ in range(2))
+    positions = np.concatenate([np.arange(length) for length in (33, 1, 22, 8)])[None]
+    fields = (tokens, positions, labels, (document >= 0).astype(np.float64))
+    learner = ModelWithLoss(load_model(extended).double()).train()
+
+    def learn(ranks: int) -> dict[str, torch.Tensor]:
+        rank, group = (dist.get_rank(), dist.group.WORLD) if ranks > 1 else (0, None)
+        partition = partition_tokens(document, ranks=ranks)
+        own = (torch.from_numpy(local_shard(partition, rank, field)) for field in fields)
+        loss, _, _ = learner(*own, partition=partition, context_group=group)
+        loss.backward()
+        found = {name: each.grad for name, each in learner.named_parameters()} | {"loss": loss.detach()}
+        return {name: sum_over_ranks(each) if ranks > 1 else each for name, each in found.items()}
+
+    shared = run_ranks(learn, 2, 2)
+    alone = learn(1)
+    for found in shared:
+        for name, expected in alone.items():
+            assert (found[name] - expected).norm() <= 1e-6 * expected.norm(), name
 
 
 @pytest.mark.parametrize(
@@ -172,6 +209,13 @@ def test_bases_and_patterns_that_no_class_can_run(
     with pytest.raises(UserError, match="cannot become gated delta nets") as refused:
         stretch_stage(make_stage(layers=layers), read_shape(tmp_path))
     assert told in refused.value.why
+
+
+def test_a_multimodal_base_is_refused(tmp_path: Path) -> None:
+    base = save_wrapper(tmp_path, "internvl")
+    with pytest.raises(UserError, match="cannot become gated delta nets") as refused:
+        extend(base, tmp_path / "out", rope=Theta(theta=1e6), layers=RULES, context_tokens=CONTEXT_TOKENS)
+    assert "parts that are not text" in refused.value.why and not (tmp_path / "out").exists()
 
 
 def test_another_class_is_refused_by_name_and_by_check(tmp_path: Path) -> None:

@@ -128,6 +128,18 @@ def test_another_operator_than_the_one_that_we_know_is_refused(
         train("bitsandbytes", 1)
 
 
+def test_an_operator_that_refuses_its_arguments_is_told(installed: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """bitsandbytes raises ValueError for a name or a type that its kernel lacks."""
+
+    def refuse(*_: Any) -> None:
+        raise ValueError("Unsupported gradient dtype\nand more")
+
+    monkeypatch.setattr(moments_kernel, "find_trial_fault", refuse)
+    with pytest.raises(UserError, match="cannot move the moments") as raised:
+        train("bitsandbytes", 1)
+    assert raised.value.why == "it cannot run here: Unsupported gradient dtype"
+
+
 def test_a_missing_package_and_moments_that_are_not_bytes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ropewalk.recipe.parallel.find_spec", lambda _: None)
     with pytest.raises(UserError, match="needs the package bitsandbytes") as raised:

@@ -27,10 +27,8 @@ from jaxtyping import Float32
 from torch import Tensor
 from transformers import AutoConfig
 
-from ropewalk.core.error import UserError
 from ropewalk.core.seed import seed_for
 from ropewalk.model.architectures import class_of, tied_names
-from ropewalk.model.folder import read_config
 from ropewalk.model.lazy_weights import LazyWeights, read_weights
 from ropewalk.model.write_weights import write_weights
 from ropewalk.shape.change_layers import CONVERTED, TAPS
@@ -47,16 +45,8 @@ def convert_weights(
 ) -> dict[str, Any]:
     """Write the weights of ``base``, a model of ``shape``, with these ``layers`` as gated delta nets, into ``work``.
 
-    ``work`` has the config.json of the converted model. Returns the facts for the manifest. Raises UserError for a
-    multimodal base.
+    ``work`` has the config.json of the converted model. Returns the facts for the manifest.
     """
-    if "text_config" in read_config(base):
-        raise UserError(
-            "layers cannot become gated delta nets",
-            where="layers",
-            why="the base has parts that are not text, and no class of transformers has them beside such layers",
-            fix="choose a base of text alone",
-        )
     stored = read_weights(base)
     with torch.device("meta"):
         skeleton = class_of(CONVERTED[shape.architecture])(AutoConfig.from_pretrained(work, local_files_only=True))

@@ -190,8 +190,11 @@ def attention_share(shape: ModelShape, flops: TokenFlops, machine: Machine) -> f
 
 
 def _block_share(document_tokens: float) -> float:
-    """Pairs that count over those that torch's CPU kernel computes, which skips hidden keys in whole blocks only."""
-    return document_tokens / (document_tokens + _BLOCK_TOKENS)
+    """Pairs that count over those that torch's CPU kernel computes, which skips hidden keys in whole blocks only.
+
+    A document of less than a block has all its keys computed: half of them count.
+    """
+    return document_tokens / (document_tokens + min(_BLOCK_TOKENS, document_tokens))
 
 
 def _tile_seconds(shape: ModelShape, work: Work, savings: Savings, machine: Machine) -> float:

@@ -152,7 +152,7 @@ class Stage(Spec):
                 "stage"
             )
         if self.experimental.frozen_steps > self.steps:
-            raise ValueError(f"experimental.frozen_steps: the stage has only {self.steps} steps")
+            raise ValueError(f"experimental.frozen_steps: the stage has only {format_count(self.steps, 'step')}")
         for key, why in _NOT_WITH_MIXERS.items():
             if getattr(self, key) != Stage.model_fields[key].default:
                 raise ValueError(f"{key}: {why}, so it cannot be used in a stage with mixer: gated_delta")

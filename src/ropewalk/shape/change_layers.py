@@ -48,7 +48,7 @@ def list_converted(shape: ModelShape, positions: Sequence[LayerPosition]) -> tup
 
 def _convert_shape(shape: ModelShape, made: ModelShape) -> ModelShape:
     positions, layers = made.positions, list_converted(shape, made.positions)
-    _refuse(shape, positions, layers)
+    _check_base(shape, positions, layers)
     name = CONVERTED[shape.architecture]
     family = require_row(name)
     assert family.recurrent is not None
@@ -73,8 +73,14 @@ def convert_config(
 ) -> dict[str, Any]:
     """The config.json of the converted model with the positions of its base; ``config`` and ``shape`` are the base's.
 
-    Its layers with attention are then spelled as those of any model of its class.
+    Its layers with attention are then spelled as those of any model of its class. Raises UserError for a multimodal
+    base.
     """
+    if "text_config" in config:
+        raise _refuse(
+            "the base has parts that are not text, and no class of transformers has them beside such layers",
+            "choose a base of text alone",
+        )
     name = CONVERTED[shape.architecture]
     word = require_row(name).recurrent.word  # type: ignore[union-attr]
     kinds = [FULL if layer.mixer is None else word for layer in positions]
@@ -102,25 +108,26 @@ def _sizes(shape: ModelShape) -> dict[str, int]:
     }
 
 
-def _refuse(shape: ModelShape, positions: tuple[LayerPosition, ...], layers: tuple[int, ...]) -> None:
-    def refuse(why: str, fix: str) -> UserError:
-        return UserError("layers cannot become gated delta nets", where="layers", why=why, fix=fix)
+def _refuse(why: str, fix: str) -> UserError:
+    return UserError("layers cannot become gated delta nets", where="layers", why=why, fix=fix)
 
+
+def _check_base(shape: ModelShape, positions: tuple[LayerPosition, ...], layers: tuple[int, ...]) -> None:
     if shape.architecture not in CONVERTED:
-        raise refuse(
+        raise _refuse(
             f"no class of transformers has gated delta nets beside layers with the attention of {shape.architecture}; "
             f"{', '.join(CONVERTED.values())} has them beside that of {', '.join(CONVERTED)}",
             f"choose a base of {', '.join(CONVERTED)}",
         )
     if shape.qkv_bias or shape.output_bias:
-        raise refuse("the attention of this base has biases, and gated delta nets have none", "choose another base")
+        raise _refuse("the attention of this base has biases, and gated delta nets have none", "choose another base")
     if len(layers) == shape.layers:
-        raise refuse("no layer would keep attention", "leave at least one line of layers without mixer")
+        raise _refuse("no layer would keep attention", "leave at least one line of layers without mixer")
     if any(shape.positions[layer].window_tokens is not None for layer in layers):
-        raise refuse("a layer with a window does not see what a state holds", "choose layers with full attention")
+        raise _refuse("a layer with a window does not see what a state holds", "choose layers with full attention")
     others = [layer for layer in positions if layer.mixer is None]
     if any(layer.window_tokens or layer.log_n_tokens or layer.bias for layer in others):
-        raise refuse(
+        raise _refuse(
             f"{CONVERTED[shape.architecture]} has no windows, temperatures or biases in its layers with attention",
             "remove them from the other lines of layers",
         )

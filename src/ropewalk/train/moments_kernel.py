@@ -43,7 +43,7 @@ def load_moments_kernel(kernel: MomentsKernel, device: torch.device, *, ours: Mo
     try:
         import_module(kernel)
         fault = find_trial_fault(move_matrix, ours, device)
-    except (ImportError, OSError, RuntimeError, AttributeError) as error:
+    except (ImportError, OSError, AttributeError, TypeError, ValueError, RuntimeError) as error:
         fault = f"it cannot run here: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
     if fault:
         raise UserError(

@@ -240,6 +240,7 @@ def settle_kernels(context: StageContext) -> str | None:
             Demand("cuda", dtype, shape.heads_of(layer)[1], position.window_tokens is not None, soft_cap=bent)
         )
         for layer, position in enumerate(shape.positions)
+        if position.mixer is None
     }
     if len(set(kernels.values())) == 1:
         return next(iter(kernels.values()))
