@@ -31,7 +31,7 @@ def sweep_on_ray(path: Path, overrides: Sequence[str], spec: RayTasks) -> None:
     # `ray=null` comes last: the task does cells and starts no tasks.
     command = [sys.executable, "-m", "ropewalk", "sweep", str(path), *overrides, "ray=null", "--json"]
     running = [work.remote(command, str(Path.cwd())) for _ in range(spec.tasks)]
-    say(f"{spec.tasks} tasks on Ray, {spec.cpus} cores and {spec.gpus} GPUs each")
+    say(f"tasks on Ray: {spec.tasks}, cores of each: {spec.cpus}, GPUs of each: {spec.gpus}")
     try:
         while running:
             (done, *_), running = ray.wait(running, num_returns=1)
