@@ -1,4 +1,4 @@
-"""The Dockerfile, read and held against the rules that a linter of such files has; no container engine is needed."""
+"""The Dockerfile against the rules that a linter of such files has, without a container engine; and the extras."""
 
 import re
 import tomllib
@@ -54,3 +54,10 @@ def test_what_is_copied_is_there_and_enters_the_build() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     asked = {each for _, rest in read() for each in ",".join(re.findall(r"\.\[([a-z,]+)\]", rest)).split(",") if each}
     assert asked and asked <= set(extras)
+
+
+def test_the_page_about_installing_names_every_extra_of_users() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    table = (ROOT / "docs" / "install.md").read_text().partition("| extra |")[2].partition("\n\n")[0]
+    named = {each for row in table.splitlines() for each in re.findall(r"`(\w+)`", row.partition(" | ")[0])}
+    assert named == set(extras) - {"test", "check", "docs"}

@@ -1,6 +1,7 @@
 """``ropewalk corpus ...`` as a person types it: report, mix, one share of an array, export."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,7 @@ def test_shares_then_prepare_then_report_mix_and_export(recipe: Path, tmp_path: 
         say("corpus", "export", str(recipe), str(tmp_path / "out"), "--format", "olmo")
     dry = CliRunner().invoke(app, ["run", str(recipe), f"run={tmp_path / 'dry'}", "stages.0.tokens=90M"])
     assert isinstance(dry.exception, UserError) and "more than max_repeats" in dry.exception.why
+    assert re.match(r"give it at most \d+\.\d+%, .*raise max_repeats to \d", dry.exception.fix)
     assert "== prepare" in dry.stderr and "== extend" not in dry.stderr, "nothing is done after text runs dry"
     again = CliRunner().invoke(app, ["prepare", str(recipe), f"run={tmp_path / 'dry'}", "stages.0.tokens=90M"])
     assert isinstance(again.exception, UserError), "a second try says the same, though the corpus is there"

@@ -46,6 +46,8 @@ def test_a_kind_is_a_context_length_as_recipes_write_it(kind: str, tmp_path: Pat
     for wrong in ("64KiB", "many", "-4", "0"):
         with pytest.raises(UserError, match="unknown kind"):
             new_recipe(wrong, model="tiny-base", out=tmp_path / "other.yaml")
+    with pytest.raises(UserError, match="2K may mean two lengths"):
+        new_recipe("2K", model="tiny-base", out=tmp_path / "other.yaml")
     found = [_find_kind(each) for each in ("16k", "16Ki", "32k", "64Ki", "1Mi")]
     assert [(each.context_tokens, each.context) for each in found] == [
         *([(16384, 2)] * 2), (32768, 4), (65536, 4), (1 << 20, 8),
@@ -53,7 +55,9 @@ def test_a_kind_is_a_context_length_as_recipes_write_it(kind: str, tmp_path: Pat
 
 
 def test_the_place_of_the_text_is_given_with_data(tmp_path: Path) -> None:
-    for number, data in enumerate(("my text/all of it.jsonl", "s3://bucket/web", '{odd} "name".txt')):
+    for number, data in enumerate(
+        ("my text/all of it.jsonl", "s3://bucket/web", '{odd} "name".txt', "2024", "~", "true")
+    ):
         alone, mixed = tmp_path / f"{number}.yaml", tmp_path / f"{number}-domain.yaml"
         new_recipe("2Ki", model="tiny-base", out=alone, data=data)
         recipe = load_recipe(alone)

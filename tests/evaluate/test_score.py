@@ -5,7 +5,12 @@ import math
 import numpy as np
 import pytest
 
-from ropewalk.evaluate.score import Estimate, difference, mean, mean_of, ratio, wilson
+from ropewalk.evaluate.score import Estimate, difference, mean, mean_of, ratio, wilson_of_prompts
+
+
+def wilson(correct: int, count: int) -> tuple[float, float, float]:
+    """The interval where each answer has a prompt of its own, so that all are independent."""
+    return wilson_of_prompts(np.repeat([1.0, 0.0], [correct, count - correct]), np.ones(count))
 
 
 @pytest.mark.parametrize(

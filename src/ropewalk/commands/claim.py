@@ -76,13 +76,19 @@ def _refuse_errors(recipe: Recipe) -> None:
 
 
 def refuse_findings(findings: Sequence[Finding], *, fix: str) -> None:
-    """Print each broken rule as a line for people. Raises UserError, with ``fix``, for the first that is an error."""
+    """Print each broken rule as a line for people. Raises UserError for the first that is an error.
+
+    ``fix`` is for one that has none of its own.
+    """
     for finding in findings:
         warn(str(finding))
     for finding in findings:
         if finding.level == "error":
             raise UserError(
-                "the recipe breaks a rule", where=finding.key, why=f"{finding.message} ({finding.source})", fix=fix
+                "the recipe breaks a rule",
+                where=finding.key,
+                why=f"{finding.message} ({finding.source})",
+                fix=finding.fix or fix,
             )
 
 

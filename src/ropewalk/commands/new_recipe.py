@@ -72,8 +72,6 @@ _KINDS = {"domain": _Kind(None, 8, 4, domain=5), "lora-1gpu": _Kind(None, 1, 1, 
 _OFFERED = f"a context length such as 32Ki, {', '.join(_KINDS)}"
 _CONTEXT_RANKS = ((16384, 2), (65536, 4))
 """Up to a length, the ranks that share a sequence; 8 beyond."""
-_PLAIN = re.compile(r"[\w./~-]+")
-"""Paths that need no quotes in YAML."""
 _THOUSANDS = re.compile(r"(\d+)k")
 """Lengths as many write them: ``32k`` means 32Ki."""
 
@@ -113,9 +111,16 @@ def new_recipe(kind: str, *, model: str | None, out: Path | None, data: str | No
 
 
 def _find_kind(kind: str) -> _Kind:
-    """The kind of that name, or of that context length. Raises UserError where it is neither."""
+    """The kind of that name, or of that context length. Raises UserError where it is neither, or two lengths."""
     if kind in _KINDS:
         return _KINDS[kind]
+    if re.fullmatch(r"[\d.]+K", kind):
+        raise UserError(
+            f"{kind} may mean two lengths",
+            where="the command line",
+            why=f"K is 1,000 in a recipe, and many write it for 1,024; {kind[:-1]}Ki is the power of two",
+            fix=f"ropewalk new {kind[:-1]}Ki, or the number of tokens",
+        )
     try:
         tokens = parse_count(_THOUSANDS.sub(r"\1Ki", kind))
     except ValueError:
@@ -182,10 +187,11 @@ def _trains_alone(kind: str, data: str | None) -> bool:
 
 def _list_sources(kind: str, data: str | None) -> str:
     """The key ``sources``: the user's text at ``data``, or places to put text of each role."""
-    quoted = json.dumps(data or "data/domain", ensure_ascii=False)
-    named = quoted[1:-1] if _PLAIN.fullmatch(quoted[1:-1]) else quoted
     template = _OWN_ALONE if _trains_alone(kind, data) else _SOURCES
-    return template.format(data=named, told=_ENGLISH if data is None else "")
+    if data is None:
+        return template.format(data="data/domain", told=_ENGLISH)
+    # In quotes, because YAML reads a folder such as 2024 as a number. A string of JSON is one of YAML.
+    return template.format(data=json.dumps(data, ensure_ascii=False), told="")
 
 
 def _list_near(kind: str) -> list[str]:

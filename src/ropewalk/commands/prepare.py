@@ -44,9 +44,8 @@ def prepare_corpus(recipe: Recipe, folder: RunFolder) -> None:
     is_new = not is_finished(folder.corpus)
     if is_new:
         _build_corpus(recipe, folder)
-    if is_new or not is_finished(
-        folder.extended(0)
-    ):  # now, and not when the model is extended or after days of training
+    # Now, and not when the model is extended or after days of training.
+    if is_new or not is_finished(folder.extended(0)):
         base_tokens = base_context(recipe, read_base_shape(recipe))
         findings = [*check_corpus(recipe, open_corpus(folder.corpus), base_tokens)]
         refuse_findings(findings, fix="correct that key, or add text to the sources; then the same command continues")

@@ -14,7 +14,6 @@ from typing import Any
 
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
-from ropewalk.core.quantity import format_count
 from ropewalk.core.ray_cluster import start_ray
 from ropewalk.recipe.sweep import RayTasks
 
@@ -32,7 +31,7 @@ def sweep_on_ray(path: Path, overrides: Sequence[str], spec: RayTasks) -> None:
     # `ray=null` comes last: the task does cells and starts no tasks.
     command = [sys.executable, "-m", "ropewalk", "sweep", str(path), *overrides, "ray=null", "--json"]
     running = [work.remote(command, str(Path.cwd())) for _ in range(spec.tasks)]
-    say(f"{format_count(spec.tasks, 'task')} on Ray; CPU cores of each: {spec.cpus}, GPUs of each: {spec.gpus}")
+    say(f"tasks on Ray: {spec.tasks}, cores of each: {spec.cpus}, GPUs of each: {spec.gpus}")
     try:
         while running:
             (done, *_), running = ray.wait(running, num_returns=1)

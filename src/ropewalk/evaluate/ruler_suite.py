@@ -3,8 +3,7 @@
 The prompt and the tokens that may be written fill each length together. Writing ends at the end token, at the task's
 number of tokens, or as soon as every reference is there: more text cannot change the score. The answers are read with
 the prompts, so each task has an answer loss too (retrieval.py), and a right answer is not written token by token. The
-effective length is RULER's: the
-largest one whose mean over the tasks is above what Llama 2 7B reaches at 4Ki.
+effective length is RULER's: the largest one whose mean over the tasks is above what Llama 2 7B reaches at 4Ki.
 """
 
 from collections.abc import Iterator, Sequence

@@ -41,13 +41,8 @@ class Estimate:
         return self.value, self.value - half, self.value + half
 
 
-def wilson(correct: float, count: float) -> Interval:
-    """The share of ``correct`` among ``count`` > 0 (Wilson 1927)."""
-    assert 0 <= correct <= count and count > 0
-    return _wilson(correct / count, count)
-
-
 def _wilson(share: float, count: float) -> Interval:
+    """The interval of a ``share`` of ``count`` > 0 independent answers (Wilson 1927)."""
     square = Z**2 / count
     middle = (share + square / 2) / (1 + square)
     half = Z * math.sqrt(share * (1 - share) / count + square / (4 * count)) / (1 + square)

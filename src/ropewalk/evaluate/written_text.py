@@ -4,15 +4,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int64
 
 from ropewalk.corpus.tokens.tokenizer import Tokenizer
 from ropewalk.evaluate.items import Item, pack_items
-from ropewalk.model.greedy_writer import GreedyWriter, Written, write_greedily
+from ropewalk.model.greedy_writer import GreedyWriter, Tokens, Written, write_greedily
 
 _WRITTEN_TOKENS = 16384
 """Tokens of the prompts that are continued together: each step reads all weights once for all of them."""
-Tokens = Int64[np.ndarray, "_"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from ropewalk.core.quantity import format_length
 from ropewalk.corpus.inspect.sequence_faults import find_sequence_faults
 from ropewalk.corpus.mix.dataset import Dataset
 from ropewalk.corpus.mix.held_out_text import count_long, tell_long
-from ropewalk.corpus.mix.strata import Stratum
+from ropewalk.corpus.mix.strata import Stratum, advise_dry
 from ropewalk.corpus.tokens.corpus_folder import Corpus
 from ropewalk.corpus.tokens.joined_documents import JoinedDocuments
 from ropewalk.recipe.finding import Finding
@@ -78,10 +78,12 @@ def check_repeats(recipe: Recipe, index: int, strata: Sequence[Stratum]) -> Iter
         # With ``spread``, other sources replace an exhausted one. Planning the shares has already checked the total.
         return
     for stratum in strata:
-        repeats = stratum.share * stage.sequences * stage.context_length / stratum.tokens
+        tokens = stage.sequences * stage.context_length
+        repeats = stratum.share * tokens / stratum.tokens
         if repeats > most:
             message = f"{stratum.name} would be read {repeats:.1f} times, more than max_repeats {most:g}"
-            yield Finding("error", f"stages.{index}.tokens", message, "corpus.max_repeats")
+            fix = advise_dry(stratum, most * stratum.tokens / tokens, tokens)
+            yield Finding("error", f"stages.{index}.tokens", message, "corpus.max_repeats", fix)
         elif repeats > _MANY_REPEATS:
             message = f"{stratum.name} would be read {repeats:.1f} times"
             source = "Muennighoff et al. 2023 (2305.16264): to 4"

@@ -82,6 +82,15 @@ def split_source(
                 )
 
 
+def advise_dry(stratum: Stratum, largest_share: float, tokens: int) -> str:
+    """What to change where a stratum cannot give its share of ``tokens``; it has text for ``largest_share`` of them."""
+    repeats = np.ceil(stratum.share * tokens / stratum.tokens * 10) / 10
+    return (
+        f"give it at most {largest_share:.2%}, let other sources give the rest (when_dry: spread), add text, "
+        f"shorten the stage, or raise max_repeats to {repeats:g}"
+    )
+
+
 def share_out(
     strata: Sequence[Stratum],
     mix: Mapping[str, float],
