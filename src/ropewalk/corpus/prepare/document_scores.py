@@ -222,17 +222,17 @@ def _read_scores(source: Source, names: Sequence[str]) -> dict[str, dict[str, An
                 )
             scores[id], lines_of[id] = {name: entry[name] for name in names if name in entry}, number
             for name, value in scores[id].items():
-                _check_value(value, f"{path}, line {number}: {name}")
+                _check_value(name, value, f"{path}, line {number}")
     return scores
 
 
-def _check_value(value: Any, where: str) -> None:
+def _check_value(name: str, value: Any, where: str) -> None:
     """Raise UserError where a score is not a number. None and NaN are no score."""
     if value is not None and (not isinstance(value, int | float) or math.isinf(value)):
         raise UserError(
             "a score is no number",
             where=where,
-            why=f"it is {value!r:.80}",
+            why=f"{name} is {value!r:.80}",
             fix="write a finite number, or null where a document has no score",
         )
 
