@@ -48,7 +48,7 @@ class RelatedRules(Spec):
     """Similarity from which two texts never stand in one document (Jaccard, of MinHash; its error is 0.04): near copies
     in one context teach copying."""
     control: bool = False
-    """Join the same texts at random, to measure what relatedness gives."""
+    """Join texts drawn by chance, in documents of about the same lengths, to measure what relatedness gives."""
     arrange: Arrangement = "chain"
     """``chain``: one text after the other, each nearest to the one before. ``interleave``: every text is cut into
     ``chunks``; all first ones stand before all second ones (LongSkywork 2406.00605; with ``control`` of random texts).

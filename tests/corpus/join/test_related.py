@@ -90,13 +90,28 @@ def test_random_joins_are_the_control(planted: tuple[list[str], list[int], Store
     assert len(pairs) > 300 and sum(a == b for a, b in pairs) / len(pairs) < 0.1
 
 
-def test_near_copies_never_stand_in_one_chain() -> None:
+def test_the_control_has_documents_of_the_same_lengths() -> None:
+    """Of texts of 40 to 120 words, of which each has up to seven related ones: documents do not reach the target."""
+    texts, _ = plant()
+    sizes = stream("sizes").integers(40, 121, len(texts)).tolist()
+    stored = store([" ".join(text.split()[-size:]) for text, size in zip(texts, sizes, strict=True)])
+    lengths = dict(zip(stored[0].chosen.tolist(), stored[0].lengths.tolist(), strict=True))
+    related, random = (
+        np.array([sum(lengths[number] for number in chain) for chain in join(stored, control=control)])
+        for control in (False, True)
+    )
+    assert len(related) == len(random) and related.sum() == random.sum()
+    assert (np.abs(related - random) / related).mean() < 0.05 and random.max() <= 1000
+
+
+@pytest.mark.parametrize("control", [False, True])
+def test_near_copies_never_stand_in_one_chain(control: bool) -> None:
     texts, _ = plant(copies=15, events=30)
     stored = documents, signatures = store(texts)
     sign_of = dict(zip(documents.chosen.tolist(), signatures, strict=True))
     alike = [
         float((sign_of[a] == sign_of[b]).mean())
-        for chain in join(stored, target_tokens=3000)
+        for chain in join(stored, target_tokens=3000, control=control)
         for at, a in enumerate(chain)
         for b in chain[:at]
     ]

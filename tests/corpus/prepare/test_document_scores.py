@@ -113,6 +113,18 @@ def test_a_repeated_id_is_refused_with_the_id(tokenizer: Tokenizer, tmp_path: Pa
     assert "2" in caught.value.why and ("line 5" in caught.value.where) == (twice == "score")
 
 
+@pytest.mark.parametrize("value", ['"high"', "Infinity", "[1]"])
+def test_a_score_that_is_no_number_is_told_with_its_line(tokenizer: Tokenizer, tmp_path: Path, value: str) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": sentence(0, 400), "id": "d"}) + "\n")
+    (tmp_path / "scores.jsonl").write_text(f'{{"id": "e", "gain": null}}\n{{"id": "d", "gain": {value}}}\n')
+    source = {"name": "a", "path": str(tmp_path / "a.jsonl"), "role": "general", "language": "en"}
+    source |= {"scores": str(tmp_path / "scores.jsonl"), "select": [{"column": "gain", "at_least": 2}]}
+    spec = CorpusSpec.model_validate({"store": str(tmp_path / "store"), "sources": [source], "mix": {"a": 1}})
+    with pytest.raises(UserError, match="a score is no number") as caught:
+        build(spec, tokenizer=tokenizer, seed=0, folder=tmp_path / "corpus")
+    assert caught.value.where.endswith("line 2") and caught.value.why.startswith("gain is ")
+
+
 def test_facts_of_length_tell_a_book_from_a_collection_and_from_a_list() -> None:
     rng = np.random.default_rng(0)
     common = [f"{word}{n}" for word in WORDS for n in range(3)]

@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import stat
 import tarfile
 import zipfile
 import zlib
@@ -163,6 +164,17 @@ def test_of_a_zip_with_a_damaged_member_the_others_are_read(tmp_path: Path) -> N
         read(tmp_path / "x.zip")
 
 
+def test_a_link_in_a_zip_is_no_text(tmp_path: Path) -> None:
+    link = zipfile.ZipInfo("link.txt")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("a.txt", "text")
+        archive.writestr(link, "a.txt")
+    found = read(tmp_path / "x.zip")
+    assert texts(found) == ["text"]
+    assert [item.reason for item in found if isinstance(item, Reject)] == ["a member that is not read (link)"]
+
+
 @pytest.mark.parametrize("name", ["x.jsonl.gz", "x.tar.gz", "x.zip"])
 def test_an_archive_that_grows_as_no_text_does_is_refused(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
@@ -255,12 +267,41 @@ def test_pages_are_taken_out_of_their_encodings(tmp_path: Path) -> None:
         ("http://x/5", f"{head}Content-Encoding: gzip", gzip.compress(body)[:-9]),
         ("http://x/6", f"{head}Transfer-Encoding: chunked", chunked[:-40]),
         ("http://x/7", f"{head}Content-Encoding: br", body),
+        ("http://x/8", f"{head}Content-Encoding: gzip", gzip.compress(body[:100]) + gzip.compress(body[100:])),
     ]
     (tmp_path / "x.warc.gz").write_bytes(warc(pages))
     found = read(tmp_path / "x.warc.gz")
-    assert texts(found) == [body.decode()] * 5
+    assert texts(found) == [body.decode()] * 6
     whys = [item.why.partition(":")[0] for item in found if isinstance(item, Reject)]
     assert whys == ["its gzip is not complete", "its parts are damaged", "encoded as br"]
+
+
+@pytest.mark.parametrize(
+    ("told", "encoding"),
+    [
+        ("charset=gb18030; x=y", "gb18030"),
+        ("charset=hex", "utf-8"),
+        ("charset=no\0thing", "utf-8"),
+        ("title=a\x85b; charset=big5", "big5"),
+    ],
+)
+def test_a_page_is_decoded_as_its_field_says(tmp_path: Path, told: str, encoding: str) -> None:
+    body = "正文也要讀得對。".encode(encoding)
+    http = f"HTTP/1.1 200 OK\r\nContent-Type: text/plain; {told}\r\n\r\n".encode("latin-1")
+    head = f"WARC/1.0\r\nWARC-Type: response\r\nContent-Length: {len(http + body)}\r\n\r\n".encode()
+    (tmp_path / "x.warc").write_bytes(head + http + body + b"\r\n\r\n")
+    assert texts(read(tmp_path / "x.warc")) == ["正文也要讀得對。"]
+
+
+@pytest.mark.parametrize("field", ["WARC-Truncated: length", "WARC-Segment-Number: 1"])
+def test_a_page_that_a_crawler_cut_is_counted_and_not_read(tmp_path: Path, field: str) -> None:
+    head = "HTTP/1.1 200 OK\r\nContent-Type: text/plain"
+    whole = warc([("http://x/1", head, b"The begin of a page"), ("http://x/2", head, b"A page")], bytes)
+    (tmp_path / "x.warc").write_bytes(whole.replace(b"WARC-Type", field.encode() + b"\r\nWARC-Type", 1))
+    found = read(tmp_path / "x.warc")
+    assert texts(found) == ["A page"]
+    [cut] = [item.why for item in found if isinstance(item, Reject)]
+    assert cut in ("cut by the crawler (length): http://x/1", "one of several segments: http://x/1")
 
 
 def test_pages_are_those_of_warcio(tmp_path: Path) -> None:

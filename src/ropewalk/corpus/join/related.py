@@ -10,7 +10,6 @@ All numbers are whole and ties go by the order of ``documents``, so the order of
 """
 
 from collections.abc import Iterator
-from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Int64, Integer, UInt32
@@ -26,6 +25,8 @@ _MOST_DOCUMENTS, _LARGEST_SHARE = 1000, 4
 """A term that more documents have, or every fourth, tells nothing."""
 _FEWEST_DOCUMENTS = 8
 _UNIT = 1024
+_OF_ONE_LENGTH = 32
+"""Texts of neighbouring lengths among which the control draws."""
 
 
 def chain_related(
@@ -35,14 +36,11 @@ def chain_related(
     rules: RelatedRules,
 ) -> PartOrder:
     """Put all ``documents`` into chains of at most ``target_tokens``. A text that is related to none is alone."""
-    if rules.control:
-        starts = stream("related", "control").permutation(len(documents)).tolist()
-        following = dict(pairwise(starts))
-        nearest = [[following[number]] if number in following else [] for number in range(len(starts))]
-    else:
-        nearest = list(list_related(documents, rules))
-        starts = sorted(range(len(nearest)), key=lambda number: len(nearest[number]))
+    nearest = list(list_related(documents, rules))
+    starts = sorted(range(len(nearest)), key=lambda number: len(nearest[number]))
     chains = _walk(nearest, starts, tokens, signatures, rules)
+    if rules.control:
+        chains = _draw_texts(chains, tokens, signatures, rules)
     numbers = np.array([number for chain in chains for number in chain], dtype=np.int64)
     opens = np.array([at == 0 for chain in chains for at in range(len(chain))], dtype=bool)
     return PartOrder(documents.chosen[numbers], opens, continued=0)
@@ -74,6 +72,33 @@ def _walk(
     return chains
 
 
+def _draw_texts(
+    chains: list[list[int]],
+    tokens: Int64[np.ndarray, "documents"],
+    signatures: UInt32[np.ndarray, "documents 128"],
+    rules: RelatedRules,
+) -> list[list[int]]:
+    """Chains like ``chains``, with a random text of about the same length in each place: random chains without this
+    are longer, because a random text has always a next one. A text that fits nowhere is alone."""
+    random = stream("related", "control")
+    by_length = np.lexsort((random.permutation(len(tokens)), tokens))
+    rank = np.argsort(by_length)
+    used = [False] * len(tokens)
+    drawn: list[list[int]] = []
+    for places in chains:
+        chain, size = list[int](), 0
+        for place in places:
+            first = int(rank[place]) // _OF_ONE_LENGTH * _OF_ONE_LENGTH
+            alike = random.permutation(by_length[first : first + _OF_ONE_LENGTH]).tolist()
+            fit = [number for number in alike if not chain or size + int(tokens[number]) <= rules.target_tokens]
+            if (number := _find_next(fit, used, chain, signatures, rules.at_most)) is not None:
+                used[number] = True
+                chain.append(number)
+                size += int(tokens[number])
+        drawn += [chain] if chain else []
+    return [*drawn, *([number] for number in range(len(tokens)) if not used[number])]
+
+
 def _find_next(
     nearest: list[int],
     used: list[bool],
@@ -83,7 +108,7 @@ def _find_next(
 ) -> int | None:
     for number in nearest:
         if not used[number]:
-            alike = (signatures[chain] == signatures[number]).mean(axis=1).max()
+            alike = (signatures[chain] == signatures[number]).mean(axis=1).max(initial=0)
             if alike < at_most:
                 return number
     return None

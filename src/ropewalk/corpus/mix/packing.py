@@ -21,7 +21,7 @@ from jaxtyping import Int64
 
 from ropewalk.core.ranges import count_within, expand_ranges
 
-WINDOW_PIECES = 1 << 17
+_WINDOW_SEGMENTS = 1 << 17
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +67,8 @@ def pack(
     document, start, tokens = split_documents(lengths, context_tokens, part_starts)
     order = random.permutation(len(tokens))
     fitted, counts = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
-    for begin in range(0, len(order), WINDOW_PIECES):
-        window = order[begin : begin + WINDOW_PIECES]
+    for begin in range(0, len(order), _WINDOW_SEGMENTS):
+        window = order[begin : begin + _WINDOW_SEGMENTS]
         sequences = fit_sequences(tokens[window], context_tokens)
         fitted.append(window[np.fromiter(chain.from_iterable(sequences), dtype=np.int64, count=len(window))])
         counts.append(np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences)))

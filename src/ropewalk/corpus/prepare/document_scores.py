@@ -221,7 +221,20 @@ def _read_scores(source: Source, names: Sequence[str]) -> dict[str, dict[str, An
                     fix="keep one line for each id, or add `source` to each line",
                 )
             scores[id], lines_of[id] = {name: entry[name] for name in names if name in entry}, number
+            for name, value in scores[id].items():
+                _check_value(name, value, f"{path}, line {number}")
     return scores
+
+
+def _check_value(name: str, value: Any, where: str) -> None:
+    """Raise UserError where a score is not a number. None and NaN are no score."""
+    if value is not None and (not isinstance(value, int | float) or math.isinf(value)):
+        raise UserError(
+            "a score is no number",
+            where=where,
+            why=f"{name} is {value!r:.80}",
+            fix="write a finite number, or null where a document has no score",
+        )
 
 
 def _parse_score(line: bytes, source: Source, where: str) -> tuple[str | None, dict[str, Any]]:

@@ -9,6 +9,7 @@ become one record: the fields of its .json, and the text of its .txt under the s
 """
 
 import lzma
+import stat
 import struct
 import tarfile
 import tempfile
@@ -216,7 +217,9 @@ def _zip_members(file: File) -> Iterator[_Member]:
             raise _BrokenArchiveError(str(error) or type(error).__name__) from None
         with archive:
             for entry in archive.infolist():
-                if not entry.is_dir():
+                if stat.S_ISLNK(entry.external_attr >> 16):  # the mode that Unix writes
+                    yield _Member(entry.filename, 0, _nothing, _LINK)
+                elif not entry.is_dir():
                     size, packed = entry.file_size, entry.compress_size
                     grows = size > max(_LARGE_BYTES, MOST_TIMES * packed)
                     fault = f"{packed:,} bytes of it become {size:,}: no text can" if grows else ""

@@ -20,6 +20,7 @@ from ropewalk.corpus.text.reject import Reject
 _WITH_PAGE = ("response", "conversion", "resource")
 _HTML = ("text/html", "application/xhtml+xml")
 _GZIP_OR_ZLIB, _BARE = 47, -15
+_GZIP = b"\x1f\x8b"
 _HEAD_BYTES, _PART_BYTES, _PAGE_BYTES = 1 << 20, 1 << 20, 1 << 28
 """The most bytes of a record's fields; bytes that are skipped at once; the largest page that is read."""
 
@@ -83,8 +84,7 @@ def _read_pages(stream: ChunkStream) -> Iterator[_Record]:
                 missing -= len(part)
         if missing:
             raise _BrokenError(f"{missing:,} of the {size:,} bytes of a record are missing")
-        after = stream.read(4)
-        if after not in (b"\r\n\r\n", b"") and after.strip(b"\r\n"):
+        if stream.read(4).strip(b"\r\n"):
             raise _BrokenError("a record is not followed by an empty line, so that its Content-Length must be wrong")
         if fields.get("warc-type") in _WITH_PAGE:
             yield _Record(fields, content, offset)
@@ -110,7 +110,7 @@ def _parse_fields(lines: str) -> dict[str, str]:
     """Fields by name in small letters. A line that begins with a blank goes on with the one before."""
     fields: dict[str, str] = {}
     name = ""
-    for line in lines.splitlines():
+    for line in lines.split("\n"):  # splitlines would also end a line at characters that a value may hold
         if line[:1] in (" ", "\t") and name:
             fields[name] += f" {line.strip()}"
             continue
@@ -127,8 +127,8 @@ def _read_page(record: _Record, source: Source, place: Place) -> Found:
     if content is None:
         why = f"{int(said['content-length']):,} bytes: {url}"
         return Reject(place.inside, "no page of text", 0, why, place.inside)
-    told, why = said.get("content-type", ""), ""
-    if content.startswith(b"HTTP/") and said["warc-type"] == "response":
+    told, why = said.get("content-type", ""), _find_cut(said)
+    if not why and content.startswith(b"HTTP/") and said["warc-type"] == "response":
         head, content = _split_head(content)
         status, _, rest = head.partition("\n")
         http = _parse_fields(rest)
@@ -155,6 +155,13 @@ def _read_page(record: _Record, source: Source, place: Place) -> Found:
     return place, {key: value for key, value in fields.items() if value} | {source.text_key: text}
 
 
+def _find_cut(said: Mapping[str, str]) -> str:
+    """Why a record holds only a part of its page; empty where it holds all of it."""
+    if "warc-truncated" in said:
+        return f"cut by the crawler ({said['warc-truncated']})"
+    return "one of several segments" if "warc-segment-number" in said else ""
+
+
 def _split_head(content: bytes) -> tuple[str, bytes]:
     """The status line and the fields of an answer, and its body."""
     found = [(at, len(mark)) for mark in (b"\r\n\r\n", b"\n\n") if (at := content.find(mark)) >= 0]
@@ -174,17 +181,33 @@ def _decode_body(body: bytes, http: Mapping[str, str]) -> tuple[bytes, str]:
     encoding = http.get("content-encoding", "").lower()
     if encoding in ("gzip", "x-gzip", "deflate"):
         for wrapper in (_GZIP_OR_ZLIB, _BARE) if encoding == "deflate" else (_GZIP_OR_ZLIB,):
-            unpack = zlib.decompressobj(wrapper)
             try:
-                found = unpack.decompress(body, _PAGE_BYTES)
+                found, is_whole = _unpack(body, wrapper)
             except zlib.error as error:
-                if encoding != "deflate" and body.startswith(b"\x1f\x8b"):
+                if encoding != "deflate" and body.startswith(_GZIP):
                     return body, f"damaged {encoding}: {error}"
                 continue
-            return found, "" if unpack.eof else f"its {encoding} is not complete"
+            return found, "" if is_whole else f"its {encoding} is not complete"
     elif encoding not in ("", "identity"):
         return body, f"encoded as {encoding}"
     return body, ""
+
+
+def _unpack(body: bytes, wrapper: int) -> tuple[bytes, bool]:
+    """The content of a compressed body, which may have several members of gzip, and whether it is whole.
+
+    Raises zlib.error.
+    """
+    parts: list[bytes] = []
+    left_bytes = _PAGE_BYTES
+    while left_bytes > 0:
+        unpack = zlib.decompressobj(wrapper)
+        parts.append(unpack.decompress(body, left_bytes))
+        left_bytes -= len(parts[-1])
+        body = unpack.unused_data
+        if not (unpack.eof and body.startswith(_GZIP)):
+            return b"".join(parts), unpack.eof
+    return b"".join(parts), False
 
 
 def _join_parts(body: bytes) -> tuple[bytes, bool]:
@@ -208,8 +231,10 @@ def _join_parts(body: bytes) -> tuple[bytes, bool]:
 
 
 def _find_encoding(parameters: str) -> str:
-    """The encoding that a content type's ``parameters`` name; UTF-8 without one that Python knows."""
+    """The encoding that a content type's ``parameters`` name; UTF-8 without one that Python has for text."""
+    told = parameters.partition("charset=")[2].partition(";")[0].strip(" \"'")
     try:
-        return codecs.lookup(parameters.partition("charset=")[2].strip(" \"'")).name
-    except LookupError:
+        b"\0\0\0\0".decode(told)  # lookup alone finds codecs that are not of text, such as hex
+        return codecs.lookup(told).name
+    except (LookupError, ValueError):
         return "utf-8"
