@@ -44,12 +44,12 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float, *, frozen: 
     While the other weights are ``frozen``, groups that do not begin have a rate of 0, and so no weight decay either.
     """
     for group in optimizer.param_groups:
-        group["lr"] = rate * group["rate_factor"] * (group["begins"] or not frozen)
+        group["lr"] = rate * group["rate_factor"] * (group.get("begins", True) or not frozen)
 
 
 def list_frozen(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
     """The parameters that the first steps do not train; their gradients are set to zero there."""
-    return [each for group in optimizer.param_groups if not group["begins"] for each in group["params"]]
+    return [each for group in optimizer.param_groups if not group.get("begins", True) for each in group["params"]]
 
 
 def _group(
