@@ -278,6 +278,23 @@ def test_a_task_of_skypilot_names_the_devices(recipe: Recipe) -> None:
     assert "accelerators" not in yaml.safe_load(write("sky", on_cpus))["resources"]
 
 
+def test_on_skypilot_no_torchrun_starts_before_the_text_is_prepared(recipe: Recipe, tmp_path: Path) -> None:
+    """torchrun gives up on a first machine that does not listen for 10 minutes, and a preparation may take hours."""
+    for name, text in (
+        ("ropewalk", "exit 2"),
+        ("python3", "echo trains"),
+        ("sleep", 'mkdir -p "$TEXT"; touch "$MADE"'),
+    ):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    script = yaml.safe_load(write("sky", on_gpus(recipe, run="runs/my one")))["run"].replace("cd /work\n", "")
+    text = tmp_path / "runs" / "my one" / "corpus"
+    given = f"export SKYPILOT_NODE_IPS=a TEXT='{text}' MADE='{text / 'manifest.json'}' SKYPILOT_NODE_RANK="
+    other = play(["/bin/sh", "-c", f"{given}1\n{script}"], tmp_path)
+    assert other.communicate(timeout=20)[0] == "trains\n" and (text / "manifest.json").exists()
+    assert play(["/bin/sh", "-c", f"{given}0\n{script}"], tmp_path).wait(timeout=20) == 2
+
+
 ODD = 'stages.0.note=it\'s $HOME $(JOB_COMPLETION_INDEX) $$ "x" `id` \\ a;b #c {name} 新'
 
 
