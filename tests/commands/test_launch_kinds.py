@@ -280,12 +280,12 @@ def test_a_task_of_skypilot_names_the_devices(recipe: Recipe) -> None:
 
 def test_on_skypilot_no_torchrun_starts_before_the_text_is_prepared(recipe: Recipe, tmp_path: Path) -> None:
     """torchrun gives up on a first machine that does not listen for 10 minutes, and a preparation may take hours."""
-    for name, text in (
+    for name, line in (
         ("ropewalk", "exit 2"),
         ("python3", "echo trains"),
         ("sleep", 'mkdir -p "$TEXT"; touch "$MADE"'),
     ):
-        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
         (tmp_path / name).chmod(0o755)
     script = yaml.safe_load(write("sky", on_gpus(recipe, run="runs/my one")))["run"].replace("cd /work\n", "")
     text = tmp_path / "runs" / "my one" / "corpus"
