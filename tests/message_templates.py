@@ -26,7 +26,7 @@ ROOMS = (
 HOLE, PLURAL, LABEL = "\0", "\1", "\2"
 _EDGE = " .;:,\n"
 _PROSE = re.compile(r"(?<![\w./={}\[\]<>-])[A-Za-z][a-z'’-]*(?=[ ,.;?!)\"”]|$)(?![./=\[][\w{])")
-_FORMATTED = re.compile(r"\{(target|second|file)\}")
+_FORMATTED = re.compile(r"\{(target|recipe|second|file|length)\}")
 """Fields of strings that str.format fills in (cli/next_steps.py)."""
 _CODE = re.compile(
     r"<.*|.*viewBox.*|[a-z0-9_]+( [a-z0-9]*_[a-z0-9_]+| [a-z0-9]+)*( [a-z0-9]*_[a-z0-9_]+){2}.*", re.DOTALL

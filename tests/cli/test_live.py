@@ -34,7 +34,7 @@ def list_verbs() -> set[str]:
 
 def test_every_verb_says_what_to_do_next() -> None:
     assert list_verbs() == {name.removesuffix(" MODEL").removesuffix(" RECIPE") for name in NEXT}
-    assert say_next(["run", "mine.yaml", "--strict"]) == NEXT["run"].format(target="mine.yaml")
+    assert say_next(["run", "mine.yaml", "--strict"]) == NEXT["run"].format(recipe="mine.yaml")
     assert (
         say_next(["extend", "models/base", "out/extended", "rope.kind=yarn"]) == "ropewalk export out/extended --verify"
     )
@@ -44,6 +44,38 @@ def test_every_verb_says_what_to_do_next() -> None:
     told = say_next(["recommend-mix", "study.yaml", "general_loss<=+1%"])
     assert told is not None and "study.yaml" not in told, "a study takes no mix; the recipe does"
     assert say_next(["run", "--help"]) is None and say_next([]) is None
+
+
+def test_the_next_command_repeats_the_overrides_that_were_given() -> None:
+    recipe = "quickstart run=runs/killed 'stages.0.rope={kind: yarn}'"
+    given = ["quickstart", "run=runs/killed", "stages.0.rope={kind: yarn}"]
+    assert f"ropewalk export {recipe} --verify" in str(say_next(["run", *given]))
+    assert say_next(["train", "--strict", *given]) == f"ropewalk evaluate {recipe}"
+    assert say_next(["corpus", "tokenise", *given]) == f"the other shares, then ropewalk prepare {recipe}"
+    assert say_next(["evaluate", *given]) == f"ropewalk export {recipe}, then ropewalk report {recipe}"
+    checked = say_next(["check", "my recipe.yaml", "seed=2", "--why-not", "stages.0.lr=1e-5"])
+    assert str(checked).startswith("ropewalk run 'my recipe.yaml' seed=2;"), "what a check asks about is no override"
+
+
+def test_the_next_line_names_the_length_that_was_asked_for() -> None:
+    told = say_next(["advise", "models/base", "out", "context_length=128Ki", "seed=2"])
+    assert told == "put the recommended rope into a recipe: ropewalk new 128Ki --model models/base begins one"
+    assert "context_length" not in str(say_next(["extend", "models/base", "out", "context_length=16Ki"]))
+
+
+@pytest.mark.parametrize(
+    ("typed", "told", "left"),
+    [
+        (["evaluate", "models/a"], "--base", ""),
+        (["evaluate", "models/a", "--base", "models/b"], "--suite ruler", "--base"),
+        (["evaluate", "models/a", "--base=models/b", "--suite", "ruler"], "comparison", "--"),
+        (["evaluate", "models/a", "--suite", "ruler"], "--base", "--suite"),
+        (["export", "r.yaml", "--push", "me/model"], "ropewalk report r.yaml", "--push"),
+    ],
+)
+def test_the_next_line_does_not_ask_for_an_option_that_was_given(typed: list[str], told: str, left: str) -> None:
+    line = str(say_next(typed))
+    assert told in line and (not left or left not in line)
 
 
 def test_a_verb_ends_with_the_next_one_and_its_output_is_the_result_alone(tmp_path: Path) -> None:
@@ -59,9 +91,10 @@ def test_a_verb_ends_with_the_next_one_and_its_output_is_the_result_alone(tmp_pa
 
 def test_a_check_that_misses_text_does_not_say_run_at_once() -> None:
     recipe = RECIPES / "llama2-7b-16k.yaml"
-    done = CliRunner().invoke(app, ["check", str(recipe), "--offline"])
+    done = CliRunner().invoke(app, ["check", str(recipe), "run=runs/my one", "--offline"])
     assert done.exit_code == 0 and "no such file or folder" in done.stdout
-    assert done.stderr.endswith(f"next: put there what the warnings say is missing, then ropewalk run {recipe}\n")
+    again = f"ropewalk run {recipe} 'run=runs/my one'"
+    assert done.stderr.endswith(f"next: put there what the warnings say is missing, then {again}\n")
 
 
 def test_a_file_of_events_that_cannot_be_written_is_refused(tmp_path: Path) -> None:

@@ -5,8 +5,10 @@ uses, written down by hand: the names and kinds of fields, and the rules that a 
 """
 
 import ast
+import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -159,7 +161,7 @@ def hold_pods(spec: dict[str, Any], *, gpus: int) -> str:
     assert int(container["resources"]["limits"].get("nvidia.com/gpu", "0")) == gpus
     mounted = {mount["name"] for mount in container["volumeMounts"]}
     assert mounted <= {volume["name"] for volume in pod["volumes"]}
-    fails, goes_on, disrupted = spec["podFailurePolicy"]["rules"]
+    fails, goes_on, disrupted, *_ = spec["podFailurePolicy"]["rules"]
     assert fails["action"] == "FailJob" and fails["onExitCodes"]["values"] == [2]
     assert goes_on["action"] == "Ignore" and goes_on["onExitCodes"]["values"] == [75]
     assert all(rule["onExitCodes"]["containerName"] == container["name"] for rule in (fails, goes_on))
@@ -173,7 +175,8 @@ def hold_pods(spec: dict[str, Any], *, gpus: int) -> str:
 def test_a_plain_indexed_job_needs_no_operator(recipe: Recipe) -> None:
     found = read(write("k8s", on_gpus(recipe, run="runs/Big One"), image="me/rope:1", cpus=12, memory_gib=100))
     assert list(found) == ["Job ropewalk-big-one-prepare", "Service ropewalk-big-one", "Job ropewalk-big-one"]
-    assert hold_pods(found["Job ropewalk-big-one-prepare"], gpus=0) == "exec ropewalk prepare 'my recipe.yaml' seed=2\n"
+    prepare = hold_pods(found["Job ropewalk-big-one-prepare"], gpus=0)
+    assert "\nropewalk prepare 'my recipe.yaml' seed=2 &\n" in prepare
     job = found["Job ropewalk-big-one"]
     script = hold_pods(job, gpus=1)
     assert job["completionMode"] == "Indexed" and job["completions"] == job["parallelism"] == 2
@@ -182,9 +185,74 @@ def test_a_plain_indexed_job_needs_no_operator(recipe: Recipe) -> None:
     assert "--rdzv-endpoint=ropewalk-big-one-0.ropewalk-big-one:29500" in script
     assert "--nnodes=2 --nproc-per-node=1" in script and "ropewalk run 'my recipe.yaml' seed=2" in script
     (wait,) = job["template"]["spec"]["initContainers"]
-    assert wait["args"][1] == "runs/Big One/corpus/manifest.json"
+    assert wait["args"][1:] == ["runs/Big One/corpus/manifest.json", "runs/Big One.prepare-failed", "86400"]
+    *_, waited = job["podFailurePolicy"]["rules"]
+    assert waited == {
+        "action": "FailJob",
+        "onExitCodes": {"containerName": wait["name"], "operator": "In", "values": [2]},
+    }
     limits = job["template"]["spec"]["containers"][0]["resources"]["limits"]
     assert limits == {"cpu": "12", "memory": "100Gi", "nvidia.com/gpu": "1"}
+
+
+RUN = "runs/$(JOB_COMPLETION_INDEX) it's"
+
+
+def play_pods(recipe: Recipe, folder: Path, verb: str) -> tuple[list[str], list[str]]:
+    """The commands of the preparation and of the wait, as Kubernetes starts them; ``verb`` is a shell's ropewalk."""
+    tool = folder / "ropewalk"
+    tool.write_text(f"#!/bin/sh\n{verb}\n")
+    tool.chmod(0o755)
+    found = read(write("k8s", on_gpus(recipe, run=RUN)))
+    jobs = [spec["template"]["spec"] for name, spec in found.items() if name.startswith("Job")]
+    prepare, wait = jobs[0]["containers"][0], jobs[1]["initContainers"][0]
+    started = ([*each["command"], *map(expand_arguments, each["args"])] for each in (prepare, wait))
+    return next(started), next(started)
+
+
+def play(command: list[str], folder: Path) -> subprocess.Popen[str]:
+    path = f"{folder}:{os.environ['PATH']}"
+    return subprocess.Popen(
+        command, cwd=folder, env={**os.environ, "PATH": path}, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def test_waiting_pods_end_with_the_preparation_that_fails(recipe: Recipe, tmp_path: Path) -> None:
+    prepare, wait = play_pods(recipe, tmp_path, "exit 2")
+    mark = tmp_path / f"{RUN}.prepare-failed"
+    failed = play(prepare, tmp_path)
+    assert failed.communicate(timeout=20)[1] == "" and failed.returncode == 2 and mark.read_text() == "2\n"
+    waited = play(wait, tmp_path)
+    assert "the preparation of the corpus ended with 2" in waited.communicate(timeout=20)[1]
+    assert waited.returncode == 2 and not mark.exists(), "the next job begins without it"
+
+
+@pytest.mark.parametrize("code", [0, 1, 75])
+def test_a_preparation_that_may_go_on_leaves_no_mark(code: int, recipe: Recipe, tmp_path: Path) -> None:
+    prepare, _ = play_pods(recipe, tmp_path, f"exit {code}")
+    mark = tmp_path / f"{RUN}.prepare-failed"
+    mark.parent.mkdir()
+    mark.write_text("2\n")  # of an earlier try
+    done = play(prepare, tmp_path)
+    assert done.communicate(timeout=20)[1] == "" and done.returncode == code and not mark.exists()
+
+
+def test_a_preparation_that_is_stopped_saves_first(recipe: Recipe, tmp_path: Path) -> None:
+    verb = "trap 'exit 75' TERM\necho ready\nwhile :; do sleep 0.02; done"
+    job = play(play_pods(recipe, tmp_path, verb)[0], tmp_path)
+    assert job.stdout is not None and job.stdout.readline() == "ready\n"
+    job.send_signal(signal.SIGTERM)
+    job.communicate(timeout=20)
+    assert job.returncode == 75
+
+
+def test_pods_wait_no_longer_than_the_file_says(recipe: Recipe, tmp_path: Path) -> None:
+    *_, wait = play_pods(recipe, tmp_path, "exit 1")
+    late = play([*wait[:-1], "0"], tmp_path)
+    assert "manifest.json after 0 s" in late.communicate(timeout=20)[1] and late.returncode == 2
+    (tmp_path / RUN / "corpus").mkdir(parents=True)
+    (tmp_path / RUN / "corpus" / "manifest.json").touch()
+    assert play(wait, tmp_path).wait(timeout=20) == 0
 
 
 def test_a_train_job_holds_no_gpu_while_it_prepares(recipe: Recipe) -> None:
@@ -210,6 +278,23 @@ def test_a_task_of_skypilot_names_the_devices(recipe: Recipe) -> None:
     assert "accelerators" not in yaml.safe_load(write("sky", on_cpus))["resources"]
 
 
+def test_on_skypilot_no_torchrun_starts_before_the_text_is_prepared(recipe: Recipe, tmp_path: Path) -> None:
+    """torchrun gives up on a first machine that does not listen for 10 minutes, and a preparation may take hours."""
+    for name, line in (
+        ("ropewalk", "exit 2"),
+        ("python3", "echo trains"),
+        ("sleep", 'mkdir -p "$TEXT"; touch "$MADE"'),
+    ):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    script = yaml.safe_load(write("sky", on_gpus(recipe, run="runs/my one")))["run"].replace("cd /work\n", "")
+    text = tmp_path / "runs" / "my one" / "corpus"
+    given = f"export SKYPILOT_NODE_IPS=a TEXT='{text}' MADE='{text / 'manifest.json'}' SKYPILOT_NODE_RANK="
+    other = play(["/bin/sh", "-c", f"{given}1\n{script}"], tmp_path)
+    assert other.communicate(timeout=20)[0] == "trains\n" and (text / "manifest.json").exists()
+    assert play(["/bin/sh", "-c", f"{given}0\n{script}"], tmp_path).wait(timeout=20) == 2
+
+
 ODD = 'stages.0.note=it\'s $HOME $(JOB_COMPLETION_INDEX) $$ "x" `id` \\ a;b #c {name} 新'
 
 
@@ -227,7 +312,7 @@ def test_odd_characters_reach_the_ranks_as_they_were_given(kind: str, recipe: Re
     if kind in ("k8s", "kubeflow"):
         found = [container for each in yaml.safe_load_all(text) for container in list_containers(each)]
         scripts = [expand_arguments(each["args"][0]) for each in found if len(each["args"]) == 1]
-        waits = [expand_arguments(each["args"][1]) for each in found if len(each["args"]) == 2]
+        waits = [expand_arguments(each["args"][1]) for each in found if len(each["args"]) == 4]
         assert waits == ["runs/$(JOB_COMPLETION_INDEX) 'a'/corpus/manifest.json"] * (kind == "k8s")
     elif kind == "sky":
         scripts = [yaml.safe_load(text)["run"]]

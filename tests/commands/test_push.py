@@ -188,5 +188,5 @@ def test_a_gated_dataset_and_a_gated_base_say_what_to_do(hub: Hub, monkeypatch: 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
     with pytest.raises(UserError, match="accepted the terms") as raised:
         find_model("meta-llama/Llama-3.1-8B@main", config_only=True)
-    assert "check --offline" in raised.value.fix
+    assert "check and advise need the shape only: model=meta-llama/Llama-3.1-8B; check also" in raised.value.fix
     assert explain_refusal(OSError("no route to host"), "me/model") is None

@@ -1,5 +1,6 @@
 """The verb ``check``: the rules of a recipe and its plan, and questions about the plan."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -47,4 +48,5 @@ def check_command(
     if findings["errors"]:
         raise typer.Exit(EXIT_CODE)
     missing = "missing_paths" in findings
-    return f"put there what the warnings say is missing, then ropewalk run {recipe}" if missing else None
+    again = shlex.join([str(recipe), *(overrides or ())])
+    return f"put there what the warnings say is missing, then ropewalk run {again}" if missing else None

@@ -4,10 +4,14 @@ On Ray the driver takes one bundle of GPUs and CPUs on each of the machines and 
 ropewalk's own, so nothing else of Ray is in the way of their messages; a stop that saved is started again.
 """
 
+import shlex
 import textwrap
+from pathlib import Path
 
 from ropewalk.commands.launch_target import GRACE_SECONDS, Target
+from ropewalk.core.artifact import MANIFEST
 from ropewalk.core.error import UserError
+from ropewalk.core.run_folder import RunFolder
 
 _SKY_DEVICES = {
     "h100-sxm": "H100",
@@ -38,6 +42,8 @@ run: |
   cd /work
   head_node=$(echo "$SKYPILOT_NODE_IPS" | head -n 1)
   if [ "$SKYPILOT_NODE_RANK" = 0 ]; then ropewalk prepare {arguments} || exit $?; fi
+  # torchrun would wait for the first machine for 10 minutes only; if that one fails, SkyPilot ends this one
+  until [ -f {corpus} ]; do sleep 10; done
 {script}
 """
 _RAY = '''"""{name} on {nodes} machines of {local} ranks: ray job submit --working-dir . -- python THIS_FILE
@@ -116,6 +122,7 @@ def write_sky(target: Target) -> str:
         image=target.image,
         grace=GRACE_SECONDS,
         arguments=target.arguments,
+        corpus=shlex.quote(str(RunFolder(Path(target.run)).corpus / MANIFEST)),
         script=textwrap.indent(script, "  "),
     )
 

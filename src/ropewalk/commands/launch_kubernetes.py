@@ -2,9 +2,11 @@
 
 Both prepare the corpus in a Job of CPUs, and hold no GPU before it is complete where something can start them in order:
 a JobSet does so for the TrainJob; pods of the plain Job wait in an init container. In both, exit code 2 (wrong input)
-fails the job at once, 75 (stopped and saved) and a disruption start the pod again without limit.
+fails the job at once, 75 (stopped and saved) and a disruption start the pod again without limit. Wrong input in the
+preparation also fails the plain Job: a file beside the run folder tells its waiting pods.
 """
 
+import shlex
 import textwrap
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +18,10 @@ from ropewalk.core.run_folder import RunFolder
 _TRIES = 6
 """Pods that may fail for another reason than a disruption, of a job that does not end by itself."""
 _SHARED_MEMORY_GIB = 16
+_WAIT_SECONDS = 86400
+"""Seconds that the pods of a plain Job wait for the corpus: a preparation may also be killed, or never start."""
+_FAILED = ".prepare-failed"
+"""What the run folder's name gets for the file in which a failed preparation leaves its exit code."""
 _HEAD = """# {name} on {nodes} pods of {local} ranks. {use}
 # Set claimName to a volume that all pods can write (ReadWriteMany), with the recipe in it.
 """
@@ -50,6 +56,8 @@ spec:
   parallelism: {nodes}
   completionMode: Indexed
 {policy}
+      - action: FailJob
+        onExitCodes: {{containerName: wait, operator: In, values: [2]}}
   template:
     spec:
       subdomain: {name}
@@ -58,7 +66,12 @@ spec:
           image: {image}
           workingDir: /work
           command: ["/bin/sh", "-c"]
-          args: ['until [ -f "$0" ]; do sleep 10; done', {corpus}]
+          args:
+            - |
+{wait}
+            - {corpus}
+            - {failed}
+            - "{seconds}"  # the longest wait, in seconds
           resources:
             requests: {{cpu: "1", memory: 1Gi}}
             limits: {{cpu: "1", memory: 1Gi}}
@@ -150,6 +163,39 @@ volumes:
   - name: shm
     emptyDir: {{medium: Memory, sizeLimit: {shared}Gi}}
 """
+# Its arguments: the corpus, the mark, seconds. The mark is removed where it is read: it must not fail the next job.
+_WAIT = """waited=0
+until [ -f "$0" ]; do
+  if [ -f "$1" ]; then
+    read -r code < "$1"
+    rm -f "$1"
+    echo "the preparation of the corpus ended with ${code:-2}; its log says why" >&2
+    exit "${code:-2}"
+  fi
+  if [ "$waited" -ge "$2" ]; then
+    echo "there is no $0 after $2 s; see the log of the preparation" >&2
+    exit 2
+  fi
+  sleep 10
+  waited=$((waited + 10))
+done
+"""
+# The shell stays, to see the exit code; so it passes the signal of a stop on. A wait that the signal ends is repeated.
+_PREPARE = """failed={failed}
+rm -f "$failed"
+trap 'kill -TERM "$task" 2>/dev/null' TERM
+ropewalk prepare {arguments} &
+task=$!
+while :; do
+  wait "$task"; code=$?
+  kill -0 "$task" 2>/dev/null || break
+done
+if [ "$code" = 2 ]; then
+  mkdir -p {parent}
+  echo 2 > "$failed"
+fi
+exit "$code"
+"""
 
 
 def write_job(target: Target) -> str:
@@ -159,13 +205,21 @@ def write_job(target: Target) -> str:
     script = target.node_command(
         address=f"{target.name}-0.{target.name}", index='"$JOB_COMPLETION_INDEX"', id=target.name
     )
+    run = Path(target.run)
+    failed = f"{run}{_FAILED}"
+    prepare = _PREPARE.format(
+        failed=shlex.quote(failed), parent=shlex.quote(str(run.parent)), arguments=target.arguments
+    )
     return _HEAD.format(name=target.name, nodes=target.nodes, local=target.local, use=use) + _JOB.format(
         name=target.name,
         nodes=target.nodes,
         image=target.image,
+        wait=_indent(_WAIT.replace("$((", "$$(("), 14),
         corpus=_quote(str(RunFolder(Path(target.run)).corpus / MANIFEST)),
+        failed=_quote(failed),
+        seconds=_WAIT_SECONDS,
         policy=_indent(_POLICY.format(container="node", tries=_TRIES * target.nodes), 2),
-        prepare_pod=_indent(_write_pod(target, f"exec ropewalk prepare {target.arguments}", gpus=False), 6),
+        prepare_pod=_indent(_write_pod(target, prepare, gpus=False), 6),
         train_pod=_indent(_write_pod(target, f"exec {script}", gpus=target.gpus), 6),
     )
 

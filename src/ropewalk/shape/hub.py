@@ -27,7 +27,7 @@ def fetch_model(hub_id: str, revision: str, patterns: list[str], *, offline: boo
         said = str(error).strip() or type(error).__name__
         unknown = (said.splitlines()[0], "check name, revision and network, or give a folder")
         why, fix = explain_refusal(error, hub_id, revision) or unknown
-        shape = f"; check and advise need the shape only: model={hub_id}, or check --offline"
+        shape = f"; check and advise need the shape only: model={hub_id}; check also takes --offline"
         raise UserError(
             f"{hub_id}@{revision} cannot be fetched",
             where="model",
