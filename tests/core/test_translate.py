@@ -177,6 +177,56 @@ def test_a_translation_is_set_like_chinese() -> None:
         assert translate_text(english) == told
 
 
+def test_a_figure_stays_with_its_own_phrase() -> None:
+    """A hole takes no clause of the message before, and no message after a number."""
+    cut = "balanced over 2 ranks, needed_kv: work max/mean 1.50, 50% of a ring's keys sent"
+    read = "balanced，2 个 rank，needed_kv：工作量最大/平均 1.50，发送环形交换的 key 的 50%"
+    for english, told in {
+        f"layout      {cut}": f"切分        {read}",
+        f"layout      {cut}; Ulysses over 2 ranks would cost 2.93 times as much": f"切分        {read}；"
+        "2 个 rank 上的 Ulysses 的开销会是 2.93 倍",
+        "work max/mean 1.50, 50% of a ring's keys sent": "工作量最大/平均 1.50，发送环形交换的 key 的 50%",
+        "text        own: 2 files, about 9K tokens; 13 of 15 documents have 2Ki, 100% of the text": "文本        "
+        "own：2 个文件，约 9K 个 token；15 个文档中有 13 个达到 2Ki，占文本的 100%",
+        "  gbk.txt, line 1, byte 4: invalid start byte: 0xb5": "  gbk.txt，第 1 行，第 4 字节：无效的起始字节：0xb5",
+        "  a.jsonl, line 13, byte 165,907: 'text' must contain the text; found a int": "  a.jsonl，第 13 行，"
+        "第 165,907 字节：'text' 必须含有文本；得到的是 int",
+    }.items():
+        assert translate_text(english) == told
+
+
+def test_reasons_and_heads_of_the_ledger_are_chinese() -> None:
+    for english, told in {
+        "no text in source own": "来源 own：没有文本",
+        "error: corpus.sources.1: no text in source own: 'text' must contain the text; found a int (a.jsonl, line 2, "
+        "byte 57,257)": "错误：corpus.sources.1：来源 own：没有文本：'text' 必须含有文本；得到的是 int"
+        "（a.jsonl，第 2 行，第 57,257 字节）",
+        "invalid UTF-8 in source own": "来源 own：无效的 UTF-8",
+        "== own: no text, 1 of 1,016 documents (0.10%)": "== own：没有文本，1,016 个文档中的 1 个（0.10%）",
+        "  - no text                        1         0 B          ": "  - 没有文本                       1         0 B"
+        "          ",
+        "1 no text": "1 no text",  # no number stands before the noun
+        "2,048 random sequences": "2,048 个随机序列",
+        "source                     documents       bytes    tokens": "来源                            文档        字节"
+        "  token 数",
+        "own: 0 MB of text in 0.2 s": "own：0 MB 文本，用时 0.2 s",
+        "  a.jsonl:15: 99.7% in passages seen before, above 40%": "  a.jsonl:15: 99.7% 在前面出现过的段落里，高于 40%",
+        "1 characters, fewer than 20": "1 个字符，少于 20",
+        "repeated passages": "重复的段落",
+        "too short": "太短",
+    }.items():
+        assert translate_text(english) == told
+
+
+def test_every_reason_of_cleaning_is_chinese() -> None:
+    """Each threshold of quality.py, with what it says; the word mojibake is a term."""
+    checks = re.findall(r'^ +\(?"([a-zA-Z ]+)",', (message_templates.SRC / "corpus/clean/quality.py").read_text(), re.M)
+    reasons = [each for each in checks if " " in each]
+    assert len(reasons) >= 7 and [each for each in reasons if not HAN.search(translate_text(each))] == []
+    for why in ("12.00% U+FFFD, above 1.00%", "1.0% of letters in Han, below 20%", "4 characters a line, above 3"):
+        assert HAN.search(translate_text(why)) and "above" not in translate_text(why)
+
+
 def test_what_is_no_message_stays() -> None:
     for text in (
         "/data/the file",

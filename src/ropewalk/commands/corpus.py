@@ -17,8 +17,9 @@ from ropewalk.corpus.inspect.dropped import read_columns
 from ropewalk.corpus.inspect.duplicates import show_copies
 from ropewalk.corpus.inspect.statistics import survey_corpus
 from ropewalk.corpus.inspect.what_if import format_weighing, weigh
+from ropewalk.corpus.mix.dataset import Dataset
 from ropewalk.corpus.prepare.sources import tokenize_share
-from ropewalk.corpus.tokens.corpus_folder import open_corpus
+from ropewalk.corpus.tokens.corpus_folder import Corpus, open_corpus
 from ropewalk.corpus.tokens.foreign_formats import Format, write_tokens
 from ropewalk.corpus.tokens.same_tokenizer import EXPORTED, require_tokenizer
 from ropewalk.corpus.tokens.tokenizer import load_tokenizer
@@ -32,13 +33,18 @@ _OF_RECIPE = ("corpus", "stages", "seed", "run")
 
 
 def report_corpus(recipe: Recipe) -> dict[str, Any]:
-    """Write ``corpus.html`` and ``corpus.json`` into the run folder. Raises UserError if the corpus is not built."""
+    """Write ``corpus.html`` and ``corpus.json`` into the run folder. Raises UserError if the corpus is not built.
+
+    The page shows the prepared text also where a stage cannot read its mix from it; this is a warning, in
+    ``undrawn`` of the survey.
+    """
     folder = RunFolder(Path(recipe.run))
     corpus = open_corpus(require(folder.corpus, verb="prepare"))
     tokenizer = load_tokenizer(base_model(folder, recipe))
     require_tokenizer(corpus, tokenizer, where=base_model(folder, recipe))
-    datasets = {stage: open_stage(recipe, stage, corpus) for stage in range(len(recipe.stages))}
+    datasets, undrawn = _open_stages(recipe, corpus)
     counted = survey_corpus(corpus, datasets, tokenizer=tokenizer, seed=recipe.seed)
+    counted["undrawn"] = undrawn
     counted["copies"] = show_copies(corpus, tokenizer=tokenizer, seed=recipe.seed)
     counted["columns"] = read_columns(corpus)
     counted["card"] = describe_data(corpus, recipe.corpus)
@@ -47,7 +53,23 @@ def report_corpus(recipe: Recipe) -> dict[str, Any]:
     write_whole(folder.corpus_card, write_card(corpus, recipe.corpus))
     made = [str(folder.corpus_page), str(folder.corpus_survey), str(folder.corpus_card)]
     faults = [f"warning: stage {each['stage']}: {fault}" for each in counted["stages"] for fault in each["faults"]]
+    faults += [
+        line
+        for each in undrawn
+        for line in (f"warning: stage {each['stage']}: {each['fault']}: {each['why']}", f"  fix: {each['fix']}")
+    ]
     return {"made": made, "survey": counted, "text": "\n".join([*faults, *made])}
+
+
+def _open_stages(recipe: Recipe, corpus: Corpus) -> tuple[dict[int, Dataset], list[dict[str, Any]]]:
+    """The sequences of each stage, and what is wrong with the stages whose mix the text cannot give."""
+    datasets, undrawn = dict[int, Dataset](), list[dict[str, Any]]()
+    for stage in range(len(recipe.stages)):
+        try:
+            datasets[stage] = open_stage(recipe, stage, corpus)
+        except UserError as error:
+            undrawn.append({"stage": stage, "fault": error.what, "why": error.why, "fix": error.fix})
+    return datasets, undrawn
 
 
 def write_recipe_card(recipe: Recipe) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from string import Formatter
 
 _WORD, _DIGIT = re.compile(" [A-Za-z]+"), re.compile(r"\d")
 _PROSE = re.compile(r"[a-z]+ [a-z]+")
+_NUMBER, _INTEGER = re.compile(r"[\d.,]*\d%?"), re.compile(r"[\d,]*\d")
+_FIGURE_AND_MORE, _PLACE_AND_MORE = re.compile(r"\d[^:;]*; "), re.compile(r"\d[\w., ]*: ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +60,20 @@ class Template:
             values.append(text[start:at])
             start = at + len(literal)
         values.append(text[start:end])
-        if self.is_unit and (
-            _PROSE.search(values[0]) or (self.told.startswith("{0}") and not _DIGIT.search(values[0]))
-        ):
-            return None
-        return values
+        return values if self._accepts(values) else None
+
+    def _accepts(self, values: list[str]) -> bool:
+        """Whether these may be values of this message, and not a part of the message before or after it."""
+        if self.is_unit:
+            begins = self.told.startswith("{0}")
+            return not (_PROSE.search(values[0]) or (begins and not _DIGIT.search(values[0].rpartition(" ")[2])))
+        if not self.literals[0] and _ends_in_figure(values[0]):
+            return False
+        last = len(values) - 1
+        inside = [] if self.is_frame else [n for n in range(last + 1) if not self.told.endswith(f"{{{n}}}")]
+        if not self.literals[-1] and last in inside and _PLACE_AND_MORE.match(values[last]):
+            return False
+        return not any(_FIGURE_AND_MORE.match(values[number]) for number in inside)
 
 
 @dataclass(slots=True)
@@ -140,6 +151,12 @@ def read_catalogue(language: str) -> Catalogue:
                 if told:
                     found.add(english, told)
     return found
+
+
+def _ends_in_figure(value: str) -> bool:
+    """Whether a value is a clause and then a figure, such as ``1.50, 50%``: the clause is of the message before."""
+    before, comma, last = value.rpartition(", ")
+    return bool(comma and _NUMBER.fullmatch(last)) and not all(map(_INTEGER.fullmatch, [*before.split(", "), last]))
 
 
 def _find_opening(text: str, start: int, end: int) -> int:

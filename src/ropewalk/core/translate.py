@@ -127,6 +127,8 @@ def _translate(text: str, language: str) -> str:
     before, hint, after = text.rpartition(_HINT)
     if before:
         return f"{_translate(before, language)}；{_translate(hint.removeprefix('; ') + after, language)}"
+    if head := _translate_head(text, language):
+        return head  # its first label may end where that of a line of ``check`` does
     label, rest = text[:LABEL_COLUMNS].rstrip(), text[LABEL_COLUMNS + 1 :]
     if rest and text[LABEL_COLUMNS] == " " and (word := read_catalogue(language).whole.get(label)):
         return f"{word}{' ' * (LABEL_COLUMNS - count_columns(word))} {_translate(rest, language)}"
@@ -135,7 +137,7 @@ def _translate(text: str, language: str) -> str:
         return told
     if told is None and "\n" in text:
         return "\n".join(_translate(line, language) for line in text.split("\n"))
-    parts = _translate_head(text, language) or "".join(_translate_parts(_CUTS.split(text), language))
+    parts = "".join(_translate_parts(_CUTS.split(text), language))
     # Several messages in one line may look like the first one, with the others in its hole.
     return parts if told is None or _count_english(parts) < _count_english(told) else told
 

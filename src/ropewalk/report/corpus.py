@@ -33,6 +33,7 @@ def write_corpus_page(target: Path, name: str, survey: Mapping[str, Any]) -> Non
             _make_lengths(survey),
             _make_languages(survey),
             *(_make_mix(survey, stage) for stage in survey["stages"]),
+            *(_tell_undrawn(each) for each in survey.get("undrawn", [])),
             make_copies(survey),
             *([make_scores(survey["columns"])] if survey.get("columns") else []),
             *(make_sequences(stage) for stage in survey["stages"]),
@@ -46,7 +47,7 @@ def write_corpus_page(target: Path, name: str, survey: Mapping[str, Any]) -> Non
 
 def _holds(survey: Mapping[str, Any]) -> bool:
     fits = all(stage["most_sequences_off"] <= _SEQUENCES_OFF + 1e-9 for stage in survey["stages"])
-    return fits and all(balances(entry) for entry in survey["ledger"].values())
+    return fits and not survey.get("undrawn") and all(balances(entry) for entry in survey["ledger"].values())
 
 
 def _tell_verdict(survey: Mapping[str, Any]) -> str:
@@ -59,6 +60,8 @@ def _tell_verdict(survey: Mapping[str, Any]) -> str:
     if survey["stages"]:
         off = max(stage["most_sequences_off"] for stage in survey["stages"])
         told += f" No source differs by more than {off:.2f} sequences from its share at any time."
+    if undrawn := survey.get("undrawn"):
+        told += f" The text cannot give the mix of stage {', '.join(str(each['stage']) for each in undrawn)}."
     if faults := sum(len(stage["faults"]) for stage in survey["stages"]):
         told += f" {faults} warning{'s' * (faults > 1)} about the content of sequences: see the mix of each stage."
     return told
@@ -228,3 +231,9 @@ def _context_cells(context: Mapping[str, int]) -> list[str]:
 
 def _percent(part: int, whole: int) -> str:
     return f"{part / whole:.1%}" if part else "0"
+
+
+def _tell_undrawn(undrawn: Mapping[str, Any]) -> Section:
+    number, points = undrawn["stage"], [undrawn["why"], undrawn["fix"]]
+    lead = f"The text cannot give this mix: {undrawn['fault']}."
+    return Section(f"mix-{number}", f"Mix of stage {number}", lead, points=points)
