@@ -189,6 +189,7 @@ def test_a_figure_stays_with_its_own_phrase() -> None:
         "text        own: 2 files, about 9K tokens; 13 of 15 documents have 2Ki, 100% of the text": "文本        "
         "own：2 个文件，约 9K 个 token；15 个文档中有 13 个达到 2Ki，占文本的 100%",
         "  gbk.txt, line 1, byte 4: invalid start byte: 0xb5": "  gbk.txt，第 1 行，第 4 字节：无效的起始字节：0xb5",
+        "loss, step 0        2.016  0.0e+00  pass, <= 1e-05": "损失，第 0 步        2.016  0.0e+00  通过，<= 1e-05",
         "  a.jsonl, line 13, byte 165,907: 'text' must contain the text; found a int": "  a.jsonl，第 13 行，"
         "第 165,907 字节：'text' 必须含有文本；得到的是 int",
     }.items():
@@ -210,6 +211,7 @@ def test_reasons_and_heads_of_the_ledger_are_chinese() -> None:
         "source                     documents       bytes    tokens": "来源                            文档        字节"
         "  token 数",
         "own: 0 MB of text in 0.2 s": "own：0 MB 文本，用时 0.2 s",
+        "  a.md: 49.6% letters, below 60%": "  a.md: 49.6% 是字母，低于 60%",
         "  a.jsonl:15: 99.7% in passages seen before, above 40%": "  a.jsonl:15: 99.7% 在前面出现过的段落里，高于 40%",
         "1 characters, fewer than 20": "1 个字符，少于 20",
         "repeated passages": "重复的段落",

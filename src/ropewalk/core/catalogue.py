@@ -17,7 +17,7 @@ from string import Formatter
 _WORD, _DIGIT = re.compile(" [A-Za-z]+"), re.compile(r"\d")
 _PROSE = re.compile(r"[a-z]+ [a-z]+")
 _NUMBER, _INTEGER = re.compile(r"[\d.,]*\d%?"), re.compile(r"[\d,]*\d")
-_FIGURE_AND_MORE, _PLACE_AND_MORE = re.compile(r"\d[^:;]*; "), re.compile(r"\d[\w., ]*: ")
+_FIGURE_AND_MORE, _PLACE_AND_MORE = re.compile(r"\d[^:;]*; "), re.compile(r"\d[\w., ]*(: |  )")
 
 
 @dataclass(frozen=True, slots=True)
