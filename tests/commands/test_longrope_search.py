@@ -35,14 +35,14 @@ def searching(recipe: Recipe) -> Recipe:
 
 def count_reads(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each rank writes how many sequences it has read."""
-    read_row = items._read_row
+    read_sequence = items._read_sequence
 
     def read(learner: Any, row: Any) -> Any:
         mine = folder / f"reads-{rank_and_ranks()[0]}"
         mine.write_text(str(1 + int(mine.read_text() if mine.exists() else 0)))
-        return read_row(learner, row)
+        return read_sequence(learner, row)
 
-    monkeypatch.setattr(items, "_read_row", read)
+    monkeypatch.setattr(items, "_read_sequence", read)
 
 
 @pytest.mark.timeout(120)

@@ -92,5 +92,5 @@ def test_every_item_is_dealt_once_and_loads_are_even(ranks: int) -> None:
 
 def test_rows_keep_order_and_hold_what_fits() -> None:
     items = make_items([10, 20, 70, 200, 5, 5])
-    rows = [[len(item.tokens) for item in row] for row in pack_items(items, row_tokens=100)]
+    rows = [[len(item.tokens) for item in row] for row in pack_items(items, sequence_tokens=100)]
     assert rows == [[10, 20, 70], [200], [5, 5]]

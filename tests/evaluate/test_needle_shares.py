@@ -55,7 +55,7 @@ def test_shares_are_those_of_a_softmax(models: dict[str, Path], tokenizer: Token
         mesh, shares = make_mesh(ranks, context), NeedleShares()
         learner = ModelWithLoss(load_model(models["base"]))
         shard_model(learner, mesh, precision="float32", whole_bytes=0)
-        asked = {"mesh": mesh, "sharing": SHARING, "row_tokens": 128}
+        asked = {"mesh": mesh, "sharing": SHARING, "sequence_tokens": 128}
         measure_shared(learner, planned.items, planned.groups, shares=shares, **asked)  # type: ignore[arg-type]
         chosen = choose_heads(shares)
         found = shares.of_each()

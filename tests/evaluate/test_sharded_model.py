@@ -8,7 +8,7 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from ropewalk.corpus.tokens.corpus_folder import Corpus
-from ropewalk.evaluate.items import Item, lay_row, measure
+from ropewalk.evaluate.items import Item, lay_sequence, measure
 from ropewalk.evaluate.long_context_gain import plan_context_gain
 from ropewalk.evaluate.sharded_model import measure_shared
 from ropewalk.model.load import load_model
@@ -34,7 +34,7 @@ def test_it_is_what_a_whole_model_reads(models: dict[str, Path], corpus: Corpus,
         shard_model(learner, mesh, precision="float32", whole_bytes=0)
         learner.train()
         for _ in range(2):
-            shared = measure_shared(learner, items, planned.groups, mesh=mesh, sharing=SHARING, row_tokens=128)
+            shared = measure_shared(learner, items, planned.groups, mesh=mesh, sharing=SHARING, sequence_tokens=128)
             alone = measure(whole.requires_grad_(False), items, planned.groups, name="whole")
             found += [np.stack((each.count, each.nll)) for each in (shared, alone)]
             assert learner.training and all(isinstance(each, DTensor) for each in learner.parameters())
@@ -64,8 +64,8 @@ def test_only_the_last_tokens_count_and_the_same_in_both_readings(corpus: Corpus
 
 
 def test_a_rank_without_items_reads_padding() -> None:
-    laid = lay_row([], multiple=4)
+    laid = lay_sequence([], multiple=4)
     assert laid.document.tolist() == [-1] * 4 and laid.group.tolist() == [-1] * 4
-    laid = lay_row([Item(np.arange(3), np.array([-1, 0, 0])), Item(np.arange(2), np.array([-1, 1]))], multiple=4)
+    laid = lay_sequence([Item(np.arange(3), np.array([-1, 0, 0])), Item(np.arange(2), np.array([-1, 1]))], multiple=4)
     assert laid.document.tolist() == [0, 0, 0, 1, 1, -1, -1, -1]
     assert laid.group.tolist() == [0, 0, -1, 1, -1, -1, -1, -1] and laid.positions.tolist()[:5] == [0, 1, 2, 0, 1]

@@ -107,7 +107,7 @@ def _search(base: Path, stage: Stage, documents: list[Document], *, work: Path, 
         first_does(partial(_replace_candidate, base, work, _fill(stage, factors)))
         name = f"factors {asked} of {search.evaluations}"
         (sums,) = measure_model(
-            work, [loss], name=name, precision=stored_dtype(base), whole_bytes=whole_bytes, row_tokens=tokens
+            work, [loss], name=name, precision=stored_dtype(base), whole_bytes=whole_bytes, sequence_tokens=tokens
         )
         return float(sums.nll.sum() / sums.count.sum())
 

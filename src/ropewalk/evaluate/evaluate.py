@@ -20,7 +20,7 @@ from ropewalk.evaluate.benchmark_suite import BenchmarkPrompts, measure_benchmar
 from ropewalk.evaluate.controlled_grid import plan_grid
 from ropewalk.evaluate.foreign_loss import plan_foreign_loss
 from ropewalk.evaluate.gain_by_distance import GainByDistance, plan_gain_by_distance
-from ropewalk.evaluate.items import ROW_TOKENS, Sums, measure
+from ropewalk.evaluate.items import SEQUENCE_TOKENS, Sums, measure
 from ropewalk.evaluate.loss_by_context import LossByContext, plan_loss_by_context
 from ropewalk.evaluate.loss_by_position import PositionLoss, plan_position_loss
 from ropewalk.evaluate.loss_by_source import LossBySource
@@ -119,15 +119,15 @@ def measure_model(
     name: str,
     precision: Dtype,
     whole_bytes: int = WHOLE_BYTES,
-    row_tokens: int = ROW_TOKENS,
+    sequence_tokens: int = SEQUENCE_TOKENS,
 ) -> list[Sums]:
     """The sums of each measurement on one model folder, over all ranks. Every rank calls it.
 
-    A model of more than ``whole_bytes`` is sharded over them. Texts are packed into sequences of ``row_tokens``.
+    A model of more than ``whole_bytes`` is sharded over them. Texts are packed into sequences of ``sequence_tokens``.
     """
     learner = open_model(ModelWithLoss, folder, dtype=precision, whole_bytes=whole_bytes)
     return [
-        measure(learner, each.items, each.groups, name=f"{name}: {each.name}", row_tokens=row_tokens)
+        measure(learner, each.items, each.groups, name=f"{name}: {each.name}", sequence_tokens=sequence_tokens)
         for each in planned
     ]
 

@@ -20,7 +20,7 @@ from ropewalk.parallel.collective import max_over_ranks, rank_and_ranks, sum_ove
 from ropewalk.parallel.fsdp import is_sharded, reshard_model
 from ropewalk.partition import partition_tokens
 
-ROW_TOKENS = 4096
+SEQUENCE_TOKENS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +41,11 @@ class Sums:
 
 
 def measure(
-    learner: ModelWithLoss, items: Sequence[Item], groups: int, *, name: str, row_tokens: int = ROW_TOKENS
+    learner: ModelWithLoss, items: Sequence[Item], groups: int, *, name: str, sequence_tokens: int = SEQUENCE_TOKENS
 ) -> Sums:
     """Read ``items`` with ``learner``, whole or sharded (open_model.py), and sum each of ``groups`` over all ranks.
 
-    Items are packed into sequences of up to ``row_tokens``.
+    Items are packed into sequences of up to ``sequence_tokens``.
 
     Every rank calls it with the same items and gets the same sums. Ranks of a sharded learner gather each weight
     together, so they read equally many sequences: a rank that has no more items reads padding.
@@ -53,16 +53,16 @@ def measure(
     rank, ranks = rank_and_ranks()
     table = torch.zeros(3, groups, dtype=torch.float64)
     mine = [items[index] for index in deal([len(item.tokens) for item in items], ranks)[rank]]
-    total, rows = sum(len(item.tokens) for item in mine), list(pack_items(mine, row_tokens=row_tokens))
+    total, sequences = sum(len(item.tokens) for item in mine), list(pack_items(mine, sequence_tokens=sequence_tokens))
     sharded = is_sharded(learner)
     if sharded:
-        turns = int(max_over_ranks(torch.tensor(len(rows), dtype=torch.float64)))
-        rows += [[]] * (turns - len(rows))
+        turns = int(max_over_ranks(torch.tensor(len(sequences), dtype=torch.float64)))
+        sequences += [[]] * (turns - len(sequences))
     mode = torch.no_grad() if sharded else torch.inference_mode()  # FSDP reuses its buffers in later passes
     with mode, nullcontext(show_nothing) if rank else watch(name, total, unit="tokens") as advance:
-        for row in rows:
-            table.index_add_(1, *_read_row(learner, row))
-            advance(sum(len(item.tokens) for item in row))
+        for sequence in sequences:
+            table.index_add_(1, *_read_sequence(learner, sequence))
+            advance(sum(len(item.tokens) for item in sequence))
     if sharded:
         reshard_model(learner)
     count, nll, correct = sum_over_ranks(table).numpy()
@@ -80,18 +80,18 @@ def deal(lengths: Sequence[int], ranks: int) -> list[list[int]]:
     return shares
 
 
-def pack_items(items: Sequence[Item], *, row_tokens: int = ROW_TOKENS) -> Iterator[list[Item]]:
-    """Items in sequences of at most ``row_tokens``, in order; a longer item gets a sequence of its own."""
-    row: list[Item] = []
+def pack_items(items: Sequence[Item], *, sequence_tokens: int = SEQUENCE_TOKENS) -> Iterator[list[Item]]:
+    """Items in sequences of at most ``sequence_tokens``, in order; a longer item gets a sequence of its own."""
+    sequence: list[Item] = []
     used = 0
     for item in items:
-        if row and used + len(item.tokens) > row_tokens:
-            yield row
-            row, used = [], 0
-        row.append(item)
+        if sequence and used + len(item.tokens) > sequence_tokens:
+            yield sequence
+            sequence, used = [], 0
+        sequence.append(item)
         used += len(item.tokens)
-    if row:
-        yield row
+    if sequence:
+        yield sequence
 
 
 def _cost(tokens: int) -> float:
@@ -100,35 +100,37 @@ def _cost(tokens: int) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class LaidRow:
+class LaidSequence:
     """Items end to end: ``labels[t]`` follows ``tokens[t]``, and ``group[t]`` is the group of that prediction."""
 
-    tokens: Int64[np.ndarray, "row"]
-    labels: Int64[np.ndarray, "row"]
-    group: Int64[np.ndarray, "row"]
-    positions: Int64[np.ndarray, "row"]
-    document: Int32[np.ndarray, "row"]
+    tokens: Int64[np.ndarray, "sequence"]
+    labels: Int64[np.ndarray, "sequence"]
+    group: Int64[np.ndarray, "sequence"]
+    positions: Int64[np.ndarray, "sequence"]
+    document: Int32[np.ndarray, "sequence"]
 
 
-def lay_row(row: Sequence[Item], *, multiple: int = 1) -> LaidRow:
+def lay_sequence(sequence: Sequence[Item], *, multiple: int = 1) -> LaidSequence:
     """Lay items end to end, padded to a ``multiple`` of tokens; only padding where there are no items."""
-    lengths = [len(item.tokens) for item in row]
-    padding = -sum(lengths) % multiple if row else multiple
+    lengths = [len(item.tokens) for item in sequence]
+    padding = -sum(lengths) % multiple if sequence else multiple
     nothing = np.zeros(padding, dtype=np.int64)
-    tokens = np.concatenate([*(item.tokens for item in row), nothing])
-    return LaidRow(
+    tokens = np.concatenate([*(item.tokens for item in sequence), nothing])
+    return LaidSequence(
         tokens=tokens,
         # The token at t is predicted at t - 1; the first token of a text has no prediction.
         labels=np.roll(tokens, -1),
-        group=np.concatenate([*(np.append(item.group[1:], -1) for item in row), nothing - 1]),
+        group=np.concatenate([*(np.append(item.group[1:], -1) for item in sequence), nothing - 1]),
         positions=np.concatenate([*(np.arange(length) for length in lengths), nothing]),
-        document=np.repeat(np.array([*range(len(row)), -1], dtype=np.int32), [*lengths, padding]),
+        document=np.repeat(np.array([*range(len(sequence)), -1], dtype=np.int32), [*lengths, padding]),
     )
 
 
-def _read_row(learner: ModelWithLoss, row: list[Item]) -> tuple[Int64[Tensor, "counted"], Float64[Tensor, "3 counted"]]:
+def _read_sequence(
+    learner: ModelWithLoss, sequence: list[Item]
+) -> tuple[Int64[Tensor, "counted"], Float64[Tensor, "3 counted"]]:
     """(group, [1, nll, correct]) of every prediction of a sequence that counts."""
-    laid = lay_row(row)
+    laid = lay_sequence(sequence)
     counted = torch.from_numpy(laid.group >= 0)
     device = next(learner.parameters()).device
     _, nll, correct = learner(

@@ -123,17 +123,22 @@ def score_lengths(
         )
     require_intact(model, together=True)
     learner = open_model(ModelWithLoss, model, dtype=precision)
-    rows: list[dict[str, Any]] = []
+    records: list[dict[str, Any]] = []
     heads: list[list[int]] = []
     whole = 0
     for texts in chain([first], batches):
-        rows += read_gains(learner, texts, truncated_tokens=truncated_tokens, share=share)
+        records += read_gains(learner, texts, truncated_tokens=truncated_tokens, share=share)
         heads += [text.tokens[:_HEAD_TOKENS].tolist() for text in texts]
         whole += sum(count_whole(len(text.tokens), truncated_tokens) for text in texts)
     if rank_and_ranks()[0] == 0:
-        write_whole(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    read = sum(row.get("tokens_read", 0) for row in rows) / whole if share < 1 else 1.0
-    return {"documents": len(rows), "read": read, "best": _ends(rows, heads, -1), "worst": _ends(rows, heads, 1)}
+        write_whole(out, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+    read = sum(record.get("tokens_read", 0) for record in records) / whole if share < 1 else 1.0
+    return {
+        "documents": len(records),
+        "read": read,
+        "best": _ends(records, heads, -1),
+        "worst": _ends(records, heads, 1),
+    }
 
 
 def _in_batches(texts: Iterator[LongText]) -> Iterator[list[LongText]]:
@@ -178,6 +183,6 @@ def _row(text: LongText, gain: float, loss: float) -> dict[str, Any]:
     return {"id": text.id, "source": text.source, "gain": gain, "loss": loss, "tokens": len(text.tokens)}
 
 
-def _ends(rows: Sequence[Mapping[str, Any]], heads: Sequence[list[int]], sign: int) -> list[dict[str, Any]]:
-    order = sorted(range(len(rows)), key=lambda number: sign * rows[number]["gain"])[:5]
-    return [{**rows[number], "first": heads[number]} for number in order]
+def _ends(records: Sequence[Mapping[str, Any]], heads: Sequence[list[int]], sign: int) -> list[dict[str, Any]]:
+    order = sorted(range(len(records)), key=lambda number: sign * records[number]["gain"])[:5]
+    return [{**records[number], "first": heads[number]} for number in order]

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Int64
 
-from ropewalk.evaluate.items import Item, lay_row
+from ropewalk.evaluate.items import Item, lay_sequence
 from ropewalk.model.needle_attention import NeedleAttention, watch_needles
 from ropewalk.parallel.collective import sum_over_ranks
 from ropewalk.parallel.mesh import Mesh
@@ -35,13 +35,13 @@ class NeedleShares:
         self._queries = 0
 
     @contextmanager
-    def watch(self, row: Sequence[Item], *, mesh: Mesh, sharing: Sharing) -> Iterator[None]:
-        """Follow the forward of this rank's part of a row."""
-        laid = lay_row(row, multiple=mesh.context_ranks)
+    def watch(self, sequence: Sequence[Item], *, mesh: Mesh, sharing: Sharing) -> Iterator[None]:
+        """Follow the forward of this rank's part of a sequence."""
+        laid = lay_sequence(sequence, multiple=mesh.context_ranks)
         partition = choose_partition(laid.document[None], ranks=mesh.context_ranks, sharing=sharing).partition
-        found = [find_needles(item) for item in row]
-        padding = np.full(len(laid.tokens) - sum(len(item.tokens) for item in row), -1)
-        # twice [_] + [padding] -> [row]
+        found = [find_needles(item) for item in sequence]
+        padding = np.full(len(laid.tokens) - sum(len(item.tokens) for item in sequence), -1)
+        # twice [_] + [padding] -> [sequence]
         needle, asked = (np.concatenate([*(each[place] for each in found), padding]) for place in (0, 1))
         fields = (torch.from_numpy(local_shard(partition, mesh.context_rank, f[None])) for f in (needle, asked))
         with watch_needles(NeedleAttention(*(field.to(mesh.device) for field in fields))) as watched:

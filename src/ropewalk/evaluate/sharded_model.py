@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float64
 from torch import nn
 
-from ropewalk.evaluate.items import Item, Sums, lay_row, pack_items
+from ropewalk.evaluate.items import Item, Sums, lay_sequence, pack_items
 from ropewalk.evaluate.needle_shares import NeedleShares
 from ropewalk.parallel.collective import sum_over_ranks
 from ropewalk.parallel.fsdp import reshard_model
@@ -28,24 +28,24 @@ def measure_shared(
     *,
     mesh: Mesh,
     sharing: Sharing,
-    row_tokens: int,
+    sequence_tokens: int,
     shares: NeedleShares | None = None,
 ) -> Sums:
-    """Read ``items`` in sequences of up to ``row_tokens`` and sum each group, as ``items.measure`` does.
+    """Read ``items`` in sequences of up to ``sequence_tokens`` and sum each group, as ``items.measure`` does.
 
     ``model`` is a sharded learner; its state is restored. Every rank calls it with the same items. ``shares`` gets the
     attention of each head to the items' needles.
     """
     table = torch.zeros(3, groups, dtype=torch.float64)
-    rows = list(pack_items(items, row_tokens=row_tokens))
+    sequences = list(pack_items(items, sequence_tokens=sequence_tokens))
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        for first in range(0, len(rows), mesh.data_ranks):
-            mine = rows[first + mesh.data_rank : first + mesh.data_rank + 1]
-            row = mine[0] if mine else []
-            with nullcontext() if shares is None else shares.watch(row, mesh=mesh, sharing=sharing):
-                _add_row(table, model, row, mesh=mesh, sharing=sharing)
+        for first in range(0, len(sequences), mesh.data_ranks):
+            mine = sequences[first + mesh.data_rank : first + mesh.data_rank + 1]
+            sequence = mine[0] if mine else []
+            with nullcontext() if shares is None else shares.watch(sequence, mesh=mesh, sharing=sharing):
+                _add_sequence(table, model, sequence, mesh=mesh, sharing=sharing)
     if shares is not None:
         shares.sum_over_ranks()
     reshard_model(model)
@@ -54,10 +54,10 @@ def measure_shared(
     return Sums(count, nll, correct)
 
 
-def _add_row(
-    table: Float64[torch.Tensor, "3 groups"], model: nn.Module, row: list[Item], *, mesh: Mesh, sharing: Sharing
+def _add_sequence(
+    table: Float64[torch.Tensor, "3 groups"], model: nn.Module, sequence: list[Item], *, mesh: Mesh, sharing: Sharing
 ) -> None:
-    laid = lay_row(row, multiple=mesh.context_ranks)
+    laid = lay_sequence(sequence, multiple=mesh.context_ranks)
     partition = choose_partition(laid.document[None], ranks=mesh.context_ranks, sharing=sharing).partition
     tokens, positions, labels, group = (
         torch.from_numpy(local_shard(partition, mesh.context_rank, field[None]))

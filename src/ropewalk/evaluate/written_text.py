@@ -43,7 +43,7 @@ def write_texts(
         Item(np.concatenate((prompt, draft)), np.repeat([-1, 0], [len(prompt), len(draft)]))
         for prompt, draft in zip(prompts, drafts, strict=True)
     ]
-    for row in pack_items(items, row_tokens=_WRITTEN_TOKENS):
+    for sequence in pack_items(items, sequence_tokens=_WRITTEN_TOKENS):
         first = len(texts)
 
         def is_finished(number: int, tokens: list[int], first: int = first) -> bool:
@@ -51,10 +51,10 @@ def write_texts(
 
         written = write_greedily(
             learner,
-            [item.tokens[item.group < 0] for item in row],
+            [item.tokens[item.group < 0] for item in sequence],
             most_tokens=most_tokens,
             finished=is_finished,
-            drafts=[item.tokens[item.group >= 0] for item in row],
+            drafts=[item.tokens[item.group >= 0] for item in sequence],
         )
         texts += [WrittenText(tokenizer.decode(each.tokens), each) for each in written]
     return texts

@@ -26,11 +26,11 @@ def plan_measure(spec: EvaluateSpec, extended: Path, *, reader: Reader) -> Measu
     """
     probe, tokenizer = KeyValue(pairs=spec.pairs), load_tokenizer(extended)
     planned = plan_retrieval(
-        probe, tokenizer, lengths=[reader.row_tokens], answers=spec.answers, depths=spec.depths, seed=spec.seed + 1
+        probe, tokenizer, lengths=[reader.sequence_tokens], answers=spec.answers, depths=spec.depths, seed=spec.seed + 1
     )
     if planned is None:
         raise UserError(
-            f"retrieval cannot be measured at {reader.row_tokens} tokens",
+            f"retrieval cannot be measured at {reader.sequence_tokens} tokens",
             where="stop.metric",
             why=f"a prompt of {spec.pairs[0]} to {spec.pairs[1]} pairs does not fit",
             fix="choose another metric, fewer evaluate.pairs, or a longer context",

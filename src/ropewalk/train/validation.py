@@ -54,11 +54,11 @@ _LEAST_GAIN = 0.01
 
 @dataclass(frozen=True)
 class Reader:
-    """Runs a sharded model on evaluation items. ``row_tokens`` is the length of the stage's sequences in tokens."""
+    """Runs a sharded model on evaluation items. ``sequence_tokens`` is that of the stage, in tokens."""
 
     mesh: Mesh
     sharing: Sharing
-    row_tokens: int
+    sequence_tokens: int
 
     def read(self, model: nn.Module, planned: Planned, shares: NeedleShares | None = None) -> Sums:
         """Return the sums of one measurement. Every rank must call it. ``shares`` gets each head's attention."""
@@ -68,7 +68,7 @@ class Reader:
             planned.groups,
             mesh=self.mesh,
             sharing=self.sharing,
-            row_tokens=self.row_tokens,
+            sequence_tokens=self.sequence_tokens,
             shares=shares,
         )
 
@@ -185,7 +185,7 @@ def _plan_answers(evaluate: EvaluateSpec, extended: Path, *, tokens: int, answer
 
 def make_reader(context: StageContext) -> Reader:
     """Return the reader of a stage."""
-    return Reader(context.mesh, context.sharing, row_tokens=context.spec.reach_tokens)
+    return Reader(context.mesh, context.sharing, sequence_tokens=context.spec.reach_tokens)
 
 
 def prepare_validation(
