@@ -69,3 +69,18 @@ def test_a_rank_without_items_reads_padding() -> None:
     laid = lay_sequence([Item(np.arange(3), np.array([-1, 0, 0])), Item(np.arange(2), np.array([-1, 1]))], multiple=4)
     assert laid.document.tolist() == [0, 0, 0, 1, 1, -1, -1, -1]
     assert laid.group.tolist() == [0, 0, -1, 1, -1, -1, -1, -1] and laid.positions.tolist()[:5] == [0, 1, 2, 0, 1]
+
+
+def test_all_ranks_read_equally_often(models: dict[str, Path]) -> None:
+    """Two data ranks and one item: weights are gathered together, so a rank that read nothing would leave the other."""
+
+    def count_reads() -> tuple[int, float]:
+        mesh, reads = make_mesh(2, 1), []
+        learner = ModelWithLoss(load_model(models["base"]))
+        shard_model(learner, mesh, precision="float32", whole_bytes=0)
+        learner.register_forward_pre_hook(lambda *_: reads.append(1))
+        item = Item(np.arange(7), np.full(7, 0))
+        sums = measure_shared(learner, [item], 1, mesh=mesh, sharing=SHARING, sequence_tokens=128)
+        return len(reads), float(sums.count[0])
+
+    assert run_ranks(count_reads, 2) == [(1, 6.0), (1, 6.0)]
