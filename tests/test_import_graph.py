@@ -5,6 +5,7 @@ import, where a module that needs torch is imported by a torch-free room, and in
 """
 
 import ast
+import re
 import tomllib
 from collections.abc import Mapping
 from functools import cache
@@ -131,7 +132,7 @@ SOURCES = {name: file.read_text() for name, file in MODULES.items()}
 
 def optional_packages() -> set[str]:
     extras = tomllib.loads((SRC.parents[1] / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    packages = {wish.partition(">")[0].replace("-", "_") for extra in OPTIONAL for wish in extras[extra]}
+    packages = {re.split(r"[\[>]", wish)[0].replace("-", "_") for extra in OPTIONAL for wish in extras[extra]}
     return packages | {"fasttext"}  # the module of fasttext-predict
 
 
