@@ -10,7 +10,7 @@ import pytest
 
 from ropewalk.commands import sweep_on_ray as module
 from ropewalk.commands.sweep_on_ray import run_task, sweep_on_ray
-from ropewalk.core.error import UserError
+from ropewalk.core.error import STOPPED_CODE, UserError
 from ropewalk.recipe.sweep import RayTasks
 
 
@@ -66,3 +66,10 @@ def test_the_error_of_a_task_is_raised_here_and_the_others_stop(ray: StubRay, tm
     with pytest.raises(RuntimeError, match=r"code 1: rank 1 was killed"):
         sweep_on_ray(Path("study.yaml"), [], RayTasks(tasks=1))
     assert run_task([sys.executable], str(tmp_path))["code"] == 1
+
+
+def test_a_task_that_stopped_and_saved_ends_the_command_as_it_ended(ray: StubRay, tmp_path: Path) -> None:
+    (tmp_path / "end.sh").write_text(f"exit {STOPPED_CODE}\n")
+    with pytest.raises(SystemExit) as raised:
+        sweep_on_ray(Path("study.yaml"), [], RayTasks(tasks=2))
+    assert raised.value.code == STOPPED_CODE and len(ray.cancelled) == 1

@@ -15,6 +15,8 @@ from ropewalk.plan.devices import find_device
 from ropewalk.plan.elementwise import elementwise_bytes
 from ropewalk.plan.flops import token_flops
 from ropewalk.plan.hardware import KNOWN, describe_cpu, make_machine
+from ropewalk.plan.planned_machine import describe_measured_cpu
+from ropewalk.plan.receipt import Rig
 from ropewalk.plan.savings import Savings
 from ropewalk.plan.step_time import (
     UNFITTED,
@@ -173,6 +175,18 @@ def test_a_cpus_rate_follows_the_blocks_of_keys_that_its_kernel_computes(
     shape, cpu = shapes["llama-8b"], describe_cpu(1e11, ranks=1, source="test")
     share = attention_share(shape, token_flops(shape, tokens), cpu)
     assert share == pytest.approx(count_share(tokens) / count_share(2048), rel=0.011)
+
+
+@pytest.mark.parametrize(("context", "measured"), [(256, 512), (1024, 1024), (8192, 2048)])
+def test_the_rate_that_a_stage_measured_holds_for_the_document_that_it_was_measured_on(
+    context: int, measured: int, shapes: Mapping[str, ModelShape]
+) -> None:
+    rig = Rig(
+        "cpu", "cpu", 2, 1, 2e11, "measured", products_flops=1e11, attention_flops=4e10, link_bytes_per_second=None
+    )
+    machine, shape = describe_measured_cpu(rig, context_tokens=context), shapes["llama-8b"]
+    share = attention_share(shape, token_flops(shape, measured), machine)
+    assert share * machine.attention_forward_flops == pytest.approx(4e10, rel=0.01)
 
 
 def test_hidden_messages_cost_their_share(shapes: Mapping[str, ModelShape]) -> None:

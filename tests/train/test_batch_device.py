@@ -67,6 +67,7 @@ def test_every_tensor_of_a_batch_lies_on_the_device_of_the_mesh(
         seed=3,
         settings_digest="",
         moments=None,
+        moments_misfit=None,
     )
     with closing(loop._look_ahead(context, dataset, 0)) as stream:
         found = [tensor for batches in (next(stream), next(stream)) for tensor in tensors_of(batches)]

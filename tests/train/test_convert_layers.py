@@ -26,6 +26,7 @@ from ropewalk.parallel.collective import sum_over_ranks
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.partition import local_shard, partition_tokens
 from ropewalk.recipe.check import check
+from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage import Stage
 from ropewalk.recipe.stretch import stretch_stage
 from ropewalk.rope.layers import LayerRule
@@ -189,6 +190,14 @@ def test_keys_that_do_not_go_together(changes: dict[str, Any], told: str) -> Non
         make_stage(**changes)
 
 
+def test_a_later_stage_cannot_be_merged_with_the_base_either() -> None:
+    later, data = make_recipe(merge_with_base=0.5).stages[0], make_recipe().to_json()
+    stages = [stage.model_dump(mode="json") for stage in (make_stage(), later)]
+    Recipe.model_validate({**data, "stages": stages[::-1]})
+    with pytest.raises(ValidationError, match=r"stages\.1\.merge_with_base: the base has other weights"):
+        Recipe.model_validate({**data, "stages": stages})
+
+
 @pytest.mark.parametrize(
     ("sizes", "layers", "told"),
     [
@@ -216,6 +225,9 @@ def test_a_multimodal_base_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot become gated delta nets") as refused:
         extend(base, tmp_path / "out", rope=Theta(theta=1e6), layers=RULES, context_tokens=CONTEXT_TOKENS)
     assert "parts that are not text" in refused.value.why and not (tmp_path / "out").exists()
+    recipe = make_recipe().model_copy(update={"stages": (make_stage(),)})
+    found = [finding for finding in check(recipe, read_shape(base)) if finding.level == "error"]
+    assert any("parts that are not text" in finding.message for finding in found), "before a run begins, too"
 
 
 def test_another_class_is_refused_by_name_and_by_check(tmp_path: Path) -> None:

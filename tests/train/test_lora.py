@@ -33,6 +33,7 @@ from ropewalk.recipe.gates import Guard
 from ropewalk.recipe.lora import Lora
 from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage_dataset import open_stage
+from ropewalk.rope.layers import LayerRule
 from ropewalk.rope.scaling import Theta
 from ropewalk.shape.read import read_shape
 from ropewalk.train import loop
@@ -43,7 +44,7 @@ from ropewalk.train.parity import compare_degrees
 from ropewalk.train.prepare_model import build_model_with_loss
 from ropewalk.train.rollback import read_history
 from ropewalk.train.stage import train_stage
-from ropewalk.train.stage_context import choose_sharing
+from ropewalk.train.stage_context import choose_sharing, find_moments_misfit
 from ropewalk.train.step import train_step
 from tiny_run import make_recipe
 
@@ -264,8 +265,20 @@ def test_any_checkpoint_becomes_a_plain_folder(straight: Path, tmp_path: Path) -
     assert read_config(tmp_path / "plain") == read_config(like)
 
 
-def test_a_merge_leaves_no_moments_to_carry_on(straight: Path, prepared: Prepared, new_run: NewRun) -> None:
+def test_a_merge_leaves_no_moments_to_carry_on(
+    straight: Path, prepared: Prepared, new_run: NewRun, capfd: pytest.CaptureFixture[str]
+) -> None:
     run, recipe = new_run("second"), make_recipe(lora=LORA, tokens=2 * 4 * 64)
     (run / "stages/0/checkpoints").symlink_to(straight / "stages/0/checkpoints")
     assert train(recipe, run, prepared[1], stage=1) == "limit"
     assert read_facts(last(run, 1))["updates"] == 2
+    assert "stage 1 begins with fresh moments" in capfd.readouterr().err
+
+
+def test_moments_are_carried_only_to_the_same_weights() -> None:
+    plain, other = make_recipe().stages[0], make_recipe(lora=LORA).stages[0]
+    mixers = plain.model_copy(update={"layers": (LayerRule(), LayerRule(mixer="gated_delta"))})
+    assert find_moments_misfit(plain, plain) is None and find_moments_misfit(plain, mixers) is None
+    assert "new adapters" in str(find_moments_misfit(other, other))
+    assert "the stage before" in str(find_moments_misfit(plain, other))
+    assert "mixer" in str(find_moments_misfit(mixers, plain))

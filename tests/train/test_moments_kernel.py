@@ -18,7 +18,7 @@ from ropewalk.checkpoint.eight_bit import decode_moments, list_numbers
 from ropewalk.core.error import UserError
 from ropewalk.recipe.parallel import Parallel
 from ropewalk.train import moments_kernel
-from ropewalk.train.eight_bit import move_in_parts
+from ropewalk.train.eight_bit import EightBitAdamW, move_in_parts
 from ropewalk.train.moments_kernel import find_trial_fault, has_its_blocks, load_moments_kernel, move_matrix
 from ropewalk.train.optimizer import make_optimizer, set_learning_rate
 
@@ -97,6 +97,22 @@ def test_weights_and_moments_are_those_of_our_own_step(installed: None) -> None:
         assert states[1]["exp_avg_sq"].min() >= 1, "no second moment is rounded to zero"
     last, own = (model[2].weight for model in (theirs, ours))
     assert not has_its_blocks(last) and last.shape == own.shape, "rows of 64 keep our step"
+
+
+def test_each_matrix_has_its_own_count_of_updates(installed: None) -> None:
+    """The first one has no gradient in the first two steps, so the last step is its own first."""
+    weights = {}
+    for kernel in ("torch", "bitsandbytes"):
+        first, second = (nn.Parameter(torch.ones(64, 256)) for _ in range(2))
+        groups = [{"params": [first, second], "weight_decay": 0.0, "lr": 0.01}]
+        optimizer = EightBitAdamW(groups, betas=(0.9, 0.95), kernel=kernel)  # type: ignore[arg-type]
+        for step in range(3):
+            first.grad = torch.ones_like(first) if step == 2 else None
+            second.grad = torch.ones_like(second)
+            optimizer.step()
+        assert [float(optimizer.state[each]["step"]) for each in (first, second)] == [1, 3]
+        weights[kernel] = torch.cat([first, second]).detach()
+    torch.testing.assert_close(weights["bitsandbytes"], weights["torch"], rtol=0, atol=1e-4)
 
 
 def test_it_is_tried_first_and_refused_where_it_computes_something_else(installed: None) -> None:

@@ -7,7 +7,7 @@ function of recipe and corpus. So it can be made long after the run, and on anot
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -29,7 +29,8 @@ from ropewalk.plan.compare_receipts import compare_receipts
 from ropewalk.plan.devices import recognise_device
 from ropewalk.plan.flops import token_flops
 from ropewalk.plan.forecast import forecast_stage
-from ropewalk.plan.hardware import KNOWN, Machine, describe_cpu
+from ropewalk.plan.hardware import KNOWN, Machine
+from ropewalk.plan.planned_machine import describe_measured_cpu
 from ropewalk.plan.receipt import (
     Percentiles,
     Receipt,
@@ -237,7 +238,7 @@ def _count_micro_batches(spec: Stage, rig: Rig) -> int:
 
 def _plan(recipe: Recipe, shape: ModelShape, stage: int, *, rig: Rig, precision: str) -> dict[str, float]:
     """The forecast of the stage on this rig, for sequences of one document each; none on a GPU of no known rates."""
-    machine = _describe_machine(rig)
+    machine = _describe_machine(rig, context_tokens=recipe.stages[stage].context_length)
     if machine is None:
         return {}
     parallel = recipe.parallel.model_copy(update={"precision": precision, "device": rig.kind})
@@ -250,7 +251,7 @@ def _plan(recipe: Recipe, shape: ModelShape, stage: int, *, rig: Rig, precision:
     }
 
 
-def _describe_machine(rig: Rig) -> Machine | None:
+def _describe_machine(rig: Rig, *, context_tokens: int) -> Machine | None:
     """The plan's machine: a GPU of the table, or a CPU with the rates that were measured as the stage began.
 
     None for another GPU: a receipt does not hold its memory, which decides what is recomputed.
@@ -258,10 +259,4 @@ def _describe_machine(rig: Rig) -> Machine | None:
     if rig.kind == "cuda":
         device = recognise_device(rig.device)
         return None if device is None else KNOWN[device.name]
-    machine = describe_cpu(rig.products_flops, ranks=rig.ranks, source="measured as the stage began")
-    return replace(
-        machine,
-        attention_forward_flops=rig.attention_flops,
-        attention_backward_flops=rig.attention_flops,
-        link_bytes_per_second=rig.link_bytes_per_second or machine.link_bytes_per_second,
-    )
+    return describe_measured_cpu(rig, context_tokens=context_tokens)

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ropewalk.core.error import UserError
+from ropewalk.core.error import STOPPED_CODE, UserError
 from ropewalk.core.progress import say
 from ropewalk.core.ray_cluster import start_ray
+from ropewalk.parallel.stop import Stopped
 from ropewalk.recipe.sweep import RayTasks
 
 _TAIL_LETTERS = 2000
@@ -23,8 +24,8 @@ _TAIL_LETTERS = 2000
 def sweep_on_ray(path: Path, overrides: Sequence[str], spec: RayTasks) -> None:
     """Do all cells of a study in ``spec.tasks`` tasks, and return when every task has ended.
 
-    Raises the UserError of a task, and RuntimeError with its last words for any other end. The other tasks are then
-    stopped; what they have saved is continued by the next start.
+    Raises the UserError of a task, Stopped for one that was asked to stop and has saved, and RuntimeError with its last
+    words for any other end. The other tasks are then stopped; what they have saved is continued by the next start.
     """
     ray = start_ray("ray", instead="ray=null, and start the command on each machine")
     work = ray.remote(num_cpus=spec.cpus, num_gpus=spec.gpus, max_retries=0)(run_task)
@@ -50,6 +51,8 @@ def run_task(command: list[str], folder: str) -> dict[str, Any]:
 def _raise(ended: dict[str, Any]) -> None:
     if not ended["code"]:
         return
+    if ended["code"] == STOPPED_CODE:
+        raise Stopped
     last = ended["output"].strip().rpartition("\n")[2]
     if last.startswith('{"error"'):
         raise UserError(**json.loads(last)["error"])

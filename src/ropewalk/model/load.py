@@ -46,9 +46,9 @@ def load_model(
 ) -> PreTrainedModel:
     """The causal language model in ``folder``, on the CPU, in evaluation mode.
 
-    ``former`` are the positions that it had before it was extended, where they are to be annealed. Raises UserError for
-    an unsupported architecture, for files that do not hold exactly the model's tensors with finite values, and where a
-    live layer differs from config.json.
+    ``former`` are the positions that it had before it was extended, where they are to be interpolated. Raises UserError
+    for an unsupported architecture, for files that do not hold exactly the model's tensors with finite values, and
+    where a live layer differs from config.json.
     """
     shape = read_shape(folder)
     if read_file_names(folder).differ:  # transformers would load nothing into the text model, with a warning

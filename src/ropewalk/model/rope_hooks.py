@@ -1,9 +1,9 @@
 """Positions that a class of transformers does not support itself, given to each attention layer by torch hooks.
 
-A hook passes three things, each only where it is needed: cosine and sine (other methods per layer, none, or annealed
-from the base's), a window, and a temperature for queries. Dynamic NTK and LongRoPE need a hook although their classes
-support them. transformers takes their length from the largest position of the batch. So a packed sequence, and each
-rank of a long one, would use a wrong length. With the hook, every token uses the length of its own document.
+A hook passes three things, each only where it is needed: cosine and sine (other methods per layer, none, or those on
+the way from the base's), a window, and a temperature for queries. Dynamic NTK and LongRoPE need a hook although their
+classes support them. transformers takes their length from the largest position of the batch. So a packed sequence, and
+each rank of a long one, would use a wrong length. With the hook, every token uses the length of its own document.
 """
 
 import math
@@ -46,7 +46,7 @@ class Angles:
     once as complex numbers of cosine and sine (``complex``).
 
     A forward is identified by its positions and its partition, as objects. So a block that is recomputed in the
-    backward finds the same values. ``share`` is the progress of annealing.
+    backward finds the same values. ``share`` is the progress of the interpolation.
     """
 
     def __init__(self, head_dim: int, layout: CosSin = "halves") -> None:
@@ -174,8 +174,8 @@ def direct_positions(
     """Make ``model``, as built from its config, run ``positions``, one per layer, wherever its class does not.
 
     ``native``: its config describes all of ``positions``, so only positions that depend on a document's length are
-    added. With ``former``, its positions before, its frequencies can be annealed. ``head_dim`` counts the dimensions
-    that RoPE turns; one number for each layer where layers differ.
+    added. With ``former``, its positions before, its frequencies can be interpolated. ``head_dim`` counts the
+    dimensions that RoPE turns; one number for each layer where layers differ.
     """
     hand_on_arguments(model)  # the hooks below read the positions
     dims = [head_dim] * len(positions) if isinstance(head_dim, int) else head_dim
@@ -196,7 +196,7 @@ def direct_positions(
             angles_of[dim].of_class[position] = class_frequencies(model, index)
         assert not direction.windows or live.window_tokens is None, "a class's own window cannot be widened"
         if direction.interpolates and isinstance(position.rope, Nope) and hasattr(attention, "use_rope"):
-            attention.use_rope = True  # it turns during annealing, then by angle 0
+            attention.use_rope = True  # it turns during the interpolation, then by angle 0
             direction = replace(direction, turns=True)
         needed = direction.turns or direction.interpolates or direction.windows or position.log_n_tokens
         directions.append(direction if needed else None)

@@ -20,6 +20,7 @@ from ropewalk.attention.context_parallel import attend
 from ropewalk.parallel.collective import sum_over_ranks, wait_for_ranks
 from ropewalk.parallel.mesh import Mesh
 from ropewalk.partition.partition import partition_tokens
+from ropewalk.plan.cpu_attention import count_measured
 from ropewalk.plan.devices import find_peak_flops
 from ropewalk.plan.receipt import Rig
 
@@ -27,9 +28,8 @@ Clock = Callable[[], float]
 Pick = Callable[[list[float]], float]
 
 _WIDTHS = {"cpu": 512, "cuda": 8192}
-_FEWEST_TOKENS, _MOST_TOKENS = 512, {"cpu": 2048, "cuda": 8192}
-"""Of attention's document. Torch's CPU kernel skips hidden keys in blocks of 512 only, so 512 tokens take twice the
-pairs that count, 2048 1.25 times, and long documents hardly more than count."""
+_GPU_TOKENS = 8192
+"""Of attention's document on a GPU."""
 _PRODUCTS = 8
 _TRIES = 3
 _LINK_BYTES = {"cpu": 1 << 20, "cuda": 1 << 26}
@@ -95,9 +95,9 @@ def measure_attention(
     On a CPU with one key head for each thread: all key heads take the same time, and threads without a head would wait
     in the backward. Every rank must call it.
     """
-    tokens = _MOST_TOKENS[device.type]
+    tokens = _GPU_TOKENS
     if device.type == "cpu":
-        tokens = max(_FEWEST_TOKENS, min(tokens, context_tokens or tokens))
+        tokens = count_measured(context_tokens)
         measured = min(kv_heads, torch.get_num_threads())
         heads, kv_heads = heads // kv_heads * measured, measured
     partition = partition_tokens(np.zeros((1, tokens), dtype=np.int32), ranks=1)

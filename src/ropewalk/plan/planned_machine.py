@@ -5,10 +5,12 @@ from pathlib import Path
 
 from ropewalk.core.error import UserError
 from ropewalk.plan.calibration import describe_calibrated, is_calibration, read_calibration
+from ropewalk.plan.cpu_attention import count_measured, scale_rate
 from ropewalk.plan.devices import find_device
 from ropewalk.plan.gpus import list_gpus
-from ropewalk.plan.hardware import Machine, find_machine, make_machine
+from ropewalk.plan.hardware import Machine, describe_cpu, find_machine, make_machine
 from ropewalk.plan.rank_setup import set_up_ranks
+from ropewalk.plan.receipt import Rig
 from ropewalk.recipe.hardware_keys import Hardware, read_hardware
 from ropewalk.recipe.parallel import Parallel
 from ropewalk.recipe.spec import Recipe
@@ -90,6 +92,18 @@ def assume_gpu(parallel: Parallel, shape: ModelShape, machine: Machine) -> Machi
         return machine
     assumed = describe_hardware(Hardware(device=_ASSUMED), ranks=parallel.ranks)
     return replace(assumed, name=f"{_ASSUMED} (assumed)")
+
+
+def describe_measured_cpu(rig: Rig, *, context_tokens: int) -> Machine:
+    """The CPU of one rank, with the rates that a stage with sequences of ``context_tokens`` measured as it began."""
+    machine = describe_cpu(rig.products_flops, ranks=rig.ranks, source="measured as the stage began")
+    attention = rig.attention_flops / scale_rate(count_measured(context_tokens))
+    return replace(
+        machine,
+        attention_forward_flops=attention,
+        attention_backward_flops=attention,
+        link_bytes_per_second=rig.link_bytes_per_second or machine.link_bytes_per_second,
+    )
 
 
 def device_kind(machine: Machine) -> str:

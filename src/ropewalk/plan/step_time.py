@@ -11,6 +11,7 @@ against rows that it did not see.
 import math
 from dataclasses import dataclass, fields, replace
 
+from ropewalk.plan.cpu_attention import scale_rate
 from ropewalk.plan.devices import Generation
 from ropewalk.plan.elementwise import elementwise_bytes
 from ropewalk.plan.flops import TokenFlops
@@ -152,8 +153,6 @@ _LOSS_BYTES = 20
 _HALF_RATE_TOKENS = 600
 """Length of a document at which a flash kernel reaches half of its rate: FlashAttention 2 on an A100 does 0.46 of it at
 512 tokens, 0.77 at 2Ki, and 0.96 at 16Ki."""
-_BLOCK_TOKENS, _MEASURED_TOKENS = 512, 2048
-"""Of keys in torch's CPU kernel, and of the document on which a CPU's rate of attention is measured."""
 _NARROW_HEAD, _NARROW_SHARE = 64, {"hopper": 0.65, "blackwell": 0.65}
 """Heads of up to 64 dimensions leave the tensor cores waiting for exponentials: 0.8 of the rate, on Hopper less."""
 _OPTIMIZER_BYTES = 7 * 4
@@ -183,18 +182,10 @@ def attention_share(shape: ModelShape, flops: TokenFlops, machine: Machine) -> f
     """Attention's rate as a share of the machine's, for heads and documents of these sizes."""
     width = shape.query_width + shape.output_width  # both are means
     keys = flops.attention / (2.0 * width * shape.attention_layers)
-    if machine.generation is None and not machine.generic:  # a CPU's was measured, on a document of a known length
-        return _block_share(2 * keys) / _block_share(_MEASURED_TOKENS)
+    if machine.generation is None and not machine.generic:  # a CPU
+        return scale_rate(2 * keys)
     narrow = _NARROW_SHARE.get(machine.generation or "", 0.8) if shape.head_dim <= _NARROW_HEAD else 1.0
     return narrow * 2 * keys / (2 * keys + _HALF_RATE_TOKENS)
-
-
-def _block_share(document_tokens: float) -> float:
-    """Pairs that count over those that torch's CPU kernel computes, which skips hidden keys in whole blocks only.
-
-    A document of less than a block has all its keys computed: half of them count.
-    """
-    return document_tokens / (document_tokens + min(_BLOCK_TOKENS, document_tokens))
 
 
 def _tile_seconds(shape: ModelShape, work: Work, savings: Savings, machine: Machine) -> float:

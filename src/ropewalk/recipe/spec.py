@@ -208,6 +208,19 @@ class Recipe(Spec):
         return self
 
     @model_validator(mode="after")
+    def _check_merges(self) -> "Recipe":
+        """Also a stage after one with new mixers: the same names mean other weights in the base."""
+        converted = False
+        for index, stage in enumerate(self.stages):
+            if converted and stage.merge_with_base < 1:
+                raise ValueError(
+                    f"stages.{index}.merge_with_base: the base has other weights since a stage before has "
+                    "mixer: gated_delta"
+                )
+            converted = converted or stage.converts
+        return self
+
+    @model_validator(mode="after")
     def _check_foreign(self) -> "Recipe":
         for text in self.evaluate.foreign:
             named = next((source for source in self.corpus.sources if source.name == text.name), None)

@@ -2,7 +2,7 @@
 
 Frequencies move along a geometric mean, so a pair that ends eight times slower is about three times slower half-way. A
 pair that stands still at one end (NoPE, proportional) has no geometric mean, so it moves linearly. A window is not
-annealed: it is a count of keys, and the base was either full or windowed. So a window holds from the first step.
+interpolated: it is a count of keys, and the base was either full or windowed. So a window holds from the first step.
 """
 
 from dataclasses import dataclass

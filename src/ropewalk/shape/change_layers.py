@@ -33,8 +33,8 @@ _KEPT = (
 def change_layers(shape: ModelShape, pattern: tuple[LayerRule, ...], *, rope: Rope, context_tokens: int) -> ModelShape:
     """The model that a stage makes of ``shape``: new positions, and new mixers where the pattern has them.
 
-    Raises UserError as ``ModelShape.stretch`` does, where no class of transformers can run the result, and where no
-    layer would keep attention.
+    Raises UserError as ``ModelShape.stretch`` does, for a multimodal base, where no class of transformers can run the
+    result, and where no layer would keep attention.
     """
     made = shape.stretch(pattern, rope=rope, context_tokens=context_tokens)
     return _convert_shape(shape, made) if list_converted(shape, made.positions) else made
@@ -73,14 +73,8 @@ def convert_config(
 ) -> dict[str, Any]:
     """The config.json of the converted model with the positions of its base; ``config`` and ``shape`` are the base's.
 
-    Its layers with attention are then spelled as those of any model of its class. Raises UserError for a multimodal
-    base.
+    Its layers with attention are then spelled as those of any model of its class.
     """
-    if "text_config" in config:
-        raise _refuse(
-            "the base has parts that are not text, and no class of transformers has them beside such layers",
-            "choose a base of text alone",
-        )
     name = CONVERTED[shape.architecture]
     word = require_row(name).recurrent.word  # type: ignore[union-attr]
     kinds = [FULL if layer.mixer is None else word for layer in positions]
@@ -113,6 +107,11 @@ def _refuse(why: str, fix: str) -> UserError:
 
 
 def _check_base(shape: ModelShape, positions: tuple[LayerPosition, ...], layers: tuple[int, ...]) -> None:
+    if shape.multimodal:
+        raise _refuse(
+            "the base has parts that are not text, and no class of transformers has them beside such layers",
+            "choose a base of text alone",
+        )
     if shape.architecture not in CONVERTED:
         raise _refuse(
             f"no class of transformers has gated delta nets beside layers with the attention of {shape.architecture}; "

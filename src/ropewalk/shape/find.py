@@ -7,9 +7,8 @@ import re
 from pathlib import Path
 
 from ropewalk.core.error import UserError
-from ropewalk.core.progress import say
 from ropewalk.shape.hub import fetch_model, is_cached
-from ropewalk.shape.shipped import describe_shipped, find_near, find_shipped, require_weights
+from ropewalk.shape.shipped import find_near, find_shipped, require_weights, tell_shipped
 
 TINY_BASE = Path(__file__).parents[1] / "model" / "tiny_base"
 _HUB_NAME = re.compile(r"([\w.-]+/[\w.-]+)@([\w.-]+)")
@@ -37,7 +36,7 @@ def find_model(name: str | Path, *, config_only: bool = False, offline: bool = F
     if not config_only:
         require_weights(str(name))
     elif (shipped := find_shipped(str(name))) and not folder.exists():
-        say(describe_shipped(str(name)))
+        tell_shipped(str(name))
         return shipped
     raise UserError(
         f"{name} is not a model",

@@ -63,6 +63,8 @@ class ModelShape:
     """The layers that have a recurrence in place of attention."""
     query_gate: bool = False
     """Whether the matrix of queries also makes a gate, as wide, for attention's output."""
+    multimodal: bool = False
+    """Whether the shape is that of the text part of a model that has others."""
 
     @property
     def rotary_dim(self) -> int:

@@ -27,7 +27,7 @@ from ropewalk.shape.recurrent import read_recurrent
 from ropewalk.shape.rope_keys import find_reach, find_rotary_share
 from ropewalk.shape.unequal import read_unequal
 from ropewalk.shape.values import LARGEST_COUNT, MOST_LAYERS, WIDEST_HEAD, check_factors, check_values
-from ropewalk.shape.wrappers import read_text_config
+from ropewalk.shape.wrappers import find_wrapper, read_text_config
 
 _DTYPES = ("float32", "bfloat16", "float16")
 
@@ -73,7 +73,7 @@ def _name_methods(folder: Path, shape: ModelShape) -> ModelShape:
 
 def parse_shape(config: Mapping[str, Any], where: str) -> ModelShape:
     """The shape that a config.json describes; ``where`` is its name in errors. A multimodal one has its text part's."""
-    config = read_text_config(config, where)
+    multimodal, config = find_wrapper(config) is not None, read_text_config(config, where)
     architecture, family = find_family(config, where)
     width, heads, kv_heads = _read_widths(config, family, where)
     context_tokens = _count(config, "max_position_embeddings", where)
@@ -129,6 +129,7 @@ def parse_shape(config: Mapping[str, Any], where: str) -> ModelShape:
         unequal=unequal,
         recurrent=read_recurrent(config, family, layers=layers, count=count, where=where),
         query_gate=family.query_gate,
+        multimodal=multimodal,
     )
 
 

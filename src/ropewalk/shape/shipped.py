@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ropewalk.core.error import UserError
+from ropewalk.core.progress import say
 
 BASES = Path(__file__).parent / "bases"
 _SHOWN = 3
@@ -33,11 +34,12 @@ def find_shipped(name: str) -> Path | None:
     return BASES / name if name in read_sources() else None
 
 
-def describe_shipped(name: str) -> str:
-    """A line for people: which shape is used, how old it is, and how to have the hub's own."""
+@functools.cache
+def tell_shipped(name: str) -> None:
+    """Say which shape is used, how old it is, and how to have the hub's own; once, however often a command looks."""
     source = read_sources()[name]
     known = "" if source["how"] == "copy" else f" ({source['how']})"
-    return (
+    say(
         f"the shape of {name} is the one that ropewalk ships, of {source['read']}{known}; "
         f"{name}@main reads the hub's instead"
     )

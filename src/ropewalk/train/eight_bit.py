@@ -42,9 +42,9 @@ class EightBitAdamW(torch.optim.AdamW):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Update all parameters that have a gradient."""
         assert closure is None, "a step is taken once"
-        if self._installed is not None:  # the kernel takes a number, and to read it once a step is enough
-            earlier = next(iter(self.state.values()))["step"]
-            self._updates = 1 + round(float(_local(earlier)))
+        if self._installed is not None:  # the kernel takes a number; all are read from the device at once
+            earlier = torch.stack([_local(state["step"]) for state in self.state.values()]).tolist()
+            self._updates = {each: 1 + round(steps) for each, steps in zip(self.state, earlier, strict=True)}
         for group in self.param_groups:
             learnt = [parameter for parameter in group["params"] if parameter.grad is not None]
             plain = [each for each in learnt if "exp_avg" + SCALE not in self.state[each]]
@@ -64,7 +64,7 @@ class EightBitAdamW(torch.optim.AdamW):
         assert parameter.grad is not None, "a parameter without a gradient is not moved"
         weight, grad = _local(parameter).flatten(1), _local(parameter.grad).flatten(1)
         if self._installed is not None and has_its_blocks(weight):
-            self._installed(weight, grad, {**state, "updates": self._updates}, group)
+            self._installed(weight, grad, {**state, "updates": self._updates[parameter]}, group)
         else:
             move_in_parts(weight, grad, state, group)
         state["step"] += 1

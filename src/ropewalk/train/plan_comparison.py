@@ -1,7 +1,7 @@
 """Compare a running stage with its plan, once, after the third step, and name the term that is off.
 
 The first step compiles and allocates, so the time is the mean of the second and the third. The plan is made for the
-documents of that step and the chosen device; on a CPU for the products' rate that the stage measured in its precision.
+documents of that step and the chosen device; on a CPU for the rates that the stage measured in its precision.
 ``ropewalk check`` plans before either is known, so its figure is another one, and the line says why.
 A CPU tells a rank's own work from its wait for other ranks; a GPU works ahead of its host, so there they are one term.
 """
@@ -13,8 +13,8 @@ from ropewalk.model.fusion import choose_fusion
 from ropewalk.parallel.device import find_own_machine
 from ropewalk.plan.flops import token_flops
 from ropewalk.plan.forecast import forecast_stage
-from ropewalk.plan.hardware import describe_cpu
 from ropewalk.plan.plan import Plan
+from ropewalk.plan.planned_machine import describe_measured_cpu
 from ropewalk.plan.receipt import Rig
 from ropewalk.plan.step_time import Software, StepTime, estimate_step_time
 from ropewalk.train.batches import StepBatches
@@ -96,7 +96,7 @@ def _plan_own(context: StageContext, rig: Rig) -> Plan:
     machine = (
         find_own_machine(ranks=rig.ranks)
         if device.type == "cuda"
-        else describe_cpu(rig.products_flops, ranks=rig.ranks, source="measured as the stage began")
+        else describe_measured_cpu(rig, context_tokens=context.spec.context_length)
     )
     real = context.parallel.model_copy(update={"device": device.type, "precision": context.precision})
     return forecast_stage(real, context.spec, context.shape, machine=machine)

@@ -259,6 +259,8 @@ def _resume(state: TrainState, context: StageContext) -> TrainState:
             say(f"stage {state.stage} continues from {checkpoint.name}")
         return go_past(go_on(state, checkpoint), context.folder)
     refuse_lost_steps(context)
+    if context.moments_misfit is not None and context.is_first_rank:
+        say(f"stage {state.stage} begins with fresh moments, not those of the stage before: {context.moments_misfit}")
     return go_past(carry_moments(state, context.moments), context.folder)
 
 

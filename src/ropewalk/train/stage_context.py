@@ -41,6 +41,8 @@ class StageContext:
     """The digest of all settings that decide the content of the stage's steps."""
     moments: Path | None
     """The checkpoints whose optimizer moments are carried into the stage; None where it begins with fresh ones."""
+    moments_misfit: str | None
+    """Why the stage begins with fresh moments although there are some and ``carry_moments`` is true."""
 
     @property
     def is_first_rank(self) -> bool:
@@ -53,10 +55,8 @@ def make_context(recipe: Recipe, number: int, *, run: Path) -> StageContext:
     spec, parallel, folder = recipe.stages[number], recipe.parallel, RunFolder(run).stage(number)
     mesh = make_mesh(parallel.ranks, parallel.context_parallel, replicas=parallel.replicas)
     shape = read_shape(folder.extended)
-    # The adapters of a stage are merged at its end: their moments have no meaning for other weights. So it is with
-    # layers that get another mixer.
-    same_weights = spec.lora is None and not spec.converts and (number == 0 or recipe.stages[number - 1].lora is None)
-    carries = number > 0 and spec.carry_moments and same_weights
+    asked = number > 0 and spec.carry_moments
+    misfit = find_moments_misfit(spec, recipe.stages[number - 1]) if asked else None
     return StageContext(
         number=number,
         spec=spec,
@@ -69,8 +69,21 @@ def make_context(recipe: Recipe, number: int, *, run: Path) -> StageContext:
         metrics=RunFolder(run).metrics,
         seed=recipe.seed,
         settings_digest=digest_value(pick_lesson(recipe, number)),
-        moments=RunFolder(run).checkpoints(number - 1) if carries else None,
+        moments=RunFolder(run).checkpoints(number - 1) if asked and misfit is None else None,
+        moments_misfit=misfit,
     )
+
+
+def find_moments_misfit(spec: Stage, before: Stage) -> str | None:
+    """Why the moments of the stage ``before`` are not those of the weights that ``spec`` trains; None where they are.
+
+    The adapters of a stage are merged at its end, and a layer with another mixer has other weights.
+    """
+    if spec.lora is not None:
+        return "it trains new adapters (lora)"
+    if before.lora is not None:
+        return "the stage before trained adapters (lora)"
+    return "some of its layers have another mixer" if spec.converts else None
 
 
 def choose_sharing(parallel: Parallel, shape: ModelShape, mesh: Mesh) -> Sharing:
