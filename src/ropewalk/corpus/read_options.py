@@ -1,11 +1,11 @@
 """How the files and records of a source, or of a dataset on the hub, are read: the keys under ``options``."""
 
-import codecs
 from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
 from ropewalk.core.spec import Spec
+from ropewalk.corpus.read.encodings import name_encoding
 
 
 class RecordOptions(Spec):
@@ -56,10 +56,9 @@ class FileOptions(RecordOptions):
     @field_validator("encoding")
     @classmethod
     def _check_encoding(cls, given: str) -> str:
-        try:
-            return codecs.lookup(given).name
-        except LookupError:
-            raise ValueError(f"{given!r} is not an encoding that Python knows") from None
+        if (name := name_encoding(given)) is None:
+            raise ValueError(f"{given!r} is not an encoding of text that Python knows")
+        return name
 
     @model_validator(mode="before")
     @classmethod
