@@ -150,7 +150,6 @@ def draw_mixture(parts: Sequence[SourcePart]) -> Picture:
         caption="Planned (outline) and realised (filled) share of the tokens, by role and by source. "
         "Blue: general, green: domain, purple: instruction.",
         alt=f"Planned and realised share of the tokens: {told}.",
-        names=[part.source for part in parts],
     )
 
 
@@ -179,7 +178,6 @@ def draw_changes(changes: Mapping[str, tuple[float, float, float]], *, limit: fl
         caption="Held-out text at the base's own context: relative change of the loss, extended against base; "
         "lines are 95 % intervals.",
         alt=f"Change of the short-context loss: {told}.",
-        names=changes,
     )
 
 
