@@ -78,7 +78,8 @@ def draw_picture(
     """Call ``paint`` with a matplotlib figure of ``size`` inches, and return it as inline SVG.
 
     ``alt`` describes the picture in words. ``caption`` is the text below the picture. ``names`` are texts of the
-    picture that come from outside, such as names of sources: they are not translated, even where they read like ours. Labels of ticks never are.
+    picture that come from outside, such as names of sources: they are not translated, even where they read like
+    ours. Labels of ticks never are.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
