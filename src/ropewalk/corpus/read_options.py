@@ -1,11 +1,24 @@
 """How the files and records of a source, or of a dataset on the hub, are read: the keys under ``options``."""
 
+import codecs
 from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
 from ropewalk.core.spec import Spec
-from ropewalk.corpus.read.encodings import name_encoding
+
+_OF_PYTHON = ("idna", "mbcs", "oem", "punycode", "raw-unicode-escape", "undefined", "unicode-escape")
+"""Encodings that Python has for its own use, and no text is in."""
+
+
+def name_encoding(told: str) -> str | None:
+    """The name under which Python has the encoding of text that is called ``told``; None where it has none."""
+    try:
+        b"\0\0\0\0".decode(told)  # lookup alone finds codecs that are not of text, such as hex
+        name = codecs.lookup(told).name
+    except (LookupError, ValueError):
+        return None
+    return None if name in _OF_PYTHON else name
 
 
 class RecordOptions(Spec):

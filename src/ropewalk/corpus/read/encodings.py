@@ -16,8 +16,6 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
     (codecs.BOM_UTF8, "utf-8"),
 )
-_OF_PYTHON = ("idna", "mbcs", "oem", "punycode", "raw-unicode-escape", "undefined", "unicode-escape")
-"""Encodings that Python has for its own use, and no text is in."""
 _SAMPLE_BYTES = 4096
 _SURE = 0.7
 _ZEROS, _KANA, _SPACES = 0.2, 0.1, 0.1
@@ -26,16 +24,6 @@ _ZEROS, _KANA, _SPACES = 0.2, 0.1, 0.1
 def marked_encoding(head: bytes) -> str | None:
     """The encoding of a file by its byte-order mark; None where there is no mark."""
     return next((name for mark, name in _MARKS if head.startswith(mark)), None)
-
-
-def name_encoding(told: str) -> str | None:
-    """The name under which Python has the encoding of text that is called ``told``; None where it has none."""
-    try:
-        b"\0\0\0\0".decode(told)  # lookup alone finds codecs that are not of text, such as hex
-        name = codecs.lookup(told).name
-    except (LookupError, ValueError):
-        return None
-    return None if name in _OF_PYTHON else name
 
 
 def is_wide(encoding: str) -> bool:

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 
 from ropewalk.corpus.read.archive import ChunkStream, TornArchiveError, read_chunks
 from ropewalk.corpus.read.bad_input import Found, Place, decode_text, reject
-from ropewalk.corpus.read.encodings import name_encoding
 from ropewalk.corpus.read.files import File
 from ropewalk.corpus.read.pages import extract_text
+from ropewalk.corpus.read_options import name_encoding
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.text.reject import Reject
 
