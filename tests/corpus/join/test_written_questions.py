@@ -100,12 +100,14 @@ def text_of(number: int) -> str:
     return "\n".join(" ".join(random.choice(WORDS, 12).tolist()) + f" {number}-{at}." for at in range(40))
 
 
-def make(folder: Path, tokenizer: Tokenizer, stub: Stub, name: str = "corpus", **written: Any) -> Corpus:
+def make(
+    folder: Path, tokenizer: Tokenizer, stub: Stub, name: str = "corpus", *, share: float = 0.2, **written: Any
+) -> Corpus:
     folder.mkdir(exist_ok=True)
     path = write_records(folder, "x.jsonl", [{"text": text_of(number)} for number in range(5)])
     rules = {"endpoint": stub.address, "model": "some-model", "key_from": "QUESTIONS_KEY", "sections": 2, "tries": 2}
     rules["section_characters"] = 1000
-    tasks = {"share": 0.2, "documents": 1, "from_tokens": 100, "families": [], "written": {**rules, **written}}
+    tasks = {"share": share, "documents": 1, "from_tokens": 100, "families": [], "written": {**rules, **written}}
     source = {"name": "x", "path": str(path), "role": "general", "language": "en", "profile": "markup", "tasks": tasks}
     made = {"store": str(folder / "store"), "mix": {"x": 1}, "repeated_sections": None, "worker_count": 1}
     spec = CorpusSpec.model_validate({**made, "sources": [{**source, "near_duplicates": None}], "held_out": 0.1})
@@ -134,6 +136,13 @@ def test_answers_stand_in_the_document_and_say_who_wrote_them(stub: Stub, tokeni
         assert task["answer"] in json.loads(kept.read_text())["answer"] and task["model"] == "some-model"
     assert {sent["path"] for sent in stub.sent} == {"/v1/chat/completions"} and stub.keys == {f"Bearer {KEY}"}
     assert all(sent["model"] == "some-model" and sent["temperature"] == 0 for sent in stub.sent)
+
+
+def test_questions_that_find_no_room_are_counted(stub: Stub, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    corpus = make(tmp_path, tokenizer, stub, share=0.02)
+    told, used = corpus.ledger["x"]["joins"]["written"], len(tasks_of(corpus))
+    assert told["kept"] == used > 0
+    assert told["beyond the share or most_tokens"] == told["requests"] - used > 0
 
 
 @pytest.mark.parametrize("fault", [(500, {}), (0, None)])
