@@ -161,6 +161,7 @@ KEYS = {
     "corpus.sources.0.profile={like: lawx}": "corpus.sources.0.profile.like: Input should be 'prose_en'",
     "corpus.sources.0.options.encodin=utf8": "sources.0.options.encodin: there is no such key; did you mean encoding?",
     "corpus.sources.0.options.encoding=utf0": "sources.0.options.encoding: 'utf0' is not an encoding",
+    "corpus.sources.0.options.encoding=hex": "sources.0.options.encoding: 'hex' is not an encoding of text",
     "corpus.sources.0={name: a, embedded: b, role: general}": "there is no embedded source 'b'",
     "corpus.sources.0={name: a, embedded: stories_en, role: general}": "you must choose its size",
     "stages.3.lr=1": "'3' is not one of the positions 0 to 0",

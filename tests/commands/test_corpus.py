@@ -124,13 +124,17 @@ def test_shares_then_prepare_then_report_mix_and_export(recipe: Path, tmp_path: 
 def test_prepared_text_is_shown_where_a_stage_asks_for_more_than_there_is(recipe: Path, tmp_path: Path) -> None:
     """The stage is told as a warning, in the terminal and on the page, which shows what was prepared."""
     say("prepare", str(recipe))
-    told = say("corpus", "report", str(recipe), "stages.0.tokens=40Mi")
+    found = CliRunner().invoke(app, ["corpus", "report", str(recipe), "stages.0.tokens=40Mi"], catch_exceptions=False)
+    told = found.stdout
+    assert found.stderr.endswith(f"then ropewalk check {recipe} stages.0.tokens=40Mi\n") and "train" not in found.stderr
     assert told.startswith("warning: stage 0: source ") and " runs dry: its " in told and "\n  fix: " in told
     survey = json.loads((tmp_path / "run" / "corpus.json").read_text())
     assert survey["stages"] == [] and [each["stage"] for each in survey["undrawn"]] == [0]
     page = (tmp_path / "run" / "corpus.html").read_text()
     assert "The text cannot give the mix of stage 0." in page and "runs dry" in page and "Lengths" in page
     assert json.loads(say("corpus", "report", str(recipe), "--json"))["survey"]["undrawn"] == []
+    with pytest.raises(UserError, match="a language has no weight"):  # which more text would not mend
+        say("corpus", "report", str(recipe), "stages.0.languages={en: 1}")
 
 
 @pytest.mark.parametrize("share", ["2/2", "x", "1", "-1/2"])

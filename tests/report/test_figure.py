@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from ropewalk.core.translate import set_language
 from ropewalk.report.figure import draw_picture, smooth, thin_out
 
 
@@ -26,6 +27,23 @@ def test_styles_become_attributes_and_ids_without_use_go() -> None:
     assert root.get("aria-label") == 'a "b" <c>'
     assert any(element.get("stroke") == "#123456" and element.get("stroke-dasharray") for element in elements)
     assert [e.get("font-weight") for e in elements if e.text == "$x & <y>"] == ["700"]
+
+
+def test_our_own_labels_are_translated_and_names_from_outside_are_not() -> None:
+    def paint(figure: Any) -> None:
+        axis = figure.subplots()
+        axis.set_title("documents")
+        axis.set_xlabel("step")
+
+    set_language("zh")
+    try:
+        svgs = [
+            draw_picture(paint, size=(4, 2), caption="c", alt="a", names=given).svg for given in (["documents"], [])
+        ]
+    finally:
+        set_language("en")
+    named, ours = ({element.text for element in ET.fromstring(svg).iter()} for svg in svgs)
+    assert {"documents", "步"} <= named and {"文档", "步"} <= ours
 
 
 @pytest.mark.parametrize("count", [0, 1, 399, 400, 401, 5000])

@@ -1,5 +1,6 @@
 """The verbs ``ropewalk corpus VERB``: they inspect text before and after it is prepared, and never change it."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -23,11 +24,15 @@ def corpus_inspect_command(recipe: RecipeArgument, overrides: Overrides = None, 
 
 
 @app.command("report")
-def corpus_report_command(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def corpus_report_command(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> str | None:
     """Write corpus.html and corpus.json: ledger, lengths, languages, mix, copies, sequences, licences."""
     from ropewalk.commands.corpus import report_corpus
 
-    print_result(report_corpus(load_given(recipe, overrides)), as_json)
+    told = report_corpus(load_given(recipe, overrides))
+    print_result(told, as_json)
+    again = shlex.join([str(recipe), *(overrides or ())])
+    line = f"open corpus.html; change the recipe as the fix says, then ropewalk check {again}"
+    return line if told["survey"]["undrawn"] else None
 
 
 @app.command("card")

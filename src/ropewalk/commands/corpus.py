@@ -18,6 +18,7 @@ from ropewalk.corpus.inspect.duplicates import show_copies
 from ropewalk.corpus.inspect.statistics import survey_corpus
 from ropewalk.corpus.inspect.what_if import format_weighing, weigh
 from ropewalk.corpus.mix.dataset import Dataset
+from ropewalk.corpus.mix.strata import DryTextError
 from ropewalk.corpus.prepare.sources import tokenize_share
 from ropewalk.corpus.tokens.corpus_folder import Corpus, open_corpus
 from ropewalk.corpus.tokens.foreign_formats import Format, write_tokens
@@ -35,7 +36,7 @@ _OF_RECIPE = ("corpus", "stages", "seed", "run")
 def report_corpus(recipe: Recipe) -> dict[str, Any]:
     """Write ``corpus.html`` and ``corpus.json`` into the run folder. Raises UserError if the corpus is not built.
 
-    The page shows the prepared text also where a stage cannot read its mix from it; this is a warning, in
+    The page shows the prepared text also where a stage asks for more tokens than there are; this is a warning, in
     ``undrawn`` of the survey.
     """
     folder = RunFolder(Path(recipe.run))
@@ -62,12 +63,12 @@ def report_corpus(recipe: Recipe) -> dict[str, Any]:
 
 
 def _open_stages(recipe: Recipe, corpus: Corpus) -> tuple[dict[int, Dataset], list[dict[str, Any]]]:
-    """The sequences of each stage, and what is wrong with the stages whose mix the text cannot give."""
+    """The sequences of each stage, and what is wrong with the stages whose text runs dry."""
     datasets, undrawn = dict[int, Dataset](), list[dict[str, Any]]()
     for stage in range(len(recipe.stages)):
         try:
             datasets[stage] = open_stage(recipe, stage, corpus)
-        except UserError as error:
+        except DryTextError as error:
             undrawn.append({"stage": stage, "fault": error.what, "why": error.why, "fix": error.fix})
     return datasets, undrawn
 

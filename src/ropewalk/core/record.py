@@ -61,12 +61,12 @@ class Batch:
     padding.
     """
 
-    tokens: Int32[np.ndarray, "metrics context"]
-    labels: Int32[np.ndarray, "metrics context"]
-    weights: Float32[np.ndarray, "metrics context"]
-    positions: Int32[np.ndarray, "metrics context"]
-    document: Int32[np.ndarray, "metrics context"]
-    source: Int32[np.ndarray, "metrics context"]
+    tokens: Int32[np.ndarray, "sequences context"]
+    labels: Int32[np.ndarray, "sequences context"]
+    weights: Float32[np.ndarray, "sequences context"]
+    positions: Int32[np.ndarray, "sequences context"]
+    document: Int32[np.ndarray, "sequences context"]
+    source: Int32[np.ndarray, "sequences context"]
 
 
 @dataclass(frozen=True, slots=True)

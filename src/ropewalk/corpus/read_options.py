@@ -7,6 +7,19 @@ from pydantic import field_validator, model_validator
 
 from ropewalk.core.spec import Spec
 
+_OF_PYTHON = ("idna", "mbcs", "oem", "punycode", "raw-unicode-escape", "undefined", "unicode-escape")
+"""Encodings that Python has for its own use, and no text is in."""
+
+
+def name_encoding(told: str) -> str | None:
+    """The name under which Python has the encoding of text that is called ``told``; None where it has none."""
+    try:
+        b"\0\0\0\0".decode(told)  # lookup alone finds codecs that are not of text, such as hex
+        name = codecs.lookup(told).name
+    except (LookupError, ValueError):
+        return None
+    return None if name in _OF_PYTHON else name
+
 
 class RecordOptions(Spec):
     """How a record becomes a document, where one text field is not all."""
@@ -56,10 +69,9 @@ class FileOptions(RecordOptions):
     @field_validator("encoding")
     @classmethod
     def _check_encoding(cls, given: str) -> str:
-        try:
-            return codecs.lookup(given).name
-        except LookupError:
-            raise ValueError(f"{given!r} is not an encoding that Python knows") from None
+        if (name := name_encoding(given)) is None:
+            raise ValueError(f"{given!r} is not an encoding of text that Python knows")
+        return name
 
     @model_validator(mode="before")
     @classmethod

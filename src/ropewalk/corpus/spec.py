@@ -233,6 +233,9 @@ class CorpusSpec(MixRules):
             for key in ("join", "fill_in_middle", "tasks", "provenance"):
                 if source[key] is None:  # as corpora say that were built before there were such keys
                     del source[key]
+            related = source.get("join", {}).get("related") or {}
+            if related.get("control"):
+                related["control"] = 2  # of the same lengths; corpora that say true have a control of any lengths
             tasks = source.get("tasks", {})
             if (written := tasks.pop("written", None)) is not None:  # where a model is asked decides nothing
                 kept = ("model", "questions", "sections", "section_characters", "options")

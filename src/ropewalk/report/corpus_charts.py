@@ -60,7 +60,7 @@ def draw_prefixes(stage: Mapping[str, Any]) -> Picture:
         for name, line in lines:
             axis.axhline(stage["planned"][name] * 100, color=colours[name], linewidth=0.9, linestyle=(0, (4, 3)))
             axis.plot(prefixes["sequences"], line, color=colours[name], label=shorten(name))
-        axis.set_xlabel("rows given")
+        axis.set_xlabel("sequences given")
         axis.set_ylabel("share of the tokens so far, %")
         # after the first few sequences the shares are far off the plan, up to 100 %
         axis.set_ylim(0, min(100, 150 * max(stage["planned"].values())))
@@ -70,4 +70,5 @@ def draw_prefixes(stage: Mapping[str, Any]) -> Picture:
     told = ", ".join(f"{name} {stage['planned'][name]:.1%} and {line[-1] / 100:.1%}" for name, line in lines)
     total = format_amount(given[:, -1].sum())
     caption = f"Share of each source in the tokens so far, {total} at the end; dashed lines: planned."
-    return draw_picture(paint, size=(_WIDTH_INCHES, 3.2), caption=caption, alt=f"Planned and realised shares: {told}.")
+    alt = f"Planned and realised shares: {told}."
+    return draw_picture(paint, size=(_WIDTH_INCHES, 3.2), caption=caption, alt=alt, names=colours)

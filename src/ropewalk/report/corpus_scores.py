@@ -49,11 +49,12 @@ def _draw(source: str, page: Mapping[str, Any]) -> Picture:
         for part in page["around"]:
             if part["value"] is not None:
                 axis.axvline(part["value"], color=INK, linewidth=0.9, linestyle=(0, (2, 2)))
-        axis.set_xlabel(page["column"])
+        axis.set_xlabel(shorten(page["column"]))
         axis.set_ylabel("documents")
 
     told = ", ".join(f"percentile {at} {value:.4g}" for at, value in page["percentiles"].items())
     caption = (
         f"{page['column']} of {page['documents']:,} documents of {source}. Broken lines: thresholds, or percentiles."
     )
-    return draw_picture(paint, size=_SIZE_INCHES, caption=caption, alt=f"{page['column']} of {source}: {told}.")
+    alt = f"{page['column']} of {source}: {told}."
+    return draw_picture(paint, size=_SIZE_INCHES, caption=caption, alt=alt, names=[page["column"]])

@@ -1,7 +1,7 @@
 """Pictures of training over steps: loss, gradient, rate, loss of sources and buckets, held-out text, and speed."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ropewalk.core.quantity import format_amount
@@ -63,6 +63,7 @@ def draw_sources(curves: Mapping[str, Curve], *, roles: Mapping[str, str], borde
         caption="Training loss by source, nats per token over steps; each chart has its own scale. "
         "Blue: general, green: domain, purple: instruction.",
         what="Training loss by source at the end, in nats per token",
+        names=curves,
     )
 
 
@@ -94,7 +95,13 @@ def draw_held_out(curves: Mapping[str, Curve], *, borders: Sequence[Border]) -> 
 
 
 def _draw_each(
-    curves: Mapping[str, Curve], *, colours: Mapping[str, str], borders: Sequence[Border], caption: str, what: str
+    curves: Mapping[str, Curve],
+    *,
+    colours: Mapping[str, str],
+    borders: Sequence[Border],
+    caption: str,
+    what: str,
+    names: Collection[str] = (),
 ) -> Picture:
     def paint(figure: Any) -> None:
         axes = figure.subplots(rows, _ABREAST, sharex=True, squeeze=False).ravel()
@@ -111,7 +118,8 @@ def _draw_each(
 
     rows = -(-len(curves) // _ABREAST)
     told = ", ".join(f"{name} {curve.values[-1]:.2f}" for name, curve in curves.items())
-    return draw_picture(paint, size=(_WIDTH_INCHES, 0.4 + 1.3 * rows), caption=caption, alt=f"{what}: {told}.")
+    size = (_WIDTH_INCHES, 0.4 + 1.3 * rows)
+    return draw_picture(paint, size=size, caption=caption, alt=f"{what}: {told}.", names=names)
 
 
 def draw_speed(speed: Curve, mfu: Curve, imbalance: Curve, *, borders: Sequence[Border]) -> Picture:

@@ -9,7 +9,7 @@ import io
 import re
 import warnings
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -67,16 +67,25 @@ class Picture:
     caption: str
 
 
-def draw_picture(paint: Callable[[Any], None], *, size: tuple[float, float], caption: str, alt: str) -> Picture:
+def draw_picture(
+    paint: Callable[[Any], None],
+    *,
+    size: tuple[float, float],
+    caption: str,
+    alt: str,
+    names: Collection[str] = (),
+) -> Picture:
     """Call ``paint`` with a matplotlib figure of ``size`` inches, and return it as inline SVG.
 
-    ``alt`` describes the picture in words. ``caption`` is the text below the picture.
+    ``alt`` describes the picture in words. ``caption`` is the text below the picture. ``names`` are texts of the
+    picture that come from outside, such as names of sources: they are not translated, even where they read like
+    ours. Labels of ticks never are.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
     from matplotlib.text import Text
 
-    stream = io.StringIO()
+    stream, given = io.StringIO(), {*map(shorten, names)}
     with rc_context(_STYLE | {"svg.hashsalt": caption}), warnings.catch_warnings():
         # The page's own fonts show the text, so missing glyphs in matplotlib's font do not matter.
         warnings.filterwarnings("ignore", message="Glyph")
@@ -89,7 +98,8 @@ def draw_picture(paint: Callable[[Any], None], *, size: tuple[float, float], cap
         figure.set_layout_engine("none")
         # After the layout: matplotlib's font cannot measure Chinese, and English words need as much room or more.
         for text in figure.findobj(Text):
-            text.set_text(translate_label(text.get_text()))
+            if text.get_text() not in given:
+                text.set_text(translate_label(text.get_text()))
         figure.savefig(stream, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator")))
     return Picture(_simplify(stream.getvalue(), translate_text(alt)), translate_text(caption))
 

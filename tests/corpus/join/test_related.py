@@ -14,6 +14,7 @@ from ropewalk.corpus.dedup.minhash import sign
 from ropewalk.corpus.join.related import chain_related
 from ropewalk.corpus.join.write_pieces import PartOrder
 from ropewalk.corpus.join_rules import RelatedRules
+from ropewalk.corpus.spec import CorpusSpec
 from ropewalk.corpus.tokens.store import StoredDocuments
 
 EVENTS, OF_EACH = 60, 8
@@ -102,6 +103,16 @@ def test_the_control_has_documents_of_the_same_lengths() -> None:
     )
     assert len(related) == len(random) and related.sum() == random.sum()
     assert (np.abs(related - random) / related).mean() < 0.05 and random.max() <= 1000
+
+
+def test_a_corpus_whose_control_has_other_lengths_is_another_corpus() -> None:
+    """Such corpora recorded the rules as they were given."""
+    rules = {"related": {"target_tokens": 1000, "control": True}}
+    source = {"name": "x", "path": "x", "role": "general", "join": rules}
+    spec = CorpusSpec.model_validate({"sources": [source], "mix": {"x": 1}})
+    (recorded,) = spec.content["sources"]
+    assert recorded["join"] != spec.sources[0].model_dump(mode="json")["join"]
+    assert recorded["join"]["related"]["target_tokens"] == 1000 and recorded["join"]["related"]["control"]
 
 
 @pytest.mark.parametrize("control", [False, True])

@@ -18,7 +18,7 @@ from ropewalk.core.error import UserError
 from ropewalk.core.seed import stream
 from ropewalk.corpus.join import endpoint as endpoint_module
 from ropewalk.corpus.join.tasks import read_terms
-from ropewalk.corpus.join.written_questions import cut_passages, judge_question, parse_reply
+from ropewalk.corpus.join.written_questions import QuestionWriter, cut_passages, judge_question, parse_reply
 from ropewalk.corpus.prepare.build import build
 from ropewalk.corpus.spec import CorpusSpec
 from ropewalk.corpus.task_rules import WrittenRules
@@ -50,6 +50,12 @@ class Stub:
                     stub.answered[prompt] += code == 200
                 if code == 0:
                     self.close_connection = True  # without a word
+                    return
+                if content is None:  # a body that breaks off
+                    self.send_response(code)
+                    self.send_header("Transfer-Encoding", "chunked")
+                    self.end_headers()
+                    self.wfile.write(b"ff\r\n{")
                     return
                 made = {"choices": [{"message": {"content": content}}]} if isinstance(content, str) else content
                 sent = json.dumps(made).encode()
@@ -94,12 +100,14 @@ def text_of(number: int) -> str:
     return "\n".join(" ".join(random.choice(WORDS, 12).tolist()) + f" {number}-{at}." for at in range(40))
 
 
-def make(folder: Path, tokenizer: Tokenizer, stub: Stub, name: str = "corpus", **written: Any) -> Corpus:
+def make(
+    folder: Path, tokenizer: Tokenizer, stub: Stub, name: str = "corpus", *, share: float = 0.2, **written: Any
+) -> Corpus:
     folder.mkdir(exist_ok=True)
     path = write_records(folder, "x.jsonl", [{"text": text_of(number)} for number in range(5)])
     rules = {"endpoint": stub.address, "model": "some-model", "key_from": "QUESTIONS_KEY", "sections": 2, "tries": 2}
     rules["section_characters"] = 1000
-    tasks = {"share": 0.2, "documents": 1, "from_tokens": 100, "families": [], "written": {**rules, **written}}
+    tasks = {"share": share, "documents": 1, "from_tokens": 100, "families": [], "written": {**rules, **written}}
     source = {"name": "x", "path": str(path), "role": "general", "language": "en", "profile": "markup", "tasks": tasks}
     made = {"store": str(folder / "store"), "mix": {"x": 1}, "repeated_sections": None, "worker_count": 1}
     spec = CorpusSpec.model_validate({**made, "sources": [{**source, "near_duplicates": None}], "held_out": 0.1})
@@ -130,6 +138,13 @@ def test_answers_stand_in_the_document_and_say_who_wrote_them(stub: Stub, tokeni
     assert all(sent["model"] == "some-model" and sent["temperature"] == 0 for sent in stub.sent)
 
 
+def test_questions_that_find_no_room_are_counted(stub: Stub, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    corpus = make(tmp_path, tokenizer, stub, share=0.02)
+    told, used = corpus.ledger["x"]["joins"]["written"], len(tasks_of(corpus))
+    assert told["kept"] == used > 0
+    assert told["beyond the share or most_tokens"] == told["requests"] - used > 0
+
+
 @pytest.mark.parametrize("fault", [(500, {}), (0, None)])
 def test_a_run_that_fails_half_way_goes_on_and_asks_nothing_twice(
     stub: Stub, tokenizer: Tokenizer, tmp_path: Path, fault: Reply
@@ -155,7 +170,9 @@ def test_a_run_that_fails_half_way_goes_on_and_asks_nothing_twice(
     assert len(kept) > 10 and not any(KEY.encode() in path.read_bytes() for path in kept)
 
 
-@pytest.mark.parametrize("fault", [(429, {}), (503, {}), (0, None), (200, {"error": "overloaded"}), (200, "")])
+@pytest.mark.parametrize(
+    "fault", [(429, {}), (503, {}), (0, None), (500, None), (200, None), (200, {"error": "overloaded"}), (200, "")]
+)
 def test_a_request_without_an_answer_is_sent_again(stub: Stub, tmp_path: Path, fault: Reply) -> None:
     rules = WrittenRules(endpoint=stub.address, model="m", tries=3, at_once=2)
     stub.reply = lambda number, prompt: fault if number < 3 else (200, prompt.upper())
@@ -216,6 +233,14 @@ def test_what_models_reply() -> None:
         assert [*parse_reply(reply)] == [pair]
     for reply in ("", "no", "{}", "[]", "[" * 100_000, "null", '[{"question": "q"'):
         assert [*parse_reply(reply)] == [None]
+
+
+def test_questions_beyond_the_number_asked_for_are_counted(stub: Stub, tmp_path: Path) -> None:
+    rules = WrittenRules(endpoint=stub.address, model="m", questions=1, sections=1)
+    stub.reply = lambda _, prompt: (200, json.dumps([*parse_reply(quote(prompt))] * 2))
+    writer = QuestionWriter(rules, endpoint_module.Endpoint(rules, tmp_path, where="x"))
+    assert len(writer.write(read_terms(text_of(0), "en"))) == 1
+    assert writer.counts == {"requests": 1, "kept": 1, "more than were asked for": 3}
 
 
 def test_passages_lie_in_the_first_three_quarters() -> None:

@@ -55,6 +55,18 @@ def test_a_threshold_drops_counts_and_explains(tokenizer: Tokenizer, tmp_path: P
     assert "best by gain" in format_columns(read_columns(corpus)) and "d29" in format_columns(read_columns(corpus))
 
 
+def test_two_rules_on_one_column_are_one_distribution(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """Each threshold shows documents that its own rule judges: here those of one language, and there is no other."""
+    rules: list[dict[str, Any]] = [{"column": "gain", "at_least": low, "from_tokens": 0} for low in (0.1, 0.5)]
+    rules.append({"column": "gain", "at_most": 0.6, "from_tokens": 0, "language": "zh"})
+    (page,) = read_columns(build_scored(tmp_path, tokenizer, rules))["a"]
+    assert page["documents"] == sum(page["counts"]) == 30
+    assert [(each["bound"], each["value"], each["below"][0]["id"]) for each in page["around"]] == [
+        ("at_least", 0.1, "d3"),
+        ("at_least", 0.5, "d19"),
+    ]
+
+
 def test_a_rule_that_judges_no_document_is_told(
     tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

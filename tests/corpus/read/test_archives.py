@@ -281,6 +281,8 @@ def test_pages_are_taken_out_of_their_encodings(tmp_path: Path) -> None:
     [
         ("charset=gb18030; x=y", "gb18030"),
         ("charset=hex", "utf-8"),
+        ("charset=idna", "utf-8"),
+        ("charset=Unicode_Escape", "utf-8"),
         ("charset=no\0thing", "utf-8"),
         ("title=a\x85b; charset=big5", "big5"),
     ],

@@ -93,13 +93,13 @@ class Endpoint:
                 with self._opener.open(request, timeout=self._rules.timeout_s) as response:
                     return _read_answer(json.loads(response.read()))
             except HTTPError as error:
-                why = f"HTTP {error.code} {error.reason}: {error.read(_QUOTED).decode(errors='replace')}".strip(": ")
+                why = f"HTTP {error.code} {error.reason}: {_quote(error)}".strip(": ")
                 why = why.replace(key, "(the key)") if key else why
                 if error.code != _BUSY and error.code < 500:
                     raise _NoAnswerError(why) from None
             except (URLError, http.client.HTTPException, OSError) as error:
                 why = str(getattr(error, "reason", error)) or type(error).__name__
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 why = f"its answer is not that of a chat: {error}"
             if turn < self._rules.tries:
                 time.sleep(pause)
@@ -114,6 +114,14 @@ class Endpoint:
             fix=f"start it, or mend its address, model or key, and run the same command again: {kept} answers are "
             "kept, and only the missing ones are asked for",
         )
+
+
+def _quote(error: HTTPError) -> str:
+    """The begin of what came with an HTTP error; empty where the connection breaks before."""
+    try:
+        return error.read(_QUOTED).decode(errors="replace")
+    except (http.client.HTTPException, OSError):
+        return ""
 
 
 def _read_answer(content: Any) -> str:

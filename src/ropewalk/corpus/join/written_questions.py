@@ -8,7 +8,6 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from typing import Any, NamedTuple
 
 from ropewalk.corpus.join.endpoint import Endpoint
@@ -44,8 +43,9 @@ class QuestionWriter:
         self.counts["requests"] += len(answers)
         found: dict[str, WrittenQuestion] = {}
         for passage, (request, answer) in zip(passages, answers, strict=True):
-            for pair in islice(parse_reply(answer), self._rules.questions):
-                reason = judge_question(pair, text, passage, known=found)
+            for number, pair in enumerate(parse_reply(answer)):
+                asked = number < self._rules.questions
+                reason = judge_question(pair, text, passage, known=found) if asked else "more than were asked for"
                 self.counts[reason or "kept"] += 1
                 if reason is None:
                     question, words = pair["question"].strip(), pair["answer"].strip()

@@ -19,7 +19,7 @@ from ropewalk.core.quantity import format_amount, format_length
 from ropewalk.core.record import Batch
 from ropewalk.corpus.mix.mixture import find_members, find_most_off, schedule_sequences
 from ropewalk.corpus.mix.sequences import SourceSequences, StratumSequences, StratumUse
-from ropewalk.corpus.mix.strata import Stratum, advise_dry, share_out, split_source
+from ropewalk.corpus.mix.strata import DryTextError, Stratum, advise_dry, share_out, split_source
 from ropewalk.corpus.mix_rules import MixRules
 from ropewalk.corpus.tokens.corpus_folder import Corpus
 from ropewalk.corpus.tokens.long_documents import BeyondSequence, count_read
@@ -286,7 +286,7 @@ def _refuse_unread(corpus: Corpus, mix: Mapping[str, float], strata: Sequence[St
 def _refuse_dry(stratum: Stratum, max_repeats: float, reached_and_planned: tuple[int, int]) -> None:
     reached, planned = reached_and_planned
     share, held = stratum.share, stratum.tokens
-    raise UserError(
+    raise DryTextError(
         f"source {stratum.name} runs dry",
         where=f"mix: {stratum.name} gives {share:.2%} of {format_amount(planned)} tokens",
         why=f"its {format_amount(held)} tokens, read at most {max_repeats:g} times, give only {format_amount(reached)}",

@@ -22,6 +22,10 @@ from ropewalk.corpus.text.language import language_kind
 from ropewalk.corpus.tokens.store import StoredDocuments
 
 
+class DryTextError(UserError):
+    """A stage asks for more tokens than its text gives, read as often as ``max_repeats`` allows."""
+
+
 @dataclass(frozen=True)
 class Stratum:
     """Documents that are packed together. ``language`` and ``shortest`` are None where they do not divide sources."""
@@ -109,7 +113,7 @@ def share_out(
     shares = np.zeros(len(strata))
     root = _Node(1.0, [*_weigh(strata, mix, rules, roles)])
     if rules.when_dry == "spread" and root.most(limits) < 1:
-        raise UserError(
+        raise DryTextError(
             "the whole corpus runs dry",
             where="corpus.max_repeats",
             why=f"all its text, read as often as max_repeats allows, is {root.most(limits):.1%} of the tokens that "

@@ -20,7 +20,7 @@ from ropewalk.core.quantity import format_count
 from ropewalk.core.seed import seed_for
 from ropewalk.corpus.prepare.document_records import DocumentRecords
 from ropewalk.corpus.prepare.tokenized import Tokenized
-from ropewalk.corpus.prepare.value_pages import describe_column
+from ropewalk.corpus.prepare.value_pages import Bound, describe_column
 from ropewalk.corpus.selection_rules import Selection
 from ropewalk.corpus.spec import Source
 
@@ -67,7 +67,8 @@ def pick_documents(source: Source, stored: Tokenized, documents: DocumentRecords
     count = len(documents)
     which, sort = np.full(count, -1), np.zeros(count, dtype=np.int64)
     value, bound = np.zeros(count), np.zeros(count)
-    pages = []
+    judged = {rule.column: np.zeros(count, dtype=bool) for rule in source.select}
+    thresholds: dict[str, list[Bound]] = {name: [] for name in names}
     for number, rule in enumerate(source.select):
         values = columns[rule.column]
         applies = _applies(rule, stored) & ~np.isnan(values)
@@ -78,15 +79,16 @@ def pick_documents(source: Source, stored: Tokenized, documents: DocumentRecords
                 f"shorter than from_tokens {rule.from_tokens:,}, or beyond to_tokens or language"
             )
         cells = _cells(stored) if rule.band is not None else None
-        thresholds = {}
+        judged[rule.column] |= applies
         for kind, missed, bounds in _faults(rule, values, draws[rule.column], applies, cells):
             new = applies & missed & (which < 0)
             which[new], sort[new], value[new], bound[new] = number, kind, values[new], bounds[new]
             if kind != _DRAWN:
-                thresholds[_name_bound(rule, kind)] = bounds
-        pages.append(describe_column(rule.column, values, applies, thresholds, documents))
-    for name in names[len({rule.column for rule in source.select}) :]:
-        pages.append(describe_column(name, columns[name], ~np.isnan(columns[name]), {}, documents))
+                thresholds[rule.column].append((_name_bound(rule, kind), np.where(applies, bounds, np.nan)))
+    pages = [
+        describe_column(name, columns[name], judged.get(name, ~np.isnan(columns[name])), thresholds[name], documents)
+        for name in names
+    ]
     unfit = np.flatnonzero(which >= 0)
     return Picked(unfit, source.select, which[unfit], sort[unfit], value[unfit], bound[unfit], pages)
 

@@ -31,6 +31,8 @@ TASKS = "tasks.jsonl"
 """A file of a source's folder in a corpus: the tasks behind its documents."""
 ANSWERS = "written-questions"
 """A folder of the store: the answers of models that write questions, by the digest of the request."""
+_NO_ROOM = "beyond the share or most_tokens"
+"""Why a question that was kept is behind no document."""
 
 
 class Joined(NamedTuple):
@@ -187,4 +189,9 @@ def _add_tasks(
     )
     lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     (folder / TASKS).write_text("".join(lines), encoding="utf-8")
-    return made, {} if writer is None else dict(writer.counts)
+    if writer is None:
+        return made, {}
+    if unused := writer.counts["kept"] - sum(record["family"] == "written" for record in records):
+        writer.counts["kept"] -= unused
+        writer.counts[_NO_ROOM] = unused
+    return made, dict(writer.counts)

@@ -4,7 +4,7 @@ A person chooses a threshold by reading: the documents just below it should be w
 column that no rule uses yet shows the documents around four percentiles, where a threshold could be.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,15 +16,16 @@ _SHOWN, _BINS = 5, 40
 _PERCENTILES = (0, 5, 20, 50, 80, 95, 100)
 _CANDIDATES = (5, 20, 80, 95)
 
-Bounds = Mapping[str, Float64[np.ndarray, "documents"]]
-"""For each threshold, by its name, the value that it is for each document: one number, or the percentile of a cell."""
+Bound = tuple[str, Float64[np.ndarray, "documents"]]
+"""A threshold: its name, and what it is for each document: one number, or the percentile of a cell; NaN for a document
+that its rule does not judge."""
 
 
 def describe_column(
     name: str,
     values: Float64[np.ndarray, "documents"],
     applies: Bool[np.ndarray, "documents"],
-    bounds: Bounds,
+    bounds: Sequence[Bound],
     documents: DocumentRecords,
 ) -> dict[str, Any]:
     """A column as JSON data: ``{column, documents, percentiles, edges, counts, best, worst, around}``.
@@ -38,7 +39,7 @@ def describe_column(
     percentiles = {str(at): float(np.percentile(held, at)) for at in _PERCENTILES} if len(held) else {}
     counts, edges = np.histogram(held, bins=_BINS)
     if not bounds and len(held):
-        bounds = {f"percentile {at}": np.full(len(values), np.percentile(held, at)) for at in _CANDIDATES}
+        bounds = [(f"percentile {at}", np.full(len(values), np.percentile(held, at))) for at in _CANDIDATES]
 
     def show(chosen: Sequence[int]) -> list[dict[str, Any]]:
         records = [(number, documents.read(number)) for number in chosen]
@@ -55,14 +56,20 @@ def describe_column(
         "around": [
             {
                 "bound": told,
-                "value": float(bound[numbers[0]]) if (bound[numbers] == bound[numbers[0]]).all() else None,
+                "value": _only_one(bound[numbers]),
                 "below": show(_nearest(numbers, (bound - values)[numbers], strictly=True)),
                 "above": show(_nearest(numbers, (values - bound)[numbers], strictly=False)),
             }
-            for told, bound in bounds.items()
-            if len(numbers)
+            for told, bound in bounds
+            if not np.isnan(bound[numbers]).all()
         ],
     }
+
+
+def _only_one(bounds: Float64[np.ndarray, "judged"]) -> float | None:
+    """The threshold that all documents have which its rule judges; None where it is not the same for all."""
+    held = bounds[~np.isnan(bounds)]
+    return float(held[0]) if (held == held[0]).all() else None
 
 
 def _nearest(

@@ -31,9 +31,7 @@ def count_workers(workers: Workers, asked: int | None) -> int:
     if asked is not None:
         return asked
     if workers == "ray":
-        return max(
-            1, int(start_ray("corpus.workers: ray", instead="set workers: processes").cluster_resources().get("CPU", 1))
-        )
+        return max(1, int(_start_ray().cluster_resources().get("CPU", 1)))
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -170,7 +168,7 @@ def _empty(waiting: "queue.Queue[str]") -> None:
 
 
 def _run_on_ray(tasks: Sequence[str], count: int, advance: Advance) -> None:
-    ray = start_ray("corpus.workers: ray", instead="set workers: processes")
+    ray = _start_ray()
     remote = ray.remote(num_cpus=1)(_do_on_ray)
     left = list(tasks)[::-1]
     running: dict[Any, float] = {}
@@ -182,6 +180,10 @@ def _run_on_ray(tasks: Sequence[str], count: int, advance: Advance) -> None:
         size_bytes = running.pop(done)
         _raise(ray.get(done))
         advance(size_bytes)
+
+
+def _start_ray() -> Any:
+    return start_ray("corpus.workers: ray", instead="set workers: processes")
 
 
 def _do_on_ray(line: str) -> dict[str, str]:

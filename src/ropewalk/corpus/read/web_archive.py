@@ -5,7 +5,6 @@ this ends the reading with a fault: behind a wrong length nothing can be trusted
 read as that of a file is (pages.py).
 """
 
-import codecs
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from ropewalk.corpus.read.archive import ChunkStream, TornArchiveError, read_chu
 from ropewalk.corpus.read.bad_input import Found, Place, decode_text, reject
 from ropewalk.corpus.read.files import File
 from ropewalk.corpus.read.pages import extract_text
+from ropewalk.corpus.read_options import name_encoding
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.text.reject import Reject
 
@@ -231,10 +231,6 @@ def _join_parts(body: bytes) -> tuple[bytes, bool]:
 
 
 def _find_encoding(parameters: str) -> str:
-    """The encoding that a content type's ``parameters`` name; UTF-8 without one that Python has for text."""
+    """The encoding that a content type's ``parameters`` name; UTF-8 without one that a page may be in."""
     told = parameters.partition("charset=")[2].partition(";")[0].strip(" \"'")
-    try:
-        b"\0\0\0\0".decode(told)  # lookup alone finds codecs that are not of text, such as hex
-        return codecs.lookup(told).name
-    except (LookupError, ValueError):
-        return "utf-8"
+    return name_encoding(told) or "utf-8"
