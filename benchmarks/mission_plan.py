@@ -1,10 +1,10 @@
-"""What +50 % means on 8 x H100, by the formula of the plan: Llama-3-8B in rows of 32Ki and 128Ki, against rings.
+"""What +50 % means on 8 x H100, by the formula of the plan: Llama-3-8B in sequences of 32Ki and 128Ki, against rings.
 
     python benchmarks/mission_plan.py          # prints the table of docs/speedup.md; needs no GPU
 
 Ours against a ring with the same recompute that computes all pairs of the row, and against one that knows documents and
 cuts each head-and-tail. Their attention runs at our rate ("same kernels"), or at the share of the kernel's rate that
-was published for such rings on 8 x H800: 0.90 of a row, 0.76 of packed rows, forward and backward
+was published for such rings on 8 x H800: 0.90 of one document, 0.76 of a pack, forward and backward
 (ring-flash-attention's README). Messages are hidden behind attention, as plan/step_time.py does. The last column makes
 all of our attention and its messages free: it is the most that any attention could win.
 """
@@ -68,7 +68,7 @@ def compare_rows(tokens: int, document: np.ndarray, link: float) -> dict[str, tu
 
 
 def main() -> None:
-    print("| row | text | link | baseline | same kernels | published kernels | most possible |")
+    print("| sequence | text | link | baseline | same kernels | published kernels | most possible |")
     print("|---|---|---|---|---|---|---|")
     for tokens in (32_768, 131_072):
         for text, median in (("one document", None), ("packs", MEDIAN_TOKENS)):

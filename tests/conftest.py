@@ -91,6 +91,7 @@ def pytest_collection_finish() -> None:
 
     What is imported and collected stays: neither the collector nor a rank looks through it again.
     """
+    assert [name for name in LONG if not (TESTS / name).exists()] == [], "a test of LONG has another name now"
     from ropewalk.parallel import measure_rates
     from ropewalk.plan.hardware import measure_cpu
 

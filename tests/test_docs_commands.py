@@ -7,7 +7,7 @@ import ast
 import importlib
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ import typer
 
 from ropewalk.cli.main import app
 from ropewalk.recipe.explain import find_places
-from ropewalk.recipe.load import load_recipe, parse_advice, parse_export, parse_recipe, parse_stage
+from ropewalk.recipe.load import load_recipe, parse_advice, parse_evaluate, parse_export, parse_recipe, parse_stage
 from ropewalk.recipe.plain_yaml import parse_yaml
 from ropewalk.recipe.spec import Recipe
+from ropewalk.recipe.suite import find_suite
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -26,7 +27,12 @@ PAGES = sorted([*DOCS.glob("tutorial/*.md"), *DOCS.glob("how-to/*.md")])
 IDS = [str(page.relative_to(DOCS)) for page in PAGES]
 BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 QUOTED = re.compile(r"`([^`\n]+)`")
-NO_RECIPE = {"advise": parse_advice, "extend": parse_stage, "export": parse_export}
+NO_RECIPE: dict[str, Callable[[list[str]], object]] = {
+    "advise": parse_advice,
+    "extend": parse_stage,
+    "export": parse_export,
+    "evaluate": lambda overrides: parse_evaluate(overrides, find_suite("quick", base_tokens=512, reach_tokens=2048)),
+}
 NO_OVERRIDES = {"schema", "replay"}
 
 

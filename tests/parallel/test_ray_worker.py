@@ -140,7 +140,7 @@ def test_the_driver_checks_the_recipe_and_names_every_place(tmp_path: Path, monk
         configure_workers("nowhere.yaml")
 
 
-def test_the_driver_ends_with_the_exit_code_of_ropewalk(train: Train) -> None:
+def test_the_driver_ends_with_the_exit_code_of_ropewalk(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     class FailedError(Exception):
         worker_failures: dict[int, Exception] = {}  # noqa: RUF012
 
@@ -157,20 +157,9 @@ def test_the_driver_ends_with_the_exit_code_of_ropewalk(train: Train) -> None:
 
     train_module = ModuleType("ray.train")
     train_module.TrainingFailedError = FailedError  # type: ignore[attr-defined]
-    sys.modules["ray"].train = train_module
-    held = sys.modules.get("ray.train")
-    sys.modules["ray.train"] = train_module
-    try:
-        assert [fit_trainer(Trainer(each)) for each in (None, StoppedOnRayError("saved"), RankError("rank 0"))] == [
-            2,
-            75,
-            1,
-        ]
-    finally:
-        if held is None:
-            del sys.modules["ray.train"]
-        else:
-            sys.modules["ray.train"] = held
+    monkeypatch.setitem(sys.modules, "ray.train", train_module)
+    failures = (None, StoppedOnRayError("saved"), RankError("rank 0"))
+    assert [fit_trainer(Trainer(each)) for each in failures] == [2, 75, 1]
 
 
 def test_a_child_ends_with_its_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
