@@ -1,11 +1,10 @@
-"""The plan's seconds of a step beside those that it took, over a grid of small models, by this machine's own rates.
+"""The plan's seconds of a step beside those of the clock, over a grid of small models, by this machine's own rates.
 
     python benchmarks/plan_time.py [--out FILE]     # some minutes; only a quiet machine gives times that mean something
 
 The machine is calibrated first, as ``ropewalk check --calibrate`` does, for each number of ranks. A step is forward,
 backward and AdamW; the first warms up, and the median of the others counts, of the rank that takes longest. Processor
-time stands beside the clock: where they differ, other programs had the processors. Errors are of processor time, as
-the rates of a calibrated CPU are.
+time stands beside the clock: where they differ, other programs had the processors.
 """
 
 import argparse
@@ -80,7 +79,7 @@ def main() -> None:
             document_tokens=[case.document_tokens] * (case.tokens // case.document_tokens),
             machine=describe_calibrated(rates[case.ranks], ranks=case.ranks),
         )  # fmt: skip
-        error = plan.step_seconds / found.processor - 1
+        error = plan.step_seconds / found.clock - 1
         names = f"{case.family}, {case.ranks}" + (f", context {case.context_ranks}" if case.ranks > 1 else "")
         rows.append({
             "case": case._asdict(), **found._asdict(), "planned": plan.step_seconds, "error": error,
