@@ -42,6 +42,7 @@ uses_cuda = torch.cuda.is_initialized  # a test may put another one there
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """What the module says, in a hook, which costs less than fixtures of 7,900 tests."""
     type_checks.begin_test()
+    _forget_told()
     config.update("jaxtyping_disable", item.path.relative_to(TESTS).as_posix().startswith(LONG))
     if item.get_closest_marker("gpu") is None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -68,6 +69,13 @@ def forked_reload(monkeypatch: pytest.MonkeyPatch) -> None:
     from forked_verb import run_python
 
     monkeypatch.setattr("ropewalk.model.export_parity.subprocess", SimpleNamespace(run=run_python))
+
+
+def _forget_told() -> None:
+    """What another test had told once in this process is told again: so each order of the tests passes."""
+    from ropewalk.core import progress
+
+    progress._told.clear()
 
 
 @functools.cache

@@ -10,7 +10,6 @@ from ropewalk.commands.check import check_recipe
 from ropewalk.commands.claim import read_base_shape
 from ropewalk.recipe.load import load_recipe
 from ropewalk.recipe.sweep import load_sweep
-from ropewalk.shape.shipped import tell_shipped
 
 FILES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
 TODAY = {
@@ -68,7 +67,6 @@ def test_a_recipe_of_today_is_forecast(name: str, capsys: pytest.CaptureFixture[
     base = str(load_recipe(path).model).removesuffix("@main")
     assert f"`ropewalk check recipes/{path.name} model={base}` needs no hub" in path.read_text()
     recipe = load_recipe(path, [f"model={base}"])
-    tell_shipped.cache_clear()
     plans, shape = check_recipe(recipe)["plans"], read_base_shape(recipe)
     assert f"the shape of {base} is the one that ropewalk ships" in capsys.readouterr().err
     parameters, passed, full_width, windowed = TODAY[name]

@@ -17,7 +17,7 @@ from ropewalk.recipe.load import load_recipe
 from ropewalk.shape import find
 from ropewalk.shape.find import find_model
 from ropewalk.shape.read import read_shape
-from ropewalk.shape.shipped import BASES, find_near, read_sources, tell_shipped
+from ropewalk.shape.shipped import BASES, find_near, read_sources
 
 ROOT = Path(__file__).parents[2]
 NAME = "Qwen/Qwen3-8B-Base"
@@ -86,7 +86,6 @@ def test_a_recipe_is_checked_by_name_and_refused_before_its_run_begins(
     recipe = load_recipe(
         ROOT / "recipes" / "llama2-7b-16k.yaml", ["model=meta-llama/Llama-2-7b-hf", f"run={tmp_path / 'run'}"]
     )
-    tell_shipped.cache_clear()
     found = check_recipe(take_offline(recipe))
     assert found["errors"] == 0 and "tokens/s" in found["text"]
     assert capsys.readouterr().err.count("ropewalk ships") == 1, "both of them look for the shape"

@@ -51,6 +51,22 @@ def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
+_told: set[str] = set()
+
+
+def is_untold(line: str) -> bool:
+    """Whether this process asks so of ``line`` for the first time: many parts may find the same, one tells it."""
+    untold = line not in _told
+    _told.add(line)
+    return untold
+
+
+def say_once(line: str) -> None:
+    """As ``say``, but a line that this process has told already is not told again."""
+    if is_untold(line):
+        say(line)
+
+
 def warn(line: str) -> None:
     """Print one line to standard error that ``--quiet`` does not keep back."""
     line = translate_lines(line)

@@ -22,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ropewalk.core.error import UserError
+from ropewalk.core.progress import is_untold
 from ropewalk.recurrence.scan_kernel import ScanKernel
 from ropewalk.recurrence.try_kernel import find_convolution_fault, find_fault
 from ropewalk.shape.recurrences import Recurrence, find_recurrence
@@ -131,10 +132,10 @@ def _why_not(kind: Recurrence, key_dim: int, dtype: torch.dtype, device: torch.d
     return find_fault(kernel, kind, dtype, key_dim, device)
 
 
-@cache
 def _warn(text: str) -> None:
     """Once, however many layers ask."""
-    warnings.warn(text, stacklevel=2)
+    if is_untold(text):
+        warnings.warn(text, stacklevel=2)
 
 
 def _decide(package: str, module: str, reason: str | None, device: torch.device) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ropewalk.core.error import UserError
-from ropewalk.core.progress import say
+from ropewalk.core.progress import say_once
 
 BASES = Path(__file__).parent / "bases"
 _SHOWN = 3
@@ -34,12 +34,11 @@ def find_shipped(name: str) -> Path | None:
     return BASES / name if name in read_sources() else None
 
 
-@functools.cache
 def tell_shipped(name: str) -> None:
     """Say which shape is used, how old it is, and how to have the hub's own; once, however often a command looks."""
     source = read_sources()[name]
     known = "" if source["how"] == "copy" else f" ({source['how']})"
-    say(
+    say_once(
         f"the shape of {name} is the one that ropewalk ships, of {source['read']}{known}; "
         f"{name}@main reads the hub's instead"
     )

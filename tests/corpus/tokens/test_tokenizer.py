@@ -184,7 +184,6 @@ def test_a_tokenizer_that_gigatoken_cannot_load_is_told(
     tokenizer: Tokenizer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("gigatoken")
-    gigatoken._tell.cache_clear()
     for _ in range(2):  # every source makes its own
         assert not Fast(tokenizer._made_of, tokenizer._encode_all).trusted
     assert capsys.readouterr().err.count("cannot load this tokenizer") == 1

@@ -9,7 +9,6 @@ sample of every megabyte is still compared, and a difference then stops the run.
 import json
 import unicodedata
 from collections.abc import Callable, Sequence
-from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -17,7 +16,7 @@ import numpy as np
 from jaxtyping import UInt32
 
 from ropewalk.core.error import UserError
-from ropewalk.core.progress import say
+from ropewalk.core.progress import say, say_once
 from ropewalk.corpus.tokens.word_cache import load_words
 
 Encode = Callable[[list[str]], list[UInt32[np.ndarray, "_"]]]
@@ -111,11 +110,5 @@ def _load(made_of: dict[str, Any]) -> Any:
     try:
         return Tokenizer.from_json(json.dumps(plain))
     except (RuntimeError, ValueError) as error:
-        _tell(f"gigatoken cannot load this tokenizer, so it is not used: {str(error).partition(': [')[0]}")
+        say_once(f"gigatoken cannot load this tokenizer, so it is not used: {str(error).partition(': [')[0]}")
         return None
-
-
-@cache
-def _tell(line: str) -> None:
-    """Print a line once per process, since a process may make the same tokenizer for every source."""
-    say(line)
