@@ -66,7 +66,7 @@ def attend(
     partition's ranks in order; None for a partition over one rank. The kernel is the fastest that can, or the one that
     ``use_kernel`` names.
 
-    Raises UserError where no kernel does what is asked here, and where heads cannot be split as the partition says.
+    Raises UserError where no kernel supports the request, and where heads cannot be split as the partition says.
     """
     scores = Scores(query.shape[-1] ** -0.5 if scale is None else scale, soft_cap)
     if isinstance(partition, Partition):

@@ -1,10 +1,10 @@
 """Runs the work of a verb on ranks: forked ones here, or those that torchrun started.
 
-A verb's file imports no torch, so that ``--help`` and ``check`` answer at once. What a rank does is a function of the
-verb's own file, which imports what needs torch inside. These modules take four seconds to import, most of it torch and
-transformers. So the process that forks the ranks imports them once, before its first fork; each rank of each part finds
-them there. Importing asks CUDA nothing (tests/parallel/test_device.py), so a rank may still use a GPU. Only small
-facts are sent back to the parent.
+A verb's file imports no torch, so that ``--help`` and ``check`` answer at once. A rank's work is a function of the
+verb's own file, with the imports of torch's modules inside it. These modules take four seconds to import, most of it
+torch and transformers. So the process that forks the ranks imports them once, before its first fork; each rank of each
+part finds them there. Importing asks CUDA nothing (tests/parallel/test_device.py), so a rank may still use a GPU. Only
+small facts are sent back to the parent.
 """
 
 from collections.abc import Callable

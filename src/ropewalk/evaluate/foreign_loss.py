@@ -1,4 +1,4 @@
-"""Loss on text outside the mix: what the model forgot of what it was not shown again.
+"""Loss on text outside the mix: it shows what the model forgot.
 
 Held-out text of the mix improves with training, so it hides forgetting. Here base and trained model read documents that
 no source of the mix has, at the base's own context, in pairs. The worst source decides. It is chosen among several, so

@@ -1,8 +1,9 @@
 """LongPPL: the perplexity of the tokens that need far context (Fang et al., 2410.23771).
 
 A token is a key token where the loss without far context is larger by more than 2 nats than the loss with it, and the
-loss with it is below 2. Most tokens of a text need only what is near, so the plain perplexity hides what these show.
-One model chooses them for all, the one that was trained. They favour it: tokens on which it had luck are among them.
+loss with it is below 2. Most tokens of a text need only near context, so the plain perplexity hides the loss of key
+tokens. One model chooses them for all, the one that was trained. They favour it: tokens on which it had luck are among
+them.
 """
 
 import math

@@ -152,7 +152,7 @@ def _join(parts: Sequence[Sums]) -> Sums:
 
 
 def write_answers(learner: GreedyWriter, planned: RulerPrompts, tokenizer: Tokenizer) -> list[WrittenText]:
-    """What the model writes after each question, and what it makes of the answers. Every rank calls it."""
+    """The model's text after each question, and its loss on the answers. Every rank calls it."""
 
     def is_done(number: int, text: str) -> bool:
         return planned.samples[number].match(text) == 1

@@ -6,8 +6,9 @@ left is chosen so that it begins near linear attention whose states decay slowly
 
 - The convolution passes each token alone. Its taps hold the norms' scales of queries and keys, so the SiLU behind it
   sees numbers of about 1, and of values 0.25, where it is nearly linear. Vectors are normalised behind it.
-- Decays are constants: a head forgets in 1/64 of the new context to all of it, geometrically. What is written is half
-  of what the key's place lacks. Both begin to depend on the input when training moves their matrices from zero.
+- Decays are constants: a head forgets in 1/64 of the new context to all of it, geometrically. A token writes half of
+  the difference between its value and the state's value for its key. Both begin to depend on the input when training
+  moves their matrices from zero.
 - The norm of a head's output takes the place of softmax's denominator (Mercat et al., 2405.06640); output matrices are
   scaled to the size of its values. Rows of the output gate are drawn.
 

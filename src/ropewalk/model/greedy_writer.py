@@ -31,7 +31,7 @@ Tokens = Int64[np.ndarray, "_"]
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What a model wrote after a prompt, and what it makes of the prompt's draft: the right continuation.
+    """The tokens that a model wrote after a prompt, and its loss on the prompt's draft, the right continuation.
 
     ``nll`` in nats and ``correct`` are of the draft's tokens, each read after the ones before it; empty without one.
     """

@@ -1,8 +1,8 @@
 """Does a class mix tokens anywhere outside of attention? Tried on a tiny model of it, whose windows are short.
 
-Two packed documents must give what each alone gives, and two context ranks what one gives. One document is longer than
-the longest window, so that windows are in the trial. Where a result differs, the first module that reads equal inputs
-and gives other outputs is the one that mixes tokens, and its kind is named.
+Two packed documents must have the outputs of each alone, and two context ranks those of one. One document is longer
+than the longest window, so that windows are in the trial. Where a result differs, the first module that reads equal
+inputs and gives other outputs is the one that mixes tokens, and its kind is named.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,7 @@
 """Measures a machine for its plans: per precision products and attention, and copies, the link between ranks, the host.
 
 All ranks measure at once. Each rate is measured several times in turn, not in a row, so that a program beside it does
-not slow all calls of one rate. A call takes the fastest of several tries of what computes, and the median of what moves
+not slow all calls of one rate. A call takes the fastest of several tries of compute, and the median of those that move
 bytes, whose fastest try is a lucky one in a cache. On a CPU all rates are by processor time, the link's too: what it
 costs there is copies by this process' threads, and by the clock it would be the time until the other rank gets a
 processor, which on a busy machine is several times as long.

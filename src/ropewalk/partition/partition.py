@@ -131,7 +131,7 @@ class Partition:
         return np.full((self.ranks, self.ranks), self.local_tokens) - np.diag([self.local_tokens] * self.ranks)
 
     def describe(self) -> str:
-        """The cut in a line: who owns what, how keys travel, how even the work is."""
+        """The cut in a line: the owners of tokens, the traffic of keys, the balance of work."""
         others = (self.ranks - 1) * self.tokens
         sent = (
             f", {self.traffic_tokens.sum() / others:.0%} of a ring's keys sent" if self.exchanges else ", nothing sent"

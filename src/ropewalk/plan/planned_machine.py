@@ -1,4 +1,4 @@
-"""The machine that a recipe's plan is made for: what the recipe names, or what this machine has, or an assumed one."""
+"""The machine that a recipe's plan is made for: the recipe's `hardware`, else this machine, else an assumed one."""
 
 from dataclasses import replace
 from pathlib import Path

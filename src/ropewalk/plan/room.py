@@ -17,12 +17,12 @@ def fits(memory: Memory, machine: Machine) -> bool:
 
 
 def measure_lack(memory: Memory, machine: Machine) -> float:
-    """What is needed over what may be used, of the device or of the host, whichever is more."""
+    """The need over the usable memory, of the device or of the host, the larger of both."""
     return max(needed / usable for needed, usable in _list_needs(memory, machine))
 
 
 def rank_lack(memory: Memory, machine: Machine) -> list[float]:
-    """What is needed over what may be used, of each memory, the largest first; 1 for one that has enough.
+    """The need over the usable memory, of each memory, the largest first; 1 for one that has enough.
 
     So of ways that lack the same of one memory, the one that has enough of the other comes first: nobody is told to
     mend what an open setting mends by itself.

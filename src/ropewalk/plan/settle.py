@@ -126,7 +126,7 @@ def shape_of_init(init: Init) -> ModelShape:
 
 
 def _fill_in(parallel: Parallel, ranks: int) -> Layout:
-    """What the recipe says, with 1 where it says nothing."""
+    """The recipe's layout; a count that it leaves open is 1."""
     return Layout(parallel.ranks or ranks, parallel.context_parallel or 1, parallel.replicas or 1)
 
 

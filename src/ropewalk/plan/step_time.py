@@ -2,10 +2,10 @@
 
 Products and attention are FLOPs over rates; norms, rotation, activation and loss are bytes over the device's memory
 rate; tiles run an MLP again where nothing else is recomputed, and add gradients once a tile. Messages and copies on
-streams of their own cost what compute does not hide, and a share of what it does, because they take memory rate and
-processors from it. An optimizer on the host is as fast as its node's CPUs. Six factors are fitted to published steps
-(``Factors``; products have one for each of two generations); benchmarks/plan_published.py fits them and holds each
-against rows that it did not see.
+streams of their own cost the part that compute does not hide, and a share of the hidden part, because they take memory
+rate and processors from it. An optimizer on the host is as fast as its node's CPUs. Six factors are fitted to published
+steps (``Factors``; products have one for each of two generations); benchmarks/plan_published.py fits them and holds
+each against rows that it did not see.
 """
 
 import math

@@ -39,7 +39,7 @@ def find_unfit(recipe: Recipe, shape: ModelShape, plans: Sequence[Plan]) -> list
 
 
 def describe_lack(plan: Plan) -> str:
-    """What of a rank's memory is too small, with the largest part of what it needs."""
+    """Which memory of a rank is too small, with the largest part of its need."""
     memory, machine = plan.memory, plan.machine
     lacks, usable = [], USABLE_MEMORY * machine.memory_bytes
     if memory.peak_bytes > usable or machine.name == "cpu":

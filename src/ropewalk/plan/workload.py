@@ -1,4 +1,4 @@
-"""What a step trains on, and what one rank of a split does of it: tokens, arithmetic, messages."""
+"""The work of a step, and one rank's part of it under a split: tokens, arithmetic, messages."""
 
 import functools
 import math

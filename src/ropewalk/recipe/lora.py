@@ -39,7 +39,7 @@ class Lora(Spec):
     @field_validator("modules", mode="before")
     @classmethod
     def _refuse_experts(cls, modules: Any) -> Any:
-        """Name the reason for what a user of other trainers may ask for."""
+        """Refuse experts with the reason: other trainers take them."""
         asked = [name for name in modules if name in _OF_EXPERTS] if isinstance(modules, list | tuple) else []
         if asked:
             raise ValueError(

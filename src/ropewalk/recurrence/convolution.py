@@ -1,6 +1,6 @@
 """A causal convolution within documents on several ranks: the last rows before a segment come from their owners.
 
-A kernel of k taps reads a token and the k - 1 before it. That is what attention with a window of k keys reads, so the
+A kernel of k taps reads a token and the k - 1 before it. Attention with a window of k keys reads the same rows, so the
 partition with that window already says which rows travel, and attention's exchange carries them. Rows and received rows
 are laid out segment by segment, with k - 1 rows before each; zeros stand before a document.
 """

@@ -1,8 +1,9 @@
 """A recurrent layer over packed documents on several ranks: partition x exchange x kernel, forward and backward.
 
 Every rank calls it with its own tokens. It computes inside chunks first, runs the segments that begin a document, sums
-up the inner ones as (M, U), and sends these. With what arrives it knows the state before each segment, and finishes.
-The state is zero before each document. torch differentiates all of it; gradients of the summaries go back the same way.
+up the inner ones as (M, U), and sends these. The received sums give the state before each segment; with it the rank
+finishes. The state is zero before each document. torch differentiates all of it; gradients of the summaries go back the
+same way.
 """
 
 import torch

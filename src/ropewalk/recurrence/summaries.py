@@ -94,7 +94,7 @@ class _Finish(torch.autograd.Function):
 
 
 class Join(torch.autograd.Function):
-    """Ties a result to what has arrived, so that every rank's backward sends gradients, also of what it did not use."""
+    """Makes a result depend on the received summaries: so each rank's backward sends gradients, also of unused ones."""
 
     @staticmethod
     def forward(ctx: Any, result: Float[Tensor, "..."], arrived: Flat) -> Float[Tensor, "..."]:

@@ -1,4 +1,4 @@
-"""The other supported dense architectures, one line of data each; family.py tells what a field means."""
+"""The other supported dense architectures, one line of data each; family.py explains the fields."""
 
 from collections.abc import Mapping
 

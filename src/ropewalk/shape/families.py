@@ -146,7 +146,7 @@ def _find_missing(name: str, family: Family | None, config: Mapping[str, Any]) -
 
 
 def _find_named(name: str) -> str | None:
-    """What the class of this name has that ropewalk does not support, where it is known.
+    """The part of the class of this name that ropewalk does not support, where it is known.
 
     A word of ``_MISSING`` counts where it is whole: ``opt`` is in OPTForCausalLM, and not in OptimisedForCausalLM.
     """

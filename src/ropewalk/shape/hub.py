@@ -1,4 +1,4 @@
-"""Fetches a model of the Hugging Face hub into the hub's cache, and says what a refusal of the hub means."""
+"""Fetches a model of the Hugging Face hub into the hub's cache, and explains the hub's refusals."""
 
 from pathlib import Path
 

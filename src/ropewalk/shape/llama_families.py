@@ -1,4 +1,4 @@
-"""Llama and the architectures that compute as it does, one line of data each; family.py tells what a field means.
+"""Llama and the architectures that compute as it does, one line of data each; family.py explains the fields.
 
 One set of weights can have several class names. Llama, Mistral, Ministral and SmolLM3 compute the same. They differ in
 the positions that their config.json can describe.

@@ -61,7 +61,7 @@ def compare_with_plan(context: StageContext, rig: Rig, batches: StepBatches, mea
 
 
 def describe_basis(document_flops: float, plan: Plan, *, on_cpu: bool, precision: str) -> str:
-    """What the planned step rests on, and what `check` took in its place: the documents and, on a CPU, the rate.
+    """The assumptions of the planned step, beside those of `check`: the documents and, on a CPU, the rate.
 
     ``document_flops`` are the FLOPs per token of the step's documents, ``plan`` is that of one document a sequence.
     """

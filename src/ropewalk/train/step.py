@@ -49,7 +49,7 @@ UNLABELLED = "none of its sequences has a label with loss"
 
 @dataclass(frozen=True)
 class StepGradients:
-    """What a step knows before it changes a weight. All values but ``gradients`` are the same on every rank."""
+    """The results of a step's backward, before a weight changes. All but ``gradients`` are the same on every rank."""
 
     loss: float
     """Nats per token, over all ranks."""
@@ -234,7 +234,7 @@ def _read(
 
 
 class StepWork(NamedTuple):
-    """What all ranks know about a step before they read it."""
+    """Facts about a step that all ranks know before they read it."""
 
     weight: float
     """The weight of all labels; 0 if there is none."""

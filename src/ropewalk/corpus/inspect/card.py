@@ -1,4 +1,4 @@
-"""The data card of a corpus: what it is, how much, where it comes from, under which licences, and what was left out.
+"""The data card of a corpus: content, size, sources, licences, and the documents that were left out.
 
 It is a page of Markdown that goes with the tokens, so that whoever gets them can judge them without the text.
 """

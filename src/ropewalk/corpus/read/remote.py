@@ -95,7 +95,7 @@ def local_copy(file: File) -> Iterator[File]:
 
 
 def digest_content(file: File) -> str:
-    """The digest of a file's bytes; for a remote file that of what its store says of them, if it says it."""
+    """The digest of a file's bytes; for a remote file, of its store's own digest or version where the store has one."""
     if not file.is_remote:
         return digest_file(file.path)
     with _reachable(file.shown, "a source"):
