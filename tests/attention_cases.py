@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from packs import mask_of, pack
+from relative_error import relative_error
 from ropewalk.attention import attend, use_kernel
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.partition import partition_tokens_and_heads
@@ -100,5 +101,5 @@ def find_errors(cases: list[Case], ranks: int) -> list[list[float]]:
                 whole[own] = share.double()
         if case.sinks:
             found.append(sum((rank[index][1][4].double() for rank in shares), torch.zeros(())))
-        errors.append([((a - b).norm() / b.norm()).item() for a, b in zip(found, truth, strict=True)])
+        errors.append([relative_error(a, b) for a, b in zip(found, truth, strict=True)])
     return errors

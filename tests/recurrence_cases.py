@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from relative_error import relative_error
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.partition import partition_tokens
 from ropewalk.recurrence import convolve, scan
@@ -125,5 +126,5 @@ def find_scan_errors(
                     whole += share.double()
                 else:
                     whole[own] = share.double()
-        errors.append([((a - b).norm() / b.norm()).item() for a, b in zip(found, truth, strict=True)])
+        errors.append([relative_error(a, b) for a, b in zip(found, truth, strict=True)])
     return errors

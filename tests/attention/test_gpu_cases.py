@@ -17,6 +17,7 @@ from attention_cases import PACKS
 from emulated_gpu import emulate
 from gpus import needs_gpu
 from packs import mask_of
+from relative_error import relative_error
 from ropewalk.attention import attend, use_kernel
 from ropewalk.attention.gpu_kernels import CUDNN_HEAD_DIM
 from ropewalk.parallel.device import rank_device
@@ -62,9 +63,7 @@ def find_errors(name: str, heads: tuple[int, int, int], kernel: str | None, wind
     with use_kernel(kernel) if kernel else nullcontext():
         out = attend(*leaves, partition=partition, group=None)
         found = [out.detach(), *torch.autograd.grad(out, leaves, grad)]
-    return max(
-        float((ours.double().cpu() - exact).norm() / exact.norm()) for ours, exact in zip(found, expected, strict=True)
-    )
+    return max(relative_error(ours.cpu(), exact) for ours, exact in zip(found, expected, strict=True))
 
 
 def name_kernel(name: str, heads: tuple[int, int, int], kernel: str | None) -> str | None:
