@@ -8,16 +8,20 @@ plural, which may be there or not. A text is compared with all templates, and th
 import json
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from string import Formatter
 
 _WORD, _DIGIT = re.compile(" [A-Za-z]+"), re.compile(r"\d")
+HOLE = "\0"
+_WHOLE_WORD = re.compile(rf"(?<![A-Za-z{HOLE}])[A-Za-z]+(?![A-Za-z{HOLE}])")
+"""A word that ends where letters end in any text, because no hole is beside it."""
 _PROSE = re.compile(r"[a-z]+ [a-z]+")
 _NUMBER, _INTEGER = re.compile(r"[\d.,]*\d%?"), re.compile(r"[\d,]*\d")
 _FIGURE_AND_MORE, _PLACE_AND_MORE = re.compile(r"\d[^:;]*; "), re.compile(r"\d[\w., ]*(: |  )")
+_ENCLOSING = ("()", "[]", "``", "''", '""')
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +33,26 @@ class Template:
 
     @property
     def letters(self) -> int:
-        """Of the text outside of the holes."""
-        return sum(map(len, self.literals))
+        """Of the text outside of the holes, without blanks and marks."""
+        return sum(map(str.isalpha, "".join(self.literals)))
 
     @property
     def is_frame(self) -> bool:
         """Whether it only says whose message follows: ``source {0}: {1}``, ``error: {0}: {1} ({2})``."""
+        return bool(self.literals[0].strip()) and self.framed >= 0
+
+    @property
+    def framed(self) -> int:
+        """The number of the hole at the end, after a colon, that holds another message; -1 if there is none."""
         ends = self.literals[:-1] if not self.literals[-1] else ()
         if self.literals[-2:] == (" (", ")"):
             ends = self.literals[:-2]
-        return bool(self.literals[0].strip()) and bool(ends) and ends[-1].endswith(": ")
+        return len(ends) - 1 if ends and ends[-1].endswith(": ") else -1
+
+    def encloses(self, hole: int) -> bool:
+        """Whether the end of a hole is plain: that of the frame, or one between brackets or quotes."""
+        before, after = self.literals[hole][-1:], self.literals[hole + 1][:1]
+        return before + after in _ENCLOSING or (self.is_frame and hole == self.framed)
 
     @property
     def is_unit(self) -> bool:
@@ -78,47 +92,33 @@ class Template:
 
 @dataclass(slots=True)
 class Catalogue:
-    """The templates of one language, found by the word that their texts begin or end with."""
+    """The templates of one language, found by their longest word."""
 
     entries: dict[str, str] = field(default_factory=dict)
     """As the files have them."""
     whole: dict[str, str] = field(default_factory=dict)
     """Messages without a hole."""
-    by_first: dict[str, list[Template]] = field(default_factory=lambda: defaultdict(list))
-    by_last: dict[str, list[Template]] = field(default_factory=lambda: defaultdict(list))
-    others: list[Template] = field(default_factory=list)
+    by_word: dict[str, list[Template]] = field(default_factory=lambda: defaultdict(list))
+    """The others; those without a whole word are under the empty one."""
 
     def add(self, english: str, told: str) -> None:
         """Take a message and its translation."""
         self.entries[english] = told
         for literals in spell_plurals(english):
-            first, last = literals[0], literals[-1]
             if len(literals) == 1:
-                self.whole[first] = told.format()
-            elif " " in first:
-                self.by_first[first.partition(" ")[0]].append(Template(literals, told))
-            elif " " in last:
-                self.by_last[last.rpartition(" ")[2]].append(Template(literals, told))
+                self.whole[literals[0]] = told.format()
             else:
-                self.others.append(Template(literals, told))
+                words = _WHOLE_WORD.findall(HOLE.join(literals))
+                self.by_word[max(words, key=len, default="")].append(Template(literals, told))
 
-    def find(self, text: str) -> tuple[Template, list[str]] | None:
-        """The template of a text, with the values in its holes; None if there is none.
-
-        A frame wins over messages that begin with a hole, because they would take its words for a value.
-        """
+    def find_all(self, text: str) -> Iterator[tuple[Template, list[str]]]:
+        """The templates that a text can be read as, each with the values in its holes."""
         if text in self.whole:
-            return Template((text,), self.whole[text].replace("{", "{{").replace("}", "}}")), []
-        near = self.by_first.get(text.partition(" ")[0], []), self.by_last.get(text.rpartition(" ")[2], [])
-        found = [
-            (each, values)
-            for group in (*near, self.others)
-            for each in group
-            if (values := each.read(text)) is not None
-        ]
-        framed = [pair for pair in found if pair[0].literals[0]]
-        best = max(framed, key=_rank, default=None)
-        return best if best is not None and best[0].is_frame else max(found, key=_rank, default=None)
+            yield Template((text,), self.whole[text].replace("{", "{{").replace("}", "}}")), []
+        for word in ("", *dict.fromkeys(_WHOLE_WORD.findall(text))):
+            for each in self.by_word.get(word, ()):
+                if (values := each.read(text)) is not None:
+                    yield each, values
 
 
 def cut_template(template: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -168,6 +168,3 @@ def _find_opening(text: str, start: int, end: int) -> int:
             return at - 1
     return text.rfind(" (", start, end)
 
-
-def _rank(found: tuple[Template, Sequence[str]]) -> tuple[int, int]:
-    return found[0].letters, -len(found[1])
