@@ -74,6 +74,8 @@ class Template:
             values.append(text[start:at])
             start = at + len(literal)
         values.append(text[start:end])
+        if not all(map(is_balanced, values)) and is_balanced(text):
+            return None
         return values if self._accepts(values) else None
 
     def _accepts(self, values: list[str]) -> bool:
@@ -119,6 +121,16 @@ class Catalogue:
             for each in self.by_word.get(word, ()):
                 if (values := each.read(text)) is not None:
                     yield each, values
+
+
+def is_balanced(text: str) -> bool:
+    """Whether each round bracket of a text closes another one."""
+    depth = 0
+    for letter in text:
+        depth += (letter == "(") - (letter == ")")
+        if depth < 0:
+            return False
+    return not depth
 
 
 def cut_template(template: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

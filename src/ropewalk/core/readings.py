@@ -38,6 +38,8 @@ class Reading:
     pieces: int = 0
     """Texts between marks, each of them one message or none."""
     messages: int = 0
+    begins: bool = False
+    """Whether the first piece is a message."""
 
     @property
     def rank(self) -> tuple[int, int, int, int]:
@@ -67,15 +69,16 @@ def read_text(text: str, language: str) -> Reading:
 def _join_best(parts: list[str], at: int, end: int, best: list[Reading], first: Reading, *, told: bool) -> Reading:
     """A reading of the parts from ``at`` to ``end``, the mark after it, and the best reading of what follows."""
     if end == len(parts):
-        return first
+        return replace(first, begins=told)
     mark, rest = parts[end], best[end + 1]
-    mark = _MARKS.get(mark, mark) if told else mark
+    mark = _MARKS.get(mark, mark) if told or (rest.begins and mark != ", ") else mark
     return Reading(
         f"{first.told}{mark}{rest.told}",
         first.letters + rest.letters,
         first.faults + rest.faults,
         first.pieces + rest.pieces,
         first.messages + rest.messages,
+        begins=told,
     )
 
 
@@ -102,7 +105,7 @@ def _read_message(text: str, language: str) -> Reading | None:
     best = max(readings, key=lambda each: each.rank, default=None)
     if best is None:
         return None
-    after = _MARKS[after] if after and _HAN.match(best.told[-1:]) else after
+    after = _MARKS[after] if after and _HAN.search(best.told) else after
     return replace(best, told=f"{_MARKS.get(mark, mark)}{blanks}{best.told}{after}{end}")
 
 
