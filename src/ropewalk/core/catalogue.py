@@ -179,4 +179,3 @@ def _find_opening(text: str, start: int, end: int) -> int:
         if not depth and text[at - 1] == " ":
             return at - 1
     return text.rfind(" (", start, end)
-

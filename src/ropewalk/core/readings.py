@@ -12,9 +12,9 @@ from functools import lru_cache
 
 from ropewalk.core.catalogue import Template, cut_template, read_catalogue
 
-CUTS = re.compile(r"(; |: |\. |, | \(|\)|\s{2,})")
+CUTS = re.compile(r"(; |: |(?<!\.)\. |, | \(|\)|\s{2,})")
 _HAN = re.compile("[\u3400-\u9fff]")
-_APART = re.compile("[\u3400-\u9fff][A-Za-z0-9]|[A-Za-z0-9][\u3400-\u9fff]")
+_APART = re.compile("[\u3400-\u9fff][A-Za-z0-9\ue000-\uf8ff]|[A-Za-z0-9\ue000-\uf8ff][\u3400-\u9fff]")
 _CORE = re.compile(r"([,;:.] |)(\s*)(.*?)((?<![./\s])[.;:,]|)(\s*)", re.DOTALL)
 """A text, without a mark before it, a mark after it, and blanks. A point that begins a name (``./a``) is no mark."""
 _MARKS = {"; ": "；", ": ": "：", ". ": "。", ", ": "，", ".": "。", ":": "：", ";": "；", ",": "，"}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ropewalk.core.catalogue import read_catalogue
-from ropewalk.core.columns import count_columns
+from ropewalk.core.columns import count_columns, pad_columns
 from ropewalk.core.error import UserError
 from ropewalk.core.readings import CUTS, read_text
 
@@ -25,6 +25,14 @@ _OF_DOCUMENTS = ("text", "begins", "ends")
 """Keys of results that hold words of documents."""
 _POINT = re.compile(r" *- (?=\S)")
 """What a line of a list begins with."""
+
+
+KEPT = "\u2060"
+"""Stands before and after what is not translated. It has no width."""
+_KEPT = re.compile(f"{KEPT}([^{KEPT}\\n]*){KEPT}")
+_FIRST_STAND_IN = 0xE000
+_WIDE_GAP = 3
+"""Blanks from which on the text behind them is a column of its own, and stays in its place."""
 
 
 @dataclass(slots=True)
@@ -50,6 +58,16 @@ def set_language(language: str) -> None:
 def get_language() -> str:
     """``en`` or ``zh``."""
     return _SPEECH.language
+
+
+def keep(text: str) -> str:
+    """``text`` marked as what is not translated: names that come from outside, and tables that are translated already.
+
+    The marks are removed where the text around it is translated. In English there are none.
+    """
+    if _SPEECH.language == "en":
+        return text
+    return "\n".join(f"{KEPT}{line}{KEPT}" if line else line for line in text.split("\n"))
 
 
 def translate_text(text: str) -> str:
@@ -103,24 +121,45 @@ def spell_error(error: UserError) -> str:
 
 
 def _translate(text: str, language: str) -> str:
-    """A message that may have lines in its values, else each line."""
-    if "\n" not in text:
-        return _translate_line(text, language)
-    return "\n".join(_translate_line(line, language) for line in text.split("\n"))
+    """Each line, without the marks of what is kept."""
+    kept = _KEPT.findall(text)
+    stand_ins = map(chr, range(_FIRST_STAND_IN, _FIRST_STAND_IN + len(kept)))
+    text = _KEPT.sub(lambda _: next(stand_ins), text)
+    told = "\n".join(_translate_line(line, language) for line in text.split("\n"))
+    for number, each in enumerate(kept):
+        told = told.replace(chr(_FIRST_STAND_IN + number), each, 1)
+    return told.replace(KEPT, "")
 
 
 def _translate_line(text: str, language: str) -> str:
     """A line: a point of a list, the head of a table, a label of ``check`` and its text, or messages."""
     if text.lstrip().startswith("| "):
         return text  # words of a document, which are shown beside such a bar
+    words = read_catalogue(language).whole
     if (point := _POINT.match(text)) is not None:
-        return point.group() + _translate_line(text[point.end() :], language)
+        first, *others = _GAPS.split(text[point.end() :])
+        if others and first in words:
+            return _align(text, "".join([point.group(), words[first], *others]))
+        return _align(text, point.group() + _translate_line(text[point.end() :], language))
     if head := _translate_head(text, language):
         return head  # its first label may end where that of a line of ``check`` does
     label, rest = text[:LABEL_COLUMNS].rstrip(), text[LABEL_COLUMNS + 1 :]
-    if rest and text[LABEL_COLUMNS] == " " and (word := read_catalogue(language).whole.get(label)):
-        return f"{word}{' ' * (LABEL_COLUMNS - count_columns(word))} {_translate_line(rest, language)}"
-    return read_text(text, language).told
+    if rest and text[LABEL_COLUMNS] == " " and (word := words.get(label)):
+        return f"{pad_columns(word, LABEL_COLUMNS)} {_translate_line(rest, language)}"
+    return _align(text, read_text(text, language).told)
+
+
+def _align(text: str, told: str) -> str:
+    """``told`` with its columns in the places that they have in ``text``."""
+    given, made = _GAPS.split(text), _GAPS.split(told)
+    if given[1::2] != made[1::2]:
+        return told
+    end, line = 0, made[0]
+    for place, gap in enumerate(given[1::2]):
+        end += count_columns(given[2 * place]) + len(gap)
+        room = len(gap) if len(gap) < _WIDE_GAP or not line.strip() else max(2, end - count_columns(line))
+        line += " " * room + made[2 * place + 2]
+    return line
 
 
 def _translate_head(text: str, language: str) -> str:
