@@ -15,6 +15,7 @@ from importlib.resources import files
 from string import Formatter
 
 _WORD, _DIGIT = re.compile(" [A-Za-z]+"), re.compile(r"\d")
+_LABEL_HOLE = re.compile(r"\{(\d+):label\}")
 HOLE = "\0"
 _WHOLE_WORD = re.compile(rf"(?<![A-Za-z{HOLE}])[A-Za-z]+(?![A-Za-z{HOLE}])")
 """A word that ends where letters end in any text, because no hole is beside it."""
@@ -30,6 +31,8 @@ class Template:
 
     literals: tuple[str, ...]
     told: str
+    labels: frozenset[int] = frozenset()
+    """The holes whose values may be a single word of ours, which is translated: ``{0:label}`` in the file."""
 
     @property
     def letters(self) -> int:
@@ -50,9 +53,13 @@ class Template:
         return len(ends) - 1 if ends and ends[-1].endswith(": ") else -1
 
     def encloses(self, hole: int) -> bool:
-        """Whether the end of a hole is plain: that of the frame, or one between brackets or quotes."""
-        before, after = self.literals[hole][-1:], self.literals[hole + 1][:1]
-        return before + after in _ENCLOSING or (self.is_frame and hole == self.framed)
+        """Whether several messages in a hole read as well as beside this one: between brackets or quotes, in a frame,
+        and where the hole begins or ends both texts."""
+        before, after = self.literals[hole], self.literals[hole + 1]
+        begins = hole == 0 and not before and self.told.startswith("{0}")
+        ends = hole == len(self.literals) - 2 and not after and self.told.endswith(f"{{{hole}}}")
+        framed = self.is_frame and hole == self.framed
+        return begins or ends or framed or before[-1:] + after[:1] in _ENCLOSING
 
     @property
     def is_unit(self) -> bool:
@@ -106,12 +113,13 @@ class Catalogue:
     def add(self, english: str, told: str) -> None:
         """Take a message and its translation."""
         self.entries[english] = told
+        labels, told = frozenset(map(int, _LABEL_HOLE.findall(told))), _LABEL_HOLE.sub(r"{\1}", told)
         for literals in spell_plurals(english):
             if len(literals) == 1:
                 self.whole[literals[0]] = told.format()
             else:
                 words = _WHOLE_WORD.findall(HOLE.join(literals))
-                self.by_word[max(words, key=len, default="")].append(Template(literals, told))
+                self.by_word[max(words, key=len, default="")].append(Template(literals, told, labels))
 
     def find_all(self, text: str) -> Iterator[tuple[Template, list[str]]]:
         """The templates that a text can be read as, each with the values in its holes."""

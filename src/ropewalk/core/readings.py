@@ -22,6 +22,7 @@ _NAME = r"""[\w.\[\]'"=-]+"""
 _NAMES = re.compile(rf"(?=.*[._'=-])(?=.*\b(and|or) )((and|or) )?{_NAME}( (and|or) {_NAME})*")
 """Keys, options and words in quotes, joined to a list: ``parallel.ranks and --nodes``."""
 _CONJUNCTION = re.compile(r"(?<!\S)(and|or)(?= )")
+_STRONG_MARKS = re.compile(r"; |: |(?<!\.)\. ")
 _MOST_PARTS = 12
 """Parts of a text, between marks, that are taken together to find one message."""
 
@@ -34,7 +35,7 @@ class Reading:
     letters: int = 0
     """Of the English text, that messages account for."""
     faults: int = 0
-    """Counts messages in holes that may stand beside the message of the hole: 1 for each, 2 for each mark in a hole."""
+    """Signs that a hole took what stands beside its message: a message or a mark in it."""
     pieces: int = 0
     """Texts between marks, each of them one message or none."""
     messages: int = 0
@@ -111,10 +112,16 @@ def _read_message(text: str, language: str) -> Reading | None:
 
 def _fill_template(template: Template, values: list[str], language: str) -> Reading:
     """A message with its values, which may be messages themselves."""
-    read = [read_text(value, language) for value in values]
+    words = read_catalogue(language).whole
+    read = [
+        Reading(words[value], pieces=1) if number in template.labels and value in words else read_text(value, language)
+        for number, value in enumerate(values)
+    ]
     faults = sum(each.faults for each in read)
-    for number, each in enumerate(read):
-        if each.letters and not template.encloses(number):
+    for number, (value, each) in enumerate(zip(values, read, strict=True)):
+        if not each.letters:
+            faults += len(_STRONG_MARKS.findall(value))
+        elif not template.encloses(number):
             faults += 2 * each.pieces - 1
     told = _fill(template.told, [each.told for each in read])
     letters, messages = sum(each.letters for each in read), sum(each.messages for each in read)

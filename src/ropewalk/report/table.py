@@ -68,7 +68,7 @@ class Table:
         )
 
     def to_text(self) -> str:
-        """The table as translated text: each column as wide as its widest text, two blanks between, a line under the head.
+        """The table as translated text: columns as wide as their widest text, two blanks apart, a line under the head.
 
         On a terminal that is narrower, texts are folded; numbers never are.
         """
