@@ -22,7 +22,7 @@ _NAME = r"""[\w.\[\]'"=-]+"""
 _NAMES = re.compile(rf"(?=.*[._'=-])(?=.*\b(and|or) )((and|or) )?{_NAME}( (and|or) {_NAME})*")
 """Keys, options and words in quotes, joined to a list: ``parallel.ranks and --nodes``."""
 _CONJUNCTION = re.compile(r"(?<!\S)(and|or)(?= )")
-_STRONG_MARKS = re.compile(r"; |: |(?<!\.)\. ")
+_STRONG_MARKS = ("; ", ": ", ". ")
 _MOST_PARTS = 12
 """Parts of a text, between marks, that are taken together to find one message."""
 
@@ -35,12 +35,17 @@ class Reading:
     letters: int = 0
     """Of the English text, that messages account for."""
     faults: int = 0
-    """Signs that a hole took what stands beside its message: a message or a mark in it."""
+    """Signs of a wrong reading: a message in a hole that may stand beside the message of the hole, and a strong mark
+    in a hole or beside a text that is no message."""
     pieces: int = 0
     """Texts between marks, each of them one message or none."""
     messages: int = 0
     begins: bool = False
     """Whether the first piece is a message."""
+    opens: bool = False
+    """Whether it is a message that begins with words of its own, not with a value."""
+    closes: bool = False
+    """Whether this one message ends with words of its own."""
 
     @property
     def rank(self) -> tuple[int, int, int, int]:
@@ -72,14 +77,17 @@ def _join_best(parts: list[str], at: int, end: int, best: list[Reading], first: 
     if end == len(parts):
         return replace(first, begins=told)
     mark, rest = parts[end], best[end + 1]
-    mark = _MARKS.get(mark, mark) if told or (rest.begins and mark != ", ") else mark
+    seam = (told and (first.closes or rest.begins)) or rest.opens  # elsewhere the mark may be of a value
+    faults = int(mark in _STRONG_MARKS and not seam)
+    mark = _MARKS.get(mark, mark) if seam else mark
     return Reading(
         f"{first.told}{mark}{rest.told}",
         first.letters + rest.letters,
-        first.faults + rest.faults,
+        first.faults + rest.faults + faults,
         first.pieces + rest.pieces,
         first.messages + rest.messages,
         begins=told,
+        opens=first.opens,
     )
 
 
@@ -118,14 +126,13 @@ def _fill_template(template: Template, values: list[str], language: str) -> Read
         for number, value in enumerate(values)
     ]
     faults = sum(each.faults for each in read)
-    for number, (value, each) in enumerate(zip(values, read, strict=True)):
-        if not each.letters:
-            faults += len(_STRONG_MARKS.findall(value))
-        elif not template.encloses(number):
+    for number, each in enumerate(read):
+        if each.letters and not template.encloses(number):
             faults += 2 * each.pieces - 1
     told = _fill(template.told, [each.told for each in read])
     letters, messages = sum(each.letters for each in read), sum(each.messages for each in read)
-    return Reading(told, template.letters + letters, faults, 1, 1 + messages)
+    opens, closes = bool(template.literals[0]), bool(template.literals[-1])
+    return Reading(told, template.letters + letters, faults, 1, 1 + messages, opens=opens, closes=closes)
 
 
 def _fill(told: str, values: list[str]) -> str:
