@@ -23,7 +23,7 @@ _NAMES = re.compile(rf"(?=.*[._'=-])(?=.*\b(and|or) )((and|or) )?{_NAME}( (and|o
 """Keys, options and words in quotes, joined to a list: ``parallel.ranks and --nodes``."""
 _CONJUNCTION = re.compile(r"(?<!\S)(and|or)(?= )")
 _STRONG_MARKS = ("; ", ": ", ". ")
-_MOST_PARTS = 12
+_MOST_PARTS = 20
 """Parts of a text, between marks, that are taken together to find one message."""
 
 
@@ -40,6 +40,8 @@ class Reading:
     pieces: int = 0
     """Texts between marks, each of them one message or none."""
     messages: int = 0
+    length: int = 0
+    """Letters, blanks and marks of the English text that messages account for."""
     begins: bool = False
     """Whether the first piece is a message."""
     opens: bool = False
@@ -48,9 +50,9 @@ class Reading:
     """Whether this one message ends with words of its own."""
 
     @property
-    def rank(self) -> tuple[int, int, int, int]:
+    def rank(self) -> tuple[int, ...]:
         """The larger, the better."""
-        return self.letters, -self.faults, -self.messages, -self.pieces
+        return self.letters, -self.faults, -self.messages, -self.pieces, self.length
 
 
 @lru_cache(maxsize=16384)
@@ -86,6 +88,7 @@ def _join_best(parts: list[str], at: int, end: int, best: list[Reading], first: 
         first.faults + rest.faults + faults,
         first.pieces + rest.pieces,
         first.messages + rest.messages,
+        first.length + rest.length,
         begins=told,
         opens=first.opens,
     )
@@ -130,9 +133,16 @@ def _fill_template(template: Template, values: list[str], language: str) -> Read
         if each.letters and not template.encloses(number):
             faults += 2 * each.pieces - 1
     told = _fill(template.told, [each.told for each in read])
-    letters, messages = sum(each.letters for each in read), sum(each.messages for each in read)
-    opens, closes = bool(template.literals[0]), bool(template.literals[-1])
-    return Reading(told, template.letters + letters, faults, 1, 1 + messages, opens=opens, closes=closes)
+    return Reading(
+        told,
+        template.letters + sum(each.letters for each in read),
+        faults,
+        pieces=1,
+        messages=1 + sum(each.messages for each in read),
+        length=sum(map(len, template.literals)) + sum(each.length for each in read),
+        opens=bool(template.literals[0]),
+        closes=bool(template.literals[-1]),
+    )
 
 
 def _fill(told: str, values: list[str]) -> str:
