@@ -217,8 +217,8 @@ def test_reasons_and_heads_of_the_ledger_are_chinese() -> None:
         "source                     documents       bytes    tokens": "来源                            文档        字节"
         "  token 数",
         "own: 0 MB of text in 0.2 s": "own：0 MB 文本，用时 0.2 s",
-        "  a.md: 49.6% letters, below 60%": "  a.md：49.6% 是字母，低于 60%",
-        "  a.jsonl:15: 99.7% in passages seen before, above 40%": "  a.jsonl:15：99.7% 在前面出现过的段落里，高于 40%",
+        "  a.md: 49.6% letters, below 60%": "  a.md: 49.6% 是字母，低于 60%",
+        "  a.jsonl:15: 99.7% in passages seen before, above 40%": "  a.jsonl:15: 99.7% 在前面出现过的段落里，高于 40%",
         "1 characters, fewer than 20": "1 个字符，少于 20",
         "repeated passages": "重复的段落",
         "too short": "太短",
