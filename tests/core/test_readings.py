@@ -48,7 +48,11 @@ def list_templates() -> dict[str, Template]:
 def fill(template: Template, form: str) -> tuple[str, list[str]]:
     """The English text of a message with values, and the values."""
     count = len(template.literals) - 1
-    values = ["1,024"] if template.is_unit else [form.format(number) for number in range(count)]
+    values = (
+        ["1,024"] * count
+        if template.is_unit or template.takes_figures
+        else [form.format(number) for number in range(count)]
+    )
     return "".join(literal + value for literal, value in zip(template.literals, [*values, ""], strict=True)), values
 
 

@@ -22,6 +22,7 @@ _WHOLE_WORD = re.compile(rf"(?<![A-Za-z{HOLE}])[A-Za-z]+(?![A-Za-z{HOLE}])")
 _PROSE = re.compile(r"[a-z]+ [a-z]+")
 _NUMBER, _INTEGER = re.compile(r"[\d.,]*\d%?"), re.compile(r"[\d,]*\d")
 _FIGURE_AND_MORE, _PLACE_AND_MORE = re.compile(r"\d[^:;]*; "), re.compile(r"\d[\w., ]*(: |  )")
+_FIGURE = re.compile(r"[\d.,]+[A-Za-z%]{0,2}")
 _ENCLOSING = ("()", "[]", "``", "''", '""')
 
 
@@ -66,6 +67,11 @@ class Template:
         """Whether it is a value and one word: ``{0} step{s}``. Any sentence may end in this word."""
         return len(self.literals) == 2 and not self.literals[0] and _WORD.fullmatch(self.literals[1]) is not None
 
+    @property
+    def takes_figures(self) -> bool:
+        """Whether it is two figures and a small word: ``{0} of {1}``. Between other values the word is of the text."""
+        return len(self.literals) == 3 and self.letters == len("of")
+
     def read(self, text: str) -> list[str] | None:
         """The values in the holes, if ``text`` is this message."""
         first, *inner, last = self.literals
@@ -90,6 +96,8 @@ class Template:
         if self.is_unit:
             begins = self.told.startswith("{0}")
             return not (_PROSE.search(values[0]) or (begins and not _DIGIT.search(values[0].rpartition(" ")[2])))
+        if self.takes_figures:
+            return all(map(_FIGURE.fullmatch, values))
         if not self.literals[0] and _ends_in_figure(values[0]):
             return False
         last = len(values) - 1
