@@ -49,7 +49,7 @@ _NO_MESSAGES = {
 }  # fmt: skip
 """Calls whose strings are no messages."""
 LABELLED = {
-    "Table", "TableCell", "Section", "HeadFigure", "set_title", "set_xlabel", "set_ylabel", "annotate", "watch",
+    "Table", "TableCell", "Section", "HeadFigure", "Page", "set_title", "set_xlabel", "set_ylabel", "annotate", "watch",
 }  # fmt: skip
 """Calls whose strings are messages even if they are one word."""
 _SILENT_FILES = (
@@ -78,6 +78,8 @@ NOT_SHOWN = {
     "Hu et al. 2021 (2106.09685)", "plan, docs/plan.md", "keep max_to_keep keep_last", "optim optimizer optimizer_type",
     "skips max_skips", "until early_stopping", "adam_epsilon adam_eps eps optimizer_eps",
     "report_to wandb wandb_project logger tensorboard_dir logging",
+    # keys of results
+    "undrawn", "columns",
     # places in a recipe
     "sources: embedded: {0}", "sources: embedded: {0}, options",
     # words of the JSON module

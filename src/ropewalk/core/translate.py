@@ -20,6 +20,7 @@ from ropewalk.core.readings import CUTS, read_text
 LANGUAGES = ("en", "zh")
 LABEL_COLUMNS = 11
 """The width of the labels that lines of ``check`` begin with."""
+_LENGTH = re.compile(r"[<>]?\d+[KMi]*")
 _GAPS = re.compile(r"(\s{2,})")
 _OF_DOCUMENTS = ("text", "begins", "ends")
 """Keys of results that hold words of documents."""
@@ -163,13 +164,16 @@ def _align(text: str, told: str) -> str:
 
 
 def _translate_head(text: str, language: str) -> str:
-    """The head of a table of text: a line of labels, the first at the left and the others at the right; else empty."""
+    """The head of a table of text: a line of labels, the first at the left and the others at the right; else empty.
+
+    A label with a digit is a length, such as ``>8Ki``, and stays."""
     words, (first, *others) = read_catalogue(language).whole, _GAPS.split(text)
     labels = [first.strip(), *others[1::2]]
-    if len(labels) < 3 or not all(label in words for label in labels):
+    told = {label: words.get(label) or (label if _LENGTH.fullmatch(label) else "") for label in labels}
+    if len(labels) < 3 or labels[0] not in words or not all(told.values()):
         return ""
-    head, end = words[first.strip()], len(first)
+    head, end = told[first.strip()], len(first)
     for gap, label in zip(others[::2], others[1::2], strict=True):
         end += len(gap) + len(label)
-        head += " " * max(1, end - count_columns(head + words[label])) + words[label]
+        head += " " * max(1, end - count_columns(head + told[label])) + told[label]
     return head
