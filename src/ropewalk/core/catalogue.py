@@ -115,8 +115,8 @@ class Catalogue:
     """As the files have them."""
     whole: dict[str, str] = field(default_factory=dict)
     """Messages without a hole."""
-    by_word: dict[str, list[Template]] = field(default_factory=lambda: defaultdict(list))
-    """The others; those without a whole word are under the empty one."""
+    by_word: dict[str, list[tuple[str, str, Template]]] = field(default_factory=lambda: defaultdict(list))
+    """The others, each with its beginning and end; those without a whole word are under the empty one."""
 
     def add(self, english: str, told: str) -> None:
         """Take a message and its translation."""
@@ -127,15 +127,16 @@ class Catalogue:
                 self.whole[literals[0]] = told.format()
             else:
                 words = _WHOLE_WORD.findall(HOLE.join(literals))
-                self.by_word[max(words, key=len, default="")].append(Template(literals, told, labels))
+                found = literals[0], literals[-1], Template(literals, told, labels)
+                self.by_word[max(words, key=len, default="")].append(found)
 
     def find_all(self, text: str) -> Iterator[tuple[Template, list[str]]]:
         """The templates that a text can be read as, each with the values in its holes."""
         if text in self.whole:
             yield Template((text,), self.whole[text].replace("{", "{{").replace("}", "}}")), []
-        for word in ("", *dict.fromkeys(_WHOLE_WORD.findall(text))):
-            for each in self.by_word.get(word, ()):
-                if (values := each.read(text)) is not None:
+        for word in self.by_word.keys() & {"", *_WHOLE_WORD.findall(text)}:
+            for first, last, each in self.by_word[word]:
+                if text.startswith(first) and text.endswith(last) and (values := each.read(text)) is not None:
                     yield each, values
 
 

@@ -106,6 +106,7 @@ def _count_open(parts: list[str]) -> list[int] | None:
     return None if depth else levels
 
 
+@lru_cache(maxsize=65536)
 def _read_message(text: str, language: str) -> Reading | None:
     """The best reading of a text as one message, with the mark before and after it; None if it is none."""
     edges = _CORE.fullmatch(text)
@@ -135,7 +136,7 @@ def _fill_template(template: Template, values: list[str], language: str) -> Read
     told = _fill(template.told, [each.told for each in read])
     return Reading(
         told,
-        template.letters + sum(each.letters for each in read),
+        (1 if template.takes_figures else template.letters) + sum(each.letters for each in read),
         faults,
         pieces=1,
         messages=1 + sum(each.messages for each in read),

@@ -145,7 +145,7 @@ def _translate_line(text: str, language: str) -> str:
     if head := _translate_head(text, language):
         return head  # its first label may end where that of a line of ``check`` does
     label, rest = text[:LABEL_COLUMNS].rstrip(), text[LABEL_COLUMNS + 1 :]
-    if rest and text[LABEL_COLUMNS] == " " and (word := words.get(label)):
+    if rest and text[LABEL_COLUMNS - 1 : LABEL_COLUMNS + 1] == "  " and (word := words.get(label)):
         return f"{pad_columns(word, LABEL_COLUMNS)} {_translate_line(rest, language)}"
     return _align(text, read_text(text, language).told)
 
