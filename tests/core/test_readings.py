@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from message_templates import ZH, read_entries
+from message_templates import SRC, ZH, read_entries
 from ropewalk.core.catalogue import Template, spell_plurals
 from ropewalk.core.columns import count_columns
 from ropewalk.core.translate import keep, set_language, translate_label, translate_lines, translate_text
@@ -168,3 +168,22 @@ def test_names_in_a_table_are_not_translated_with_the_text_around_it() -> None:
     shown = Table(["source", "loss"], [[name, "3.25"] for name in names], "lr").to_text()
     rows = translate_lines(f"Nothing has been measured yet.\n{shown}").splitlines()[3:]
     assert [re.split(r"\s{2,}", row)[0] for row in rows[:4]] == names[:4]
+
+
+SPEAKERS = {
+    "corpus/prepare/workers.py": "get_language()",
+    "parallel/ray_worker.py": "*arguments",  # of the command line of the job, which has its --lang
+    "commands/sweep_on_ray.py": '"--json"',  # its errors are translated by the parent
+    "model/export_parity.py": "capture_output=True",  # its figures are read by the parent
+}
+"""Files that start a Python process of their own, with what they have of the language."""
+
+
+def test_a_process_of_its_own_speaks_the_language_of_its_parent() -> None:
+    started = {
+        path.relative_to(SRC).as_posix(): path.read_text()
+        for path in SRC.rglob("*.py")
+        if "[sys.executable" in path.read_text()
+    }
+    assert {*started} == {*SPEAKERS}
+    assert all(SPEAKERS[name] in source for name, source in started.items())
