@@ -28,7 +28,7 @@ _MOST_PARTS = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class TextReading:
     """One way to read a text, with its translation."""
 
     told: str
@@ -56,16 +56,16 @@ class Reading:
 
 
 @lru_cache(maxsize=16384)
-def read_text(text: str, language: str) -> Reading:
+def read_messages(text: str, language: str) -> TextReading:
     """The best reading of one line, as messages between marks."""
     parts = CUTS.split(text)
     if len(parts) == 1:
-        return _read_message(text, language) or Reading(_join_names(text), pieces=1)
+        return _read_message(text, language) or TextReading(_join_names(text), pieces=1)
     levels = _count_open(parts)
-    best = [Reading("")] * (len(parts) + 2)  # of the text from a part on; parts and marks take turns
+    best = [TextReading("")] * (len(parts) + 2)  # of the text from a part on; parts and marks take turns
     for at in range(len(parts) - 1, -1, -2):
         ends = [*range(at + 1, min(len(parts), at + 2 * _MOST_PARTS) + 1, 2), len(parts)]
-        options = [_join_best(parts, at, at + 1, best, Reading(_join_names(parts[at]), pieces=1), told=False)]
+        options = [_join_best(parts, at, at + 1, best, TextReading(_join_names(parts[at]), pieces=1), told=False)]
         for end in dict.fromkeys(ends):
             if levels is None or levels[at] == levels[end]:
                 found = _read_message("".join(parts[at:end]), language)
@@ -74,7 +74,9 @@ def read_text(text: str, language: str) -> Reading:
     return best[0]
 
 
-def _join_best(parts: list[str], at: int, end: int, best: list[Reading], first: Reading, *, told: bool) -> Reading:
+def _join_best(
+    parts: list[str], at: int, end: int, best: list[TextReading], first: TextReading, *, told: bool
+) -> TextReading:
     """A reading of the parts from ``at`` to ``end``, the mark after it, and the best reading of what follows."""
     if end == len(parts):
         return replace(first, begins=told)
@@ -82,7 +84,7 @@ def _join_best(parts: list[str], at: int, end: int, best: list[Reading], first: 
     seam = (told and (first.closes or rest.begins)) or rest.opens  # elsewhere the mark may be of a value
     faults = int(mark in _STRONG_MARKS and not seam)
     mark = _MARKS.get(mark, mark) if seam else mark
-    return Reading(
+    return TextReading(
         f"{first.told}{mark}{rest.told}",
         first.letters + rest.letters,
         first.faults + rest.faults + faults,
@@ -107,7 +109,7 @@ def _count_open(parts: list[str]) -> list[int] | None:
 
 
 @lru_cache(maxsize=65536)
-def _read_message(text: str, language: str) -> Reading | None:
+def _read_message(text: str, language: str) -> TextReading | None:
     """The best reading of a text as one message, with the mark before and after it; None if it is none."""
     edges = _CORE.fullmatch(text)
     assert edges is not None
@@ -122,11 +124,13 @@ def _read_message(text: str, language: str) -> Reading | None:
     return replace(best, told=f"{_MARKS.get(mark, mark)}{blanks}{best.told}{after}{end}")
 
 
-def _fill_template(template: Template, values: list[str], language: str) -> Reading:
+def _fill_template(template: Template, values: list[str], language: str) -> TextReading:
     """A message with its values, which may be messages themselves."""
     words = read_catalogue(language).whole
     read = [
-        Reading(words[value], pieces=1) if number in template.labels and value in words else read_text(value, language)
+        TextReading(words[value], pieces=1)
+        if number in template.labels and value in words
+        else read_messages(value, language)
         for number, value in enumerate(values)
     ]
     faults = sum(each.faults for each in read)
@@ -134,7 +138,7 @@ def _fill_template(template: Template, values: list[str], language: str) -> Read
         if each.letters and not template.encloses(number):
             faults += 2 * each.pieces - 1
     told = _fill(template.told, [each.told for each in read])
-    return Reading(
+    return TextReading(
         told,
         (1 if template.takes_figures else template.letters) + sum(each.letters for each in read),
         faults,

@@ -15,7 +15,7 @@ from typing import Any
 from ropewalk.core.catalogue import read_catalogue
 from ropewalk.core.columns import count_columns, pad_columns
 from ropewalk.core.error import UserError
-from ropewalk.core.readings import CUTS, read_text
+from ropewalk.core.readings import CUTS, read_messages
 
 LANGUAGES = ("en", "zh")
 LABEL_COLUMNS = 11
@@ -147,7 +147,7 @@ def _translate_line(text: str, language: str) -> str:
     label, rest = text[:LABEL_COLUMNS].rstrip(), text[LABEL_COLUMNS + 1 :]
     if rest and text[LABEL_COLUMNS - 1 : LABEL_COLUMNS + 1] == "  " and (word := words.get(label)):
         return f"{pad_columns(word, LABEL_COLUMNS)} {_translate_line(rest, language)}"
-    return _align(text, read_text(text, language).told)
+    return _align(text, read_messages(text, language).told)
 
 
 def _align(text: str, told: str) -> str:

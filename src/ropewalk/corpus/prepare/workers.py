@@ -181,7 +181,7 @@ def _run_on_ray(tasks: Sequence[str], count: int, advance: Advance) -> None:
     while left or running:
         while left and len(running) < count:
             task = left.pop()
-            running[remote.remote(task)] = json.loads(task)["task"]["bytes"]
+            running[remote.remote(task, get_language())] = json.loads(task)["task"]["bytes"]
         (done, *_), _ = ray.wait(list(running), num_returns=1)
         size_bytes = running.pop(done)
         _raise(ray.get(done))
@@ -192,7 +192,8 @@ def _start_ray() -> Any:
     return start_ray("corpus.workers: ray", instead="set workers: processes")
 
 
-def _do_on_ray(line: str) -> dict[str, str]:
+def _do_on_ray(line: str, language: str) -> dict[str, str]:
+    set_language(language)
     return _do_quietly(line, lambda _: None)
 
 
