@@ -229,9 +229,7 @@ def test_reasons_and_heads_of_the_ledger_are_chinese() -> None:
 
 def test_every_reason_of_cleaning_is_chinese() -> None:
     """Each threshold of quality.py, with what it says; the word mojibake is a term."""
-    checks = re.findall(
-        r'^ +\(?"([a-zA-Z ]+)",', (message_templates.SRC / "corpus/clean/quality.py").read_text(), re.M
-    )
+    checks = re.findall(r'^ +\(?"([a-zA-Z ]+)",', (message_templates.SRC / "corpus/clean/quality.py").read_text(), re.M)
     reasons = [each for each in checks if " " in each]
     assert len(reasons) >= 7 and [each for each in reasons if not HAN.search(translate_text(each))] == []
     for why in ("12.00% U+FFFD, above 1.00%", "1.0% of letters in Han, below 20%", "4 characters a line, above 3"):
