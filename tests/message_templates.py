@@ -25,13 +25,15 @@ ROOMS = (
 
 HOLE, PLURAL, LABEL = "\0", "\1", "\2"
 _EDGE = " .;:,\n"
-_PROSE = re.compile(r"(?<![\w./={}\[\]<>-])[A-Za-z][a-z'’-]*(?=[ ,.;?!)\"”]|$)(?![./=\[][\w{])")
+_PROSE = re.compile(r"(?<![\w./={}\[\]<>-])[A-Za-z][a-z'’-]*(?=[ ,.;?!)\"”]|: |$)(?![./=\[][\w{])")
 _FORMATTED = re.compile(r"\{(target|recipe|second|file|length)\}")
 """Fields of strings that str.format fills in (cli/next_steps.py)."""
 _CODE = re.compile(
     r"<.*|.*viewBox.*|[a-z0-9_]+( [a-z0-9]*_[a-z0-9_]+| [a-z0-9]+)*( [a-z0-9]*_[a-z0-9_]+){2}.*", re.DOTALL
 )
-_COLON = ("error: ", "warning: ", "WARNING:", "next:", "strict:", "fix:", "where:", "why:", "note:")
+_COLON = (
+    "error: ", "warning: ", "WARNING:", "next:", "Missed:", "stopping:", "strict:", "fix:", "where:", "why:", "note:",
+)  # fmt: skip
 _PLACES = ("source ", "line ", "record ", "document ", "page ", "stage ", "rank ", "message ")
 _SMALL = {
     "theta", "min", "h", "ms",
@@ -47,7 +49,7 @@ _NO_MESSAGES = {
 }  # fmt: skip
 """Calls whose strings are no messages."""
 LABELLED = {
-    "Table", "TableCell", "Section", "HeadFigure", "set_title", "set_xlabel", "set_ylabel", "annotate", "watch",
+    "Table", "TableCell", "Section", "HeadFigure", "Page", "set_title", "set_xlabel", "set_ylabel", "annotate", "watch",
 }  # fmt: skip
 """Calls whose strings are messages even if they are one word."""
 _SILENT_FILES = (
@@ -76,6 +78,10 @@ NOT_SHOWN = {
     "Hu et al. 2021 (2106.09685)", "plan, docs/plan.md", "keep max_to_keep keep_last", "optim optimizer optimizer_type",
     "skips max_skips", "until early_stopping", "adam_epsilon adam_eps eps optimizer_eps",
     "report_to wandb wandb_project logger tensorboard_dir logging",
+    # keys of results
+    "undrawn", "columns",
+    # places in a recipe
+    "sources: embedded: {0}", "sources: embedded: {0}, options",
     # words of the JSON module
     "Expecting ',' delimiter", "Extra data", "starting at", "tokens for",
 }  # fmt: skip

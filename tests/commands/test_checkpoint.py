@@ -57,7 +57,7 @@ def test_lost_ranks_are_started_again_and_any_checkpoint_is_exported(
     monkeypatch.setattr(loop, "train_step", die_before(5, folder.root, 2))
     assert _train_stage(recipe_of(), folder, 0) == "limit"
     said = capsys.readouterr().err
-    assert "from step 4 (1 of 3 there)" in said and "from step 4 (2 of 3 there)" in said
+    assert "from step 4: attempt 1 of 3" in said and "from step 4: attempt 2 of 3" in said
 
     checkpoint, out = folder.checkpoints(0) / "step-00000004", folder.root / "out"
     assert is_checkpoint(checkpoint) and not is_checkpoint(folder.extended(0))

@@ -14,6 +14,7 @@ import message_templates
 from invented_run import write_run
 from message_templates import ZH, find_messages, read_entries
 from ropewalk.cli.main import main
+from ropewalk.core import readings
 from ropewalk.core.catalogue import Catalogue, Template, cut_template, spell_plurals
 from ropewalk.core.quantity import format_count
 from ropewalk.core.translate import set_language, translate_all, translate_label, translate_lines, translate_text
@@ -105,38 +106,44 @@ def test_values_stay_as_they_are() -> None:
     catalogue, wrong = Catalogue(), dict[str, object]()
     for english, told in entries().items():
         catalogue.add(english, told)
-    for number, (english, told) in enumerate(entries().items()):
-        literals = spell_plurals(english)[-1]
+    for number, (english, with_labels) in enumerate(entries().items()):
+        literals, told = spell_plurals(english)[-1], with_labels.replace(":label}", "}")
         values = [ODD[(number + place) % len(ODD)] for place in range(len(literals) - 1)]
-        values = ["1,024"] if Template(literals, told).is_unit else values
+        template = Template(literals, told)
+        values = ["1,024"] * len(values) if template.is_unit or template.takes_figures else values
         text = "".join(part + value for part, value in zip(literals, [*values, ""], strict=True))
         expected = told.format(*values)
-        found = catalogue.find(text)
+        found = [(each.told, each.told.format(*inside)) for each, inside in catalogue.find_all(text)]
         if len(literals) == 1:
             assert catalogue.whole[text] == expected
-        elif found is None or (found[0].told.format(*found[1]) != expected and found[0].told == told):
+        elif (told, expected) not in found and told in dict(found):
             wrong[english] = found
     assert wrong == {}
 
 
-def test_the_most_letters_win_and_faults_inside_are_translated() -> None:
+def test_the_most_letters_win_and_faults_inside_are_translated(monkeypatch: pytest.MonkeyPatch) -> None:
     catalogue = Catalogue()
     for english, told in {
         "{0} of {1} failed": "{1} 的 {0} 失败",
         "rank {0} of {1} failed": "共 {1} 个 rank，rank {0} 失败",
         "source {0}: {1}": "来源 {0}：{1}",
         "{0} file{s} failed": "{0} 个文件失败",
+        "the step of {0} is largest": "最大的是{0:label}",
+        "products": "矩阵乘法",
     }.items():
         catalogue.add(english, told)
-
-    def tell(text: str) -> str | None:
-        found = catalogue.find(text)
-        return None if found is None else found[0].told.format(*found[1])
-
-    assert tell("rank 3 of 8 failed") == "共 8 个 rank，rank 3 失败"
-    assert tell("source a: 3 of 8 failed") == "来源 a：3 of 8 failed"
-    assert tell("1 file failed") == "1 个文件失败" and tell("2 files failed") == "2 个文件失败"
-    assert tell("nothing failed") is None
+    monkeypatch.setattr(readings, "read_catalogue", lambda language: catalogue)
+    for english, told in {
+        "rank 3 of 8 failed": "共 8 个 rank，rank 3 失败",
+        "source a: rank 3 of 8 failed": "来源 a：共 8 个 rank，rank 3 失败",
+        "source a: 3 of 8 failed": "来源 a：8 的 3 失败",
+        "1 file failed": "1 个文件失败",
+        "2 files failed": "2 个文件失败",
+        "the step of products is largest": "最大的是矩阵乘法",
+        "source products: 2 files failed": "来源 products：2 个文件失败",
+        "nothing failed": "nothing failed",
+    }.items():
+        assert readings.read_messages(english, "a language of this test").told == told
 
 
 def find_nouns() -> dict[str, str]:
@@ -170,7 +177,7 @@ def test_a_translation_is_set_like_chinese() -> None:
         "parallel.ranks and --nodes": "parallel.ranks 和 --nodes",
         "it is for k8s, kubeflow, sky": "它只用于 k8s, kubeflow, sky",
         "did you mean 16Ki (16,384) or 16000?": "是不是指 16Ki (16,384) 或 16000？",
-        "Input should be 'a', 'b' or 'c' (given: 'd')": "必须是 'a', 'b' 或 'c' (给出的是 'd')",
+        "Input should be 'a', 'b' or 'c' (given: 'd')": "必须是 'a', 'b' 或 'c'（给出的是 'd'）",
         "'yrn' is not one of 'linear', 'yarn'; did you mean yarn?": "'yrn' 不在 'linear', 'yarn' 之中；是不是指 yarn？",
         "  - the model keeps plain RoPE, which every engine supports": "  - 模型保持普通 RoPE，每个引擎都支持",
     }.items():
@@ -189,7 +196,7 @@ def test_a_figure_stays_with_its_own_phrase() -> None:
         "text        own: 2 files, about 9K tokens; 13 of 15 documents have 2Ki, 100% of the text": "文本        "
         "own：2 个文件，约 9K 个 token；15 个文档中有 13 个达到 2Ki，占文本的 100%",
         "  gbk.txt, line 1, byte 4: invalid start byte: 0xb5": "  gbk.txt，第 1 行，第 4 字节：无效的起始字节：0xb5",
-        "loss, step 0        2.016  0.0e+00  pass, <= 1e-05": "损失，第 0 步        2.016  0.0e+00  通过，<= 1e-05",
+        "loss, step 0        2.016  0.0e+00  pass, <= 1e-05": "损失，第 0 步       2.016  0.0e+00  通过，<= 1e-05",
         "  a.jsonl, line 13, byte 165,907: 'text' must contain the text; found a int": "  a.jsonl，第 13 行，"
         "第 165,907 字节：'text' 必须含有文本；得到的是 int",
     }.items():

@@ -13,9 +13,11 @@ from typing import Any
 from ropewalk.commands.claim import read_base_shape
 from ropewalk.commands.run import read_versions
 from ropewalk.core.artifact import is_finished
+from ropewalk.core.columns import count_columns, pad_columns
 from ropewalk.core.quantity import format_amount
 from ropewalk.core.record import Score, read_scores
 from ropewalk.core.run_folder import RunFolder
+from ropewalk.core.translate import keep
 from ropewalk.evaluate.compare_arms import FAR, SHORT, ArmOutcome, contrast_arms, rank_arms
 from ropewalk.evaluate.score import mean
 from ropewalk.plan.flops import token_flops
@@ -152,11 +154,12 @@ def tabulate(results: dict[str, Any]) -> str:
         }
     columns = list(dict.fromkeys(column for row in table.values() for column in row))
     letters = [chr(ord("a") + number) for number in range(len(columns))]
-    width = max(map(len, table))
+    width = max(map(count_columns, table))
     lines = [f"{letter}: {column}" for letter, column in zip(letters, columns, strict=True)]
     lines.append(" " * width + "".join(f"{letter:>8}" for letter in letters))
     for name, row in table.items():
-        lines.append(f"{name:<{width}}" + "".join(f"{row[c]:8.3f}" if c in row else " " * 8 for c in columns))
+        figures = "".join(f"{row[c]:8.3f}" if c in row else " " * 8 for c in columns)
+        lines.append(f"{keep(pad_columns(name, width))}{figures}")
     parts = [
         "\n".join(lines),
         *_tell_contrasts(results["contrasts"]),
@@ -187,7 +190,7 @@ def tabulate_outcomes(outcomes: Sequence[ArmOutcome]) -> str:
     for each in outcomes:
         name = " ".join([each.kind, *each.choices, each.arm])
         far, short = spell_interval(each.far, ".4f"), spell_interval(each.short, "+.2%")
-        lines.append(f"{'*' if each.best else ' '} {far:<24} {short:<24} {format_amount(each.cost):<10} {name}")
+        lines.append(f"{'*' if each.best else ' '} {far:<24} {short:<24} {format_amount(each.cost):<10} {keep(name)}")
     return "\n".join(lines)
 
 

@@ -56,7 +56,10 @@ def _train_stage(recipe: Recipe, folder: RunFolder, stage: int) -> str:
             tries = tries + 1 if reached <= before else 1
             if tries > recipe.parallel.restarts:
                 raise
-            say(f"{error}\nstarting the ranks again from step {reached} ({tries} of {recipe.parallel.restarts} there)")
+            say(
+                f"{error}\nstarting the ranks again from step {reached}: attempt {tries} of {recipe.parallel.restarts} "
+                "from this step"
+            )
 
 
 def require_packages(recipe: Recipe) -> None:

@@ -8,16 +8,22 @@ plural, which may be there or not. A text is compared with all templates, and th
 import json
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from string import Formatter
 
 _WORD, _DIGIT = re.compile(" [A-Za-z]+"), re.compile(r"\d")
+_LABEL_HOLE = re.compile(r"\{(\d+):label\}")
+HOLE = "\0"
+_WHOLE_WORD = re.compile(rf"(?<![A-Za-z{HOLE}])[A-Za-z]+(?![A-Za-z{HOLE}])")
+"""A word that ends where letters end in any text, because no hole is beside it."""
 _PROSE = re.compile(r"[a-z]+ [a-z]+")
 _NUMBER, _INTEGER = re.compile(r"[\d.,]*\d%?"), re.compile(r"[\d,]*\d")
 _FIGURE_AND_MORE, _PLACE_AND_MORE = re.compile(r"\d[^:;]*; "), re.compile(r"\d[\w., ]*(: |  )")
+_FIGURE = re.compile(r"[\d.,]+[A-Za-z%]{0,2}")
+_ENCLOSING = ("()", "[]", "``", "''", '""')
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,24 +32,45 @@ class Template:
 
     literals: tuple[str, ...]
     told: str
+    labels: frozenset[int] = frozenset()
+    """The holes whose values may be a single word of ours, which is translated: ``{0:label}`` in the file."""
 
     @property
     def letters(self) -> int:
-        """Of the text outside of the holes."""
-        return sum(map(len, self.literals))
+        """Of the text outside of the holes, without blanks and marks."""
+        return sum(map(str.isalpha, "".join(self.literals)))
 
     @property
     def is_frame(self) -> bool:
         """Whether it only says whose message follows: ``source {0}: {1}``, ``error: {0}: {1} ({2})``."""
+        return bool(self.literals[0].strip()) and self.framed >= 0
+
+    @property
+    def framed(self) -> int:
+        """The number of the hole at the end, after a colon, that holds another message; -1 if there is none."""
         ends = self.literals[:-1] if not self.literals[-1] else ()
         if self.literals[-2:] == (" (", ")"):
             ends = self.literals[:-2]
-        return bool(self.literals[0].strip()) and bool(ends) and ends[-1].endswith(": ")
+        return len(ends) - 1 if ends and ends[-1].endswith(": ") else -1
+
+    def encloses(self, hole: int) -> bool:
+        """Whether several messages in a hole read as well as beside this one: between brackets or quotes, in a frame,
+        and where the hole begins or ends both texts."""
+        before, after = self.literals[hole], self.literals[hole + 1]
+        begins = hole == 0 and not before and self.told.startswith("{0}")
+        ends = hole == len(self.literals) - 2 and not after and self.told.endswith(f"{{{hole}}}")
+        framed = self.is_frame and hole == self.framed
+        return begins or ends or framed or before[-1:] + after[:1] in _ENCLOSING
 
     @property
     def is_unit(self) -> bool:
         """Whether it is a value and one word: ``{0} step{s}``. Any sentence may end in this word."""
         return len(self.literals) == 2 and not self.literals[0] and _WORD.fullmatch(self.literals[1]) is not None
+
+    @property
+    def takes_figures(self) -> bool:
+        """Whether it is two figures and a small word: ``{0} of {1}``. Between other values the word is of the text."""
+        return len(self.literals) == 3 and self.letters == len("of")
 
     def read(self, text: str) -> list[str] | None:
         """The values in the holes, if ``text`` is this message."""
@@ -60,6 +87,8 @@ class Template:
             values.append(text[start:at])
             start = at + len(literal)
         values.append(text[start:end])
+        if not all(map(is_balanced, values)) and is_balanced(text):
+            return None
         return values if self._accepts(values) else None
 
     def _accepts(self, values: list[str]) -> bool:
@@ -67,6 +96,8 @@ class Template:
         if self.is_unit:
             begins = self.told.startswith("{0}")
             return not (_PROSE.search(values[0]) or (begins and not _DIGIT.search(values[0].rpartition(" ")[2])))
+        if self.takes_figures:
+            return all(map(_FIGURE.fullmatch, values))
         if not self.literals[0] and _ends_in_figure(values[0]):
             return False
         last = len(values) - 1
@@ -78,47 +109,45 @@ class Template:
 
 @dataclass(slots=True)
 class Catalogue:
-    """The templates of one language, found by the word that their texts begin or end with."""
+    """The templates of one language, found by their longest word."""
 
     entries: dict[str, str] = field(default_factory=dict)
     """As the files have them."""
     whole: dict[str, str] = field(default_factory=dict)
     """Messages without a hole."""
-    by_first: dict[str, list[Template]] = field(default_factory=lambda: defaultdict(list))
-    by_last: dict[str, list[Template]] = field(default_factory=lambda: defaultdict(list))
-    others: list[Template] = field(default_factory=list)
+    by_word: dict[str, list[tuple[str, str, Template]]] = field(default_factory=lambda: defaultdict(list))
+    """The others, each with its beginning and end; those without a whole word are under the empty one."""
 
     def add(self, english: str, told: str) -> None:
         """Take a message and its translation."""
         self.entries[english] = told
+        labels, told = frozenset(map(int, _LABEL_HOLE.findall(told))), _LABEL_HOLE.sub(r"{\1}", told)
         for literals in spell_plurals(english):
-            first, last = literals[0], literals[-1]
             if len(literals) == 1:
-                self.whole[first] = told.format()
-            elif " " in first:
-                self.by_first[first.partition(" ")[0]].append(Template(literals, told))
-            elif " " in last:
-                self.by_last[last.rpartition(" ")[2]].append(Template(literals, told))
+                self.whole[literals[0]] = told.format()
             else:
-                self.others.append(Template(literals, told))
+                words = _WHOLE_WORD.findall(HOLE.join(literals))
+                found = literals[0], literals[-1], Template(literals, told, labels)
+                self.by_word[max(words, key=len, default="")].append(found)
 
-    def find(self, text: str) -> tuple[Template, list[str]] | None:
-        """The template of a text, with the values in its holes; None if there is none.
-
-        A frame wins over messages that begin with a hole, because they would take its words for a value.
-        """
+    def find_all(self, text: str) -> Iterator[tuple[Template, list[str]]]:
+        """The templates that a text can be read as, each with the values in its holes."""
         if text in self.whole:
-            return Template((text,), self.whole[text].replace("{", "{{").replace("}", "}}")), []
-        near = self.by_first.get(text.partition(" ")[0], []), self.by_last.get(text.rpartition(" ")[2], [])
-        found = [
-            (each, values)
-            for group in (*near, self.others)
-            for each in group
-            if (values := each.read(text)) is not None
-        ]
-        framed = [pair for pair in found if pair[0].literals[0]]
-        best = max(framed, key=_rank, default=None)
-        return best if best is not None and best[0].is_frame else max(found, key=_rank, default=None)
+            yield Template((text,), self.whole[text].replace("{", "{{").replace("}", "}}")), []
+        for word in self.by_word.keys() & {"", *_WHOLE_WORD.findall(text)}:
+            for first, last, each in self.by_word[word]:
+                if text.startswith(first) and text.endswith(last) and (values := each.read(text)) is not None:
+                    yield each, values
+
+
+def is_balanced(text: str) -> bool:
+    """Whether each round bracket of a text closes another one."""
+    depth = 0
+    for letter in text:
+        depth += (letter == "(") - (letter == ")")
+        if depth < 0:
+            return False
+    return not depth
 
 
 def cut_template(template: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -167,7 +196,3 @@ def _find_opening(text: str, start: int, end: int) -> int:
         if not depth and text[at - 1] == " ":
             return at - 1
     return text.rfind(" (", start, end)
-
-
-def _rank(found: tuple[Template, Sequence[str]]) -> tuple[int, int]:
-    return found[0].letters, -len(found[1])

@@ -9,37 +9,31 @@ column, the beginning of a line of ``check``).
 """
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
-from ropewalk.core.catalogue import Template, cut_template, read_catalogue
-from ropewalk.core.columns import count_columns
+from ropewalk.core.catalogue import read_catalogue
+from ropewalk.core.columns import count_columns, pad_columns
 from ropewalk.core.error import UserError
+from ropewalk.core.readings import CUTS, read_messages
 
 LANGUAGES = ("en", "zh")
 LABEL_COLUMNS = 11
 """The width of the labels that lines of ``check`` begin with."""
-_CUTS = re.compile(r"(; |: |\. |, | \(|\)|\s{2,})")
+_LENGTH = re.compile(r"[<>]?\d+[KMi]*")
 _GAPS = re.compile(r"(\s{2,})")
-_EDGES = " .;:,\n\t"
-_ENGLISH = re.compile(r"[a-z]+(?: [a-z]+)+")
-_HAN = re.compile("[\u3400-\u9fff]")
-_APART = re.compile("[\u3400-\u9fff][A-Za-z0-9]|[A-Za-z0-9][\u3400-\u9fff]")
-_MARKS = {"; ": "；", ": ": "：", ". ": "。", ", ": "，", ".": "。", ":": "：", ";": "；"}
-_NAME = r"""[\w.\[\]'"=-]+"""
-_NAMES = re.compile(rf"(?=.*[._'=-])(?=.*\b(and|or) )((and|or) )?{_NAME}( (and|or) {_NAME})*")
-"""Keys, options and words in quotes, joined to a list: ``parallel.ranks and --nodes``."""
 _OF_DOCUMENTS = ("text", "begins", "ends")
 """Keys of results that hold words of documents."""
-_CONJUNCTION = re.compile(r"(?<!\S)(and|or)(?= )")
 _POINT = re.compile(r" *- (?=\S)")
 """What a line of a list begins with."""
-_HINT = "; did you mean "
-"""What may follow any message; a value at its end would take it."""
-_MOST_PARTS = 12
-"""Parts of a line that are taken together to find one message."""
+
+
+KEPT = "\u2060"
+"""Stands before and after what is not translated. It has no width."""
+_KEPT = re.compile(f"{KEPT}([^{KEPT}\\n]*){KEPT}")
+_FIRST_STAND_IN = 0xE000
+_WIDE_GAP = 3
+"""Blanks from which on the text behind them is a column of its own, and stays in its place."""
 
 
 @dataclass(slots=True)
@@ -67,6 +61,16 @@ def get_language() -> str:
     return _SPEECH.language
 
 
+def keep(text: str) -> str:
+    """``text`` marked as what is not translated: names that come from outside, and tables that are translated already.
+
+    The marks are removed where the text around it is translated. In English there are none.
+    """
+    if _SPEECH.language == "en":
+        return text
+    return "\n".join(f"{KEPT}{line}{KEPT}" if line else line for line in text.split("\n"))
+
+
 def translate_text(text: str) -> str:
     """A message in the language that was asked for; what is no message is translated line by line."""
     return text if _SPEECH.language == "en" or not text else _translate(text, _SPEECH.language)
@@ -81,7 +85,7 @@ def translate_label(text: str) -> str:
     """The same for a label of our own, such as the head of a column or a verdict, which may be a single word."""
     if _SPEECH.language == "en" or not text:
         return text
-    words, parts = read_catalogue(_SPEECH.language).whole, _CUTS.split(text)
+    words, parts = read_catalogue(_SPEECH.language).whole, CUTS.split(text)
     if text in words or not any(part in words for part in parts):
         return words.get(text) or translate_text(text)
     return "".join(words.get(part) or translate_text(part) for part in parts)
@@ -117,105 +121,59 @@ def spell_error(error: UserError) -> str:
     return "\n  ".join([error.what, *(entries[head].format(part) for head, part in heads.items())])
 
 
-@lru_cache(maxsize=4096)
 def _translate(text: str, language: str) -> str:
-    """A message, else each of its lines, else the parts of the line."""
+    """Each line, without the marks of what is kept."""
+    kept = _KEPT.findall(text)
+    stand_ins = map(chr, range(_FIRST_STAND_IN, _FIRST_STAND_IN + len(kept)))
+    text = _KEPT.sub(lambda _: next(stand_ins), text)
+    told = "\n".join(_translate_line(line, language) for line in text.split("\n"))
+    for number, each in enumerate(kept):
+        told = told.replace(chr(_FIRST_STAND_IN + number), each, 1)
+    return told.replace(KEPT, "")
+
+
+def _translate_line(text: str, language: str) -> str:
+    """A line: a point of a list, the head of a table, a label of ``check`` and its text, or messages."""
     if text.lstrip().startswith("| "):
         return text  # words of a document, which are shown beside such a bar
+    words = read_catalogue(language).whole
     if (point := _POINT.match(text)) is not None:
-        return point.group() + _translate(text[point.end() :], language)
-    before, hint, after = text.rpartition(_HINT)
-    if before:
-        return f"{_translate(before, language)}；{_translate(hint.removeprefix('; ') + after, language)}"
+        first, *others = _GAPS.split(text[point.end() :])
+        if others and first in words:
+            return _align(text, "".join([point.group(), words[first], *others]))
+        return _align(text, point.group() + _translate_line(text[point.end() :], language))
     if head := _translate_head(text, language):
         return head  # its first label may end where that of a line of ``check`` does
     label, rest = text[:LABEL_COLUMNS].rstrip(), text[LABEL_COLUMNS + 1 :]
-    if rest and text[LABEL_COLUMNS] == " " and (word := read_catalogue(language).whole.get(label)):
-        return f"{word}{' ' * (LABEL_COLUMNS - count_columns(word))} {_translate(rest, language)}"
-    told = _look_up(text, language)
-    if told is not None and not (_ENGLISH.search(told) and _CUTS.search(text)):
+    if rest and text[LABEL_COLUMNS - 1 : LABEL_COLUMNS + 1] == "  " and (word := words.get(label)):
+        return f"{pad_columns(word, LABEL_COLUMNS)} {_translate_line(rest, language)}"
+    return _align(text, read_messages(text, language).told)
+
+
+def _align(text: str, told: str) -> str:
+    """``told`` with its columns in the places that they have in ``text``."""
+    given, made = _GAPS.split(text), _GAPS.split(told)
+    if given[1::2] != made[1::2]:
         return told
-    if told is None and "\n" in text:
-        return "\n".join(_translate(line, language) for line in text.split("\n"))
-    parts = "".join(_translate_parts(_CUTS.split(text), language))
-    # Several messages in one line may look like the first one, with the others in its hole.
-    return parts if told is None or _count_english(parts) < _count_english(told) else told
-
-
-def _count_english(text: str) -> int:
-    return sum(len(found.group()) for found in _ENGLISH.finditer(text))
+    end, line = 0, made[0]
+    for place, gap in enumerate(given[1::2]):
+        end += count_columns(given[2 * place]) + len(gap)
+        room = len(gap) if len(gap) < _WIDE_GAP or not line.strip() else max(2, end - count_columns(line))
+        line += " " * room + made[2 * place + 2]
+    return line
 
 
 def _translate_head(text: str, language: str) -> str:
-    """The head of a table of text: a line of labels, the first at the left and the others at the right; else empty."""
+    """The head of a table of text: a line of labels, the first at the left and the others at the right; else empty.
+
+    A label with a digit is a length, such as ``>8Ki``, and stays."""
     words, (first, *others) = read_catalogue(language).whole, _GAPS.split(text)
     labels = [first.strip(), *others[1::2]]
-    if len(labels) < 3 or not all(label in words for label in labels):
+    told = {label: words.get(label) or (label if _LENGTH.fullmatch(label) else "") for label in labels}
+    if len(labels) < 3 or labels[0] not in words or not all(told.values()):
         return ""
-    head, end = words[first.strip()], len(first)
+    head, end = told[first.strip()], len(first)
     for gap, label in zip(others[::2], others[1::2], strict=True):
         end += len(gap) + len(label)
-        head += " " * max(1, end - count_columns(head + words[label])) + words[label]
+        head += " " * max(1, end - count_columns(head + told[label])) + told[label]
     return head
-
-
-def _look_up(text: str, language: str) -> str | None:
-    """The translation of a text that is one message, with the punctuation around it; None if it is none."""
-    found = _find(text, language)
-    if found is None:
-        return None
-    template, values = found
-    before, _, after = text.partition(text.strip(_EDGES))
-    told = _fill(template.told, [_translate(value, language) for value in values])
-    return f"{_MARKS.get(before, before)}{told}{_MARKS.get(after, after) if _HAN.match(told[-1:]) else after}"
-
-
-def _fill(told: str, values: list[str]) -> str:
-    """A translation with its values: a blank between a Chinese letter and an English word, and none between Chinese."""
-    literals, holes = cut_template(told)
-    filled = literals[0]
-    for name, literal in zip(holes, literals[1:], strict=True):
-        value = values[int(name)]
-        if _HAN.match(value) and filled.endswith(" ") and _HAN.match(filled[-2:-1]):
-            filled = filled[:-1]  # it is there for an English word
-        for part in (value, literal):
-            filled += f" {part}" if _APART.fullmatch(filled[-1:] + part[:1]) else part
-    return filled
-
-
-def _find(text: str, language: str) -> tuple[Template, list[str]] | None:
-    """The message that a text is, apart from the punctuation around it, and its values."""
-    core = text.strip(_EDGES)
-    if " " not in core:
-        return None
-    found = read_catalogue(language).find(core)
-    if found is not None and "\n" in core and not found[0].literals[0]:
-        return None  # lines of their own, of which one has these words
-    return found
-
-
-def _translate_parts(parts: list[str], language: str) -> Iterator[str]:
-    """The parts of a line: texts, and the marks between them. Neighbours that are one message are taken together."""
-    if len(parts) == 1:
-        yield _join_names(parts[0])
-        return
-    at = 0
-    while at < len(parts):
-        ends, found = range(at + 1, min(len(parts), at + 2 * _MOST_PARTS) + 1, 2), list[tuple[int, int]]()
-        for end in ends:
-            if end - at < len(parts) and (match := _find("".join(parts[at:end]), language)) is not None:
-                found.append((match[0].letters, end))
-        end = max(found)[1] if found else at + 1
-        told = _look_up("".join(parts[at:end]), language) if found else None
-        yield _join_names(parts[at]) if told is None else told
-        at = end
-        if at < len(parts):
-            yield _MARKS.get(parts[at], parts[at]) if told is not None else parts[at]
-            at += 1
-
-
-def _join_names(text: str) -> str:
-    """A list of names with Chinese words between them; any other text as it is."""
-    if not _NAMES.fullmatch(text):
-        return text
-    return _CONJUNCTION.sub(lambda found: "和" if found.group() == "and" else "或", text)

@@ -17,9 +17,11 @@ from types import FrameType
 
 from ropewalk.core.error import STOPPED_CODE
 from ropewalk.core.progress import say
+from ropewalk.core.translate import translate_text
 from ropewalk.parallel.torchrun import is_first, is_started
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+_STOPPING = "stopping: a step that is being taken is finished and saved; Ctrl-C again ends at once"
 _TWICE_SECONDS = 1.0
 """Under torchrun one Ctrl-C arrives twice within this time: from the terminal, and from torchrun."""
 _listeners: list[threading.Event] = []
@@ -89,8 +91,8 @@ def note_stop(number: int) -> None:
             raise KeyboardInterrupt
         heed.interrupted_at = now
         if is_first() and not again and not heed.asked:
-            # Not print: the signal may have interrupted a print.
-            os.write(2, b"\nstopping: a step that is being taken is finished and saved; Ctrl-C again ends at once\n")
+            told = translate_text(_STOPPING)
+            os.write(2, f"\n{told}\n".encode(errors="replace"))  # not print: the signal may have interrupted one
     heed.asked = True
 
 

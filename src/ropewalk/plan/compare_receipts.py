@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from ropewalk.core.error import UserError
 from ropewalk.core.quantity import format_amount, format_count
+from ropewalk.core.translate import translate_label
 from ropewalk.plan.receipt import ENOUGH_STEPS, Receipt, Rig, StageReceipt, StepTotals, compute_seconds
 
 FACTORS = ("skipped pairs", "balance", "recompute", "kernel", "exchange")
@@ -29,7 +30,7 @@ class StageRatio:
 
     def describe(self) -> str:
         """The ratio in a line, such as ``1.52 = skipped pairs 1.40 x balance 1.02 x ...``, and the notes below."""
-        parts = " x ".join(f"{name} {factor:.2f}" for name, factor in self.factors.items())
+        parts = " x ".join(f"{translate_label(name)} {factor:.2f}" for name, factor in self.factors.items())
         return "\n".join([f"stage {self.stage}: {self.ratio:.2f} = {parts}", *(f"  {note}" for note in self.notes)])
 
 

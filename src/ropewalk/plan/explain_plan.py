@@ -3,7 +3,9 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 
+from ropewalk.core.columns import pad_columns
 from ropewalk.core.quantity import format_amount, format_bytes, format_seconds
+from ropewalk.core.translate import keep, translate_label
 from ropewalk.plan.plan import Plan
 from ropewalk.plan.search import LayoutPlan
 from ropewalk.plan.step_time import StepTime
@@ -17,6 +19,7 @@ _PARTS = {
     "first_block": "the first block, with its activations and all gradients",
     "host": "on the host",
 }
+_LABEL_COLUMNS = 20
 
 
 def explain_terms(plan: Plan) -> Iterator[str]:
@@ -24,11 +27,11 @@ def explain_terms(plan: Plan) -> Iterator[str]:
     yield f"a step of {plan.step_seconds:.3g} s:"
     for field in fields(StepTime):
         seconds = getattr(plan.times, field.name)
-        yield f"  {field.name.replace('_', ' '):<20} {seconds:>9.3g} s {seconds / plan.step_seconds:>6.1%}"
+        yield f"  {_pad(field.name.replace('_', ' '))} {seconds:>9.3g} s {seconds / plan.step_seconds:>6.1%}"
     yield f"memory of a rank, {format_bytes(plan.memory.peak_bytes)} at its peak:"
     for name, words in _PARTS.items():
         if part := getattr(plan.memory, name):
-            yield f"  {words:<20} {format_bytes(part)}"
+            yield f"  {_pad(words)} {format_bytes(part)}"
 
 
 def tabulate_front(front: Sequence[LayoutPlan], *, priced: bool) -> Iterator[str]:
@@ -53,3 +56,7 @@ def describe_layout_plan(candidate: LayoutPlan) -> str:
         own += [f"Ulysses degree {option.split.ulysses_degree}"] if option.split.ulysses_degree > 1 else []
         words.append((f"stage {index}: " if len(candidate.options) > 1 else "") + ", ".join(own))
     return "; ".join(words)
+
+
+def _pad(words: str) -> str:
+    return keep(pad_columns(translate_label(words), _LABEL_COLUMNS))

@@ -90,7 +90,7 @@ class Plan:
         """Name and figure of each line of the text."""
         return [
             ("sequence", f"{format_length(self.context_tokens)} tokens"),
-            ("steps", f"{self.steps:,} of {format_amount(self.step_tokens)} tokens"),
+            ("steps", f"{self.steps:,} of {format_amount(self.step_tokens)} tokens each"),
             (
                 "arithmetic",
                 f"{format_amount(self.flops.model)} FLOP per token, {self.flops.attention_share:.0%} attention",

@@ -55,25 +55,24 @@ def explain_why_not(
     if lacks:
         return f"{override} does not fit: {'; '.join(lacks)}"
     advice = " (set it)" if override.startswith(("parallel.", "stages.")) else ""
-    return f"{override} {_compare(plans, others, advice)}"
+    return _compare(override, plans, others, advice)
 
 
-def _compare(plans: Sequence[Plan], others: Sequence[Plan], advice: str) -> str:
+def _compare(override: str, plans: Sequence[Plan], others: Sequence[Plan], advice: str) -> str:
     """``advice`` is added where the other value is faster."""
     now, then = (sum(plan.seconds for plan in each) for each in (plans, others))
     peaks = [max(plan.memory.peak_bytes for plan in each) for each in (plans, others)]
     told = [format_bytes(peak) for peak in peaks]
     memory = f"a rank needs {told[1]}" + (f" instead of {told[0]}" if told[0] != told[1] else " as well")
     if not all(plan.fits for plan in plans):
-        return f"fits, as the recipe does not, and takes {format_seconds(then)}; {memory}"
+        return f"{override} fits, as the recipe does not, and takes {format_seconds(then)}; {memory}"
     if abs(then / now - 1) < _SAME:
-        return f"takes as long, {format_seconds(then)}; {memory}"
-    verdict = "takes" if then > now else f"is faster{advice}: it takes"
-    terms = _list_differences(plans, others, slower=then > now)
-    return (
-        f"{verdict} {then / now:.2f} times as long, {format_seconds(then)} instead of {format_seconds(now)}: "
-        f"{', '.join(terms)}; {memory}"
-    )
+        return f"{override} takes as long, {format_seconds(then)}; {memory}"
+    terms = ", ".join(_list_differences(plans, others, slower=then > now))
+    seconds = f"{format_seconds(then)} instead of {format_seconds(now)}"
+    if then > now:
+        return f"{override} takes {then / now:.2f} times as long, {seconds}: {terms}; {memory}"
+    return f"{override} is faster{advice}: it takes {then / now:.2f} times as long, {seconds}: {terms}; {memory}"
 
 
 def _list_differences(plans: Sequence[Plan], others: Sequence[Plan], *, slower: bool) -> list[str]:

@@ -14,6 +14,7 @@ import numpy as np
 from ropewalk.core.artifact import write_whole
 from ropewalk.core.quantity import format_length
 from ropewalk.core.record import Score
+from ropewalk.core.translate import translate_label
 from ropewalk.report.html import HeadFigure, Page, render
 from ropewalk.report.positions import (
     Turning,
@@ -157,10 +158,10 @@ def _describe(each: Candidate, *, pairs: int) -> list[str]:
     )
     negative = advice.first_negative_tokens
     return [
-        each.name,
+        translate_label(each.name) if each.name == ASKED else each.name,
         format_theta(advice.theta),
         first if first == last else f"{first} to {last}",
-        f"{advice.new_angle_pairs} of {pairs}" if advice.new_angle_pairs else "none",
+        f"{advice.new_angle_pairs} of {pairs}" if advice.new_angle_pairs else translate_label("none"),
         f"{negative - 1:,}" if negative is not None else format_length(advice.context_tokens),
         f"{advice.near_attraction:+.2f}",
         f"{advice.far_attraction:+.2f}",

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from ropewalk.core.quantity import format_length
+from ropewalk.core.translate import keep
 from ropewalk.report.figure import BASE, EXTENDED, FAINT, INK, OTHERS, ROLE_COLOURS, Picture, draw_picture, shorten
 
 _WIDTH_INCHES = 8.4
@@ -68,7 +69,7 @@ def draw_positions(lines: Sequence[PositionLossCurve], *, marks: Mapping[str, in
         axis.set_ylabel("loss, nats per token")
         axis.legend(loc="best")
 
-    told = "; ".join(f"{line.model} {line.values[0]:.2f} first, {line.values[-1]:.2f} last" for line in lines)
+    told = "; ".join(f"{line.model}: {line.values[0]:.2f} first, {line.values[-1]:.2f} last" for line in lines)
     return draw_picture(
         paint,
         size=(_WIDTH_INCHES, 3.3),
@@ -89,7 +90,7 @@ def draw_retrieval(maps: Sequence[RetrievalMap], *, trained_tokens: int, task: s
             axis.set_visible(False)
 
     rows = max(len(grid.lengths) for grid in maps)
-    told = "; ".join(f"{grid.model} {_tell_map(grid)}" for grid in maps)
+    told = "; ".join(f"{grid.model}: {_tell_map(grid)}" for grid in maps)
     return draw_picture(
         paint,
         size=(_WIDTH_INCHES, 1.1 + 0.42 * rows),
@@ -113,7 +114,7 @@ def draw_grid(rows: Mapping[str, Sequence[RetrievalMap]], *, trained_tokens: int
                 axis.set_visible(False)
 
     lengths = max(len(each.lengths) for maps in rows.values() for each in maps)
-    told = "; ".join(f"{filler}: {each.model} {_tell_map(each)}" for filler, maps in rows.items() for each in maps)
+    told = "; ".join(f"{filler}: {each.model}: {_tell_map(each)}" for filler, maps in rows.items() for each in maps)
     return draw_picture(
         paint,
         size=(_WIDTH_INCHES, len(rows) * (1.0 + 0.36 * lengths)),
@@ -143,7 +144,7 @@ def draw_mixture(parts: Sequence[SourcePart]) -> Picture:
 
     roles = [_sum_role(role, parts) for role in dict.fromkeys(part.role for part in parts)]
     bars = [*roles, *parts]
-    told = ", ".join(f"{bar.source} {bar.planned:.1%} and {bar.realised:.1%}" for bar in bars)
+    told = keep(", ".join(f"{bar.source} {bar.planned:.1%} / {bar.realised:.1%}" for bar in bars))
     return draw_picture(
         paint,
         size=(_WIDTH_INCHES, 0.7 + 0.3 * len(bars)),
@@ -171,7 +172,7 @@ def draw_changes(changes: Mapping[str, tuple[float, float, float]], *, limit: fl
         axis.margins(x=0.1, y=0.02)
         axis.set_xlabel("change of the loss, %")
 
-    told = ", ".join(f"{name} {value:+.1%}" for name, (value, _, _) in changes.items())
+    told = keep(", ".join(f"{name} {value:+.1%}" for name, (value, _, _) in changes.items()))
     return draw_picture(
         paint,
         size=(_WIDTH_INCHES, 0.9 + 0.26 * len(changes)),

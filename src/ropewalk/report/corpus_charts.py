@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from ropewalk.core.quantity import format_amount, format_length
+from ropewalk.core.translate import keep
 from ropewalk.report.figure import INK, OTHERS, ROLE_COLOURS, Picture, draw_picture, shorten
 
 _WIDTH_INCHES = 8.4
@@ -40,11 +41,12 @@ def draw_lengths(lengths: Mapping[str, Any], roles: Mapping[str, str]) -> Pictur
         axis.set_ylabel("share of all tokens, %")
         axis.legend(loc="best")
 
-    told = ", ".join(
-        f"{sum(stack[at] for stack in stacks.values()) / total:.0%} from {format_length(int(edges[at]))}" for at in used
-    )
+    shares = {int(edges[at]): sum(stack[at] for stack in stacks.values()) / total for at in used}
+    told = ", ".join(f"{format_length(edge)}: {share:.0%}" for edge, share in shares.items())
     caption = "Training tokens, by the length of their document. Dashed lines: 8Ki, 32Ki, 128Ki."
-    return draw_picture(paint, size=(_WIDTH_INCHES, 3.0), caption=caption, alt=f"Tokens by length of document: {told}.")
+    return draw_picture(
+        paint, size=(_WIDTH_INCHES, 3.0), caption=caption, alt=f"Tokens by length of document, from: {told}."
+    )
 
 
 def draw_prefixes(stage: Mapping[str, Any]) -> Picture:
@@ -67,7 +69,7 @@ def draw_prefixes(stage: Mapping[str, Any]) -> Picture:
         axis.set_xlim(0, prefixes["sequences"][-1])
         axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 
-    told = ", ".join(f"{name} {stage['planned'][name]:.1%} and {line[-1] / 100:.1%}" for name, line in lines)
+    told = keep(", ".join(f"{name} {stage['planned'][name]:.1%} / {line[-1] / 100:.1%}" for name, line in lines))
     total = format_amount(given[:, -1].sum())
     caption = f"Share of each source in the tokens so far, {total} at the end; dashed lines: planned."
     alt = f"Planned and realised shares: {told}."

@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ropewalk.core.quantity import format_amount
+from ropewalk.core.translate import keep
 from ropewalk.report.contents import Curve
 from ropewalk.report.figure import (
     EXTENDED,
@@ -117,7 +118,7 @@ def _draw_each(
             axis.set_visible(False)
 
     rows = -(-len(curves) // _ABREAST)
-    told = ", ".join(f"{name} {curve.values[-1]:.2f}" for name, curve in curves.items())
+    told = keep(", ".join(f"{name} {curve.values[-1]:.2f}" for name, curve in curves.items()))
     size = (_WIDTH_INCHES, 0.4 + 1.3 * rows)
     return draw_picture(paint, size=size, caption=caption, alt=f"{what}: {told}.", names=names)
 

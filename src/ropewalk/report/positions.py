@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from ropewalk.core.quantity import format_amount, format_length
+from ropewalk.core.translate import translate_label
 from ropewalk.report.figure import BASE, EXTENDED, FAINT, GRID, INK, OTHERS, Picture, draw_picture, scale_logarithmic
 from ropewalk.rope.bounds import attraction, first_negative
 from ropewalk.rope.frequency import count_whole_turns, plain_inv_freq, wavelengths
@@ -73,7 +74,7 @@ def draw_turns(lines: Sequence[Turning], *, base_tokens: int, context_tokens: in
 
     pairs = len(lines[0].inv_freq)
     known = count_whole_turns(lines[0].inv_freq, base_tokens)
-    told = ", ".join(f"{line.name} {wavelengths(line.inv_freq)[-1]:,.0f} tokens" for line in lines)
+    told = "; ".join(f"{line.name}: {wavelengths(line.inv_freq)[-1]:,.0f} tokens" for line in lines)
     return draw_picture(
         paint,
         size=(WIDTH_INCHES, 3.2),
@@ -106,7 +107,7 @@ def draw_scales(lines: Sequence[Turning], *, base_tokens: int, context_tokens: i
     known = count_whole_turns(base.inv_freq, base_tokens)
     with np.errstate(divide="ignore"):
         scales = {line.name: base.inv_freq / line.inv_freq for line in others}
-    told = ", ".join(f"{name} {values[0]:.3g} to {values[-1]:.3g}" for name, values in scales.items())
+    told = "; ".join(f"{name}: {values[0]:.3g} to {values[-1]:.3g}" for name, values in scales.items())
     return draw_picture(
         paint,
         size=(WIDTH_INCHES, 3.0),
@@ -137,7 +138,7 @@ def draw_attraction(lines: Sequence[Turning], *, base_tokens: int, context_token
     edges = np.round(context_tokens * 2.0 ** (-np.arange(steps, -1, -1) / _STEPS_PER_OCTAVE)).astype(int)
     middles = np.sqrt(edges[:-_STEPS_PER_OCTAVE] * edges[_STEPS_PER_OCTAVE:])
     values = {line.name: _average_octaves(line.inv_freq, edges) for line in lines}
-    told = ", ".join(f"{name} {found[-1]:.2f}" for name, found in values.items())
+    told = "; ".join(f"{name}: {found[-1]:.2f}" for name, found in values.items())
     return draw_picture(
         paint,
         size=(WIDTH_INCHES, 3.2),
@@ -175,7 +176,7 @@ def draw_reach(lines: Sequence[Turning], *, context_tokens: int, published: Sequ
     thetas = np.geomspace(1e3, 10 * max([1e6, *(line.theta or 0.0 for line in lines)]), _THETAS)
     reaches = {line.name: _reach(line.inv_freq, limit) for line in lines}
     curve = [_reach(plain_inv_freq(theta, head_dim), limit) for theta in thetas]
-    told = ", ".join(f"{name} {'beyond ' if tokens == limit else ''}{tokens:,}" for name, tokens in reaches.items())
+    told = "; ".join(f"{name}: {'beyond ' if tokens == limit else ''}{tokens:,}" for name, tokens in reaches.items())
     return draw_picture(
         paint,
         size=(WIDTH_INCHES, 0.9 + max(2.4, 0.27 * len(lines))),
@@ -213,7 +214,7 @@ def _paint_bars(
         axis.annotate(f"> {format_length(limit)}" if width == limit else f"{width:,}", (width, row), xytext=(4, 0),
                       textcoords="offset points", va="center", fontsize=8.5,
                       bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8})  # fmt: skip
-    axis.set_yticks(rows, [line.name for line in lines])
+    axis.set_yticks(rows, [translate_label(line.name) for line in lines])
     axis.invert_yaxis()
     axis.grid(visible=False)
     axis.tick_params(axis="y", length=0)

@@ -8,6 +8,7 @@ import numpy as np
 
 from ropewalk.core.quantity import format_length
 from ropewalk.core.record import Score
+from ropewalk.core.translate import translate_label
 from ropewalk.report.figure import INK, Picture, draw_picture
 from ropewalk.report.positions import WIDTH_INCHES, list_aside, scale_distances, style_line
 from ropewalk.report.table import Table, TableCell
@@ -163,7 +164,7 @@ def draw_losses(probed: Probed) -> Picture:
     curves = {model: probed.curve(model) for model in probed.models}
     last = {model: values[-1] for model, (_, values) in curves.items()}
     best = min(last, key=lambda model: last[model])
-    told = ", ".join(f"{model} {value:.2f}" for model, value in last.items())
+    told = "; ".join(f"{model}: {value:.2f}" for model, value in last.items())
     return draw_picture(
         paint,
         size=(WIDTH_INCHES, 3.3),
@@ -184,7 +185,7 @@ def draw_probe_retrieval(probed: Probed) -> list[Picture]:
             axis.text(column + 0.5, row + 0.5, f"{value:.0f}", ha="center", va="center", fontsize=9,
                       color="white" if value > 70 else INK)  # fmt: skip
         axis.set_xticks(np.arange(len(probed.lengths)) + 0.5, [format_length(length) for length in probed.lengths])
-        axis.set_yticks(np.arange(len(probed.models)) + 0.5, list(probed.models))
+        axis.set_yticks(np.arange(len(probed.models)) + 0.5, [*map(translate_label, probed.models)])
         axis.invert_yaxis()
         axis.grid(visible=False)
         axis.tick_params(length=0)
@@ -194,7 +195,7 @@ def draw_probe_retrieval(probed: Probed) -> list[Picture]:
 
     found = [_answers(probed, length) for length in probed.lengths]
     percent = np.array([[values[model] * 100 for values in found] for model in probed.models])
-    told = ", ".join(f"{model} {found[-1][model]:.0%}" for model in probed.models)
+    told = "; ".join(f"{model}: {found[-1][model]:.0%}" for model in probed.models)
     asked = next(score.n for score in probed.scores if score.task.startswith("retrieval/") and score.depth is None)
     picture = draw_picture(
         paint,

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from ropewalk.core.columns import count_columns
-from ropewalk.core.translate import translate_label, translate_text
+from ropewalk.core.columns import count_columns, pad_columns
+from ropewalk.core.translate import keep, translate_label, translate_text
 
 _LEAST_TEXT = 12
 """Columns below which a text is not folded."""
@@ -68,7 +68,7 @@ class Table:
         )
 
     def to_text(self) -> str:
-        """The table as text: each column as wide as its widest text, two blanks between, a line under the header.
+        """The table as translated text: columns as wide as their widest text, two blanks apart, a line under the head.
 
         On a terminal that is narrower, texts are folded; numbers never are.
         """
@@ -77,9 +77,9 @@ class Table:
         widths = [max(map(count_columns, column)) for column in zip(*lines, strict=True)]
         room = find_room()
         if room is not None and self._is_folded(widths, room):
-            return told._fold(widths, room)
+            return keep(told._fold(widths, room))
         texts = ["  ".join(map(_pad, line, widths, self.align)).rstrip() for line in lines]
-        return "\n".join([texts[0], "  ".join("-" * width for width in widths), *texts[1:]])
+        return keep("\n".join([texts[0], "  ".join("-" * width for width in widths), *texts[1:]]))
 
     def _is_folded(self, widths: Sequence[int], room: int) -> bool:
         """Whether the table is wider than ``room`` columns, and fits if its texts are folded."""
@@ -117,5 +117,4 @@ def find_room() -> int | None:
 
 
 def _pad(text: str, width: int, align: str) -> str:
-    blanks = " " * (width - count_columns(text))
-    return text + blanks if align in "lw" else blanks + text
+    return pad_columns(text, width, right=align == "r")

@@ -65,12 +65,16 @@ def describe_basis(document_flops: float, plan: Plan, *, on_cpu: bool, precision
 
     ``document_flops`` are the FLOPs per token of the step's documents, ``plan`` is that of one document a sequence.
     """
-    told = f"planned with its documents, {format_amount(document_flops)} FLOP per token"
-    other = f"one document a sequence, {format_amount(plan.flops.model)}"
-    if on_cpu:
-        told += f", and {format_amount(plan.machine.matmul_flops)} FLOP/s a rank, measured now in {precision}"
-        other += ", and a rate measured in float32 before the ranks began"
-    return f"{told}; `check` plans with {other}"
+    flops, checked = format_amount(document_flops), format_amount(plan.flops.model)
+    if not on_cpu:
+        return (
+            f"planned with its documents, {flops} FLOP per token; `check` plans with one document a sequence, {checked}"
+        )
+    return (
+        f"planned with its documents, {flops} FLOP per token, and {format_amount(plan.machine.matmul_flops)} FLOP/s a "
+        f"rank, measured now in {precision}; `check` plans with one document a sequence, {checked}, and a rate "
+        "measured in float32 before the ranks began"
+    )
 
 
 def name_term(times: StepTime, measured: Measured, *, on_cpu: bool) -> str:

@@ -14,6 +14,7 @@ from ropewalk.checkpoint.state import TrainState
 from ropewalk.core.progress import Advance, say, show_nothing, warn, watch
 from ropewalk.core.quantity import format_amount, format_bytes
 from ropewalk.core.record import Metric
+from ropewalk.core.translate import keep
 from ropewalk.corpus.mix.dataset import Dataset
 from ropewalk.parallel.collective import gather_values, rank_and_ranks
 from ropewalk.parallel.measure_rates import EnergyMeter
@@ -25,6 +26,13 @@ from ropewalk.train.stage_context import StageContext
 from ropewalk.train.throughput import Pace, Throughput
 
 _RECENT = 64
+_KINDS = {
+    "position": "loss by position",
+    "source": "loss by source",
+    "length": "loss by length",
+    "language": "loss by language",
+    "role": "loss by role",
+}
 
 
 class StageProgress:
@@ -145,8 +153,8 @@ def describe_validation(values: Mapping[str, float]) -> Iterator[str]:
             kinds.setdefault("held out", []).append(f"{rest} {value:.3f}")
         elif first == "loss" and "/" in rest:
             kind, _, group = rest.partition("/")
-            kinds.setdefault(f"loss by {kind}", []).append(f"{group} {value:.3f}")
-    yield from (f"  {kind}: {'  '.join(figures)}" for kind, figures in kinds.items())
+            kinds.setdefault(_KINDS[kind], []).append(f"{group} {value:.3f}")
+    yield from (f"  {kind}: {keep('  '.join(figures))}" for kind, figures in kinds.items())
 
 
 def tell_mix(state: TrainState, dataset: Dataset) -> list[Metric]:

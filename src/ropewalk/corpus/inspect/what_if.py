@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from ropewalk.core.columns import pad_columns
 from ropewalk.core.quantity import format_amount, format_length
+from ropewalk.core.translate import keep
 from ropewalk.corpus.inspect.sequence_faults import tell_beyond
 from ropewalk.corpus.inspect.statistics import CONTEXTS
 from ropewalk.corpus.mix.dataset import PLAIN, plan_strata
@@ -53,7 +55,8 @@ def format_weighing(found: Mapping[str, Any]) -> str:
     lines = [f"{'stratum':28}{'share':>9}{'tokens':>9}{'held':>9}{'repeats':>9}{columns}"]
     for part in found["strata"]:
         figures = f"{part['share']:>9.2%}{format_amount(part['tokens']):>9}{format_amount(part['held_tokens']):>9}"
-        lines.append(f"{part['name']:28}{figures}{part['repeats']:>9.2f}{_format_long(part['long'])}")
+        figures += f"{part['repeats']:>9.2f}{_format_long(part['long'])}"
+        lines.append(f"{keep(pad_columns(part['name'], 28))}{figures}")
     lines.append(f"{'all':28}{1:>9.2%}{format_amount(found['tokens']):>9}{'':>18}{_format_long(found['long'])}")
     lines.append(
         "the last columns: tokens that have more than this number of earlier tokens of their own document, "

@@ -9,7 +9,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ropewalk.core.columns import pad_columns
 from ropewalk.core.quantity import format_amount, format_bytes, format_count
+from ropewalk.core.translate import keep
 
 
 @dataclass(slots=True)
@@ -104,7 +106,7 @@ def format_ledger(ledger: Mapping[str, Mapping[str, Any]]) -> str:
     """The ledger as text: a line for each source and for each reason to drop text."""
     lines = [f"{'source':24}{'documents':>12}{'bytes':>12}{'tokens':>10}"]
     for name, entry in ledger.items():
-        lines.append(_line(f"{name}", entry["read"]))
+        lines.append(_line(keep(pad_columns(name, 24)), entry["read"]))
         lines += [_line(f"  - {reason}", amount) for reason, amount in entry["dropped"].items()]
         if entry["trimmed_bytes"]:
             lines.append(_line("  - trimmed", {"documents": 0, "bytes": entry["trimmed_bytes"], "tokens": 0}))

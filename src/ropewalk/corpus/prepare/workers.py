@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from ropewalk.core.error import UserError
 from ropewalk.core.ray_cluster import start_ray
+from ropewalk.core.translate import get_language, set_language
 from ropewalk.corpus.prepare.shards import Advance, read_job, work
 
 Workers = Literal["processes", "ray"]
@@ -60,7 +61,11 @@ def do_task(line: str, advance: Advance) -> None:
 
 
 def serve() -> None:
-    """Run a worker process: one task per line on standard input, progress and replies on standard output."""
+    """Run a worker process: one task per line on standard input, progress and replies on standard output.
+
+    Its one argument is the language of what it says.
+    """
+    set_language(sys.argv[1])
     os.putenv("TOKENIZERS_PARALLELISM", "false")  # one core each: other workers use the others
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):  # the parent handles them and ends this process
         signal.signal(number, signal.SIG_IGN)
@@ -117,7 +122,8 @@ def _run_on_processes(tasks: Sequence[str], count: int, advance: Advance) -> Non
     try:
         with ThreadPoolExecutor(count) as pool:
             for _ in range(count):
-                command = [sys.executable, "-c", "from ropewalk.corpus.prepare.workers import serve; serve()"]
+                code = "from ropewalk.corpus.prepare.workers import serve; serve()"
+                command = [sys.executable, "-c", code, get_language()]
                 started.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
             ends = [pool.submit(_keep_busy, process, waiting, advance_together) for process in started]
             try:
@@ -175,7 +181,7 @@ def _run_on_ray(tasks: Sequence[str], count: int, advance: Advance) -> None:
     while left or running:
         while left and len(running) < count:
             task = left.pop()
-            running[remote.remote(task)] = json.loads(task)["task"]["bytes"]
+            running[remote.remote(task, get_language())] = json.loads(task)["task"]["bytes"]
         (done, *_), _ = ray.wait(list(running), num_returns=1)
         size_bytes = running.pop(done)
         _raise(ray.get(done))
@@ -186,7 +192,8 @@ def _start_ray() -> Any:
     return start_ray("corpus.workers: ray", instead="set workers: processes")
 
 
-def _do_on_ray(line: str) -> dict[str, str]:
+def _do_on_ray(line: str, language: str) -> dict[str, str]:
+    set_language(language)
     return _do_quietly(line, lambda _: None)
 
 
