@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,19 @@ def test_a_part_names_the_one_that_it_stands_on(recipe: Recipe) -> None:
     for part, needed in (("train", "prepare"), ("evaluate", "train"), ("export", "train")):
         with pytest.raises(UserError, match=f"ropewalk {needed}"):
             do_part(part, recipe)
+
+
+@pytest.mark.parametrize("begin", [run_recipe, lambda recipe: do_part("prepare", recipe)])
+def test_missing_text_is_told_before_anything_else(
+    recipe: Recipe, begin: Callable[[Recipe], Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The recipe has warnings too; they would stand before the reason why it cannot begin."""
+    data = recipe.to_json()
+    data["corpus"]["sources"][0].update(embedded=None, size_bytes=None, options={}, path=str(tmp_path / "nowhere"))
+    assert check_recipe(parse_recipe(recipe.to_json(), where="test"))["findings"], "there is something to warn of"
+    with pytest.raises(UserError, match="files that the recipe names are missing"):
+        begin(parse_recipe(data, where="test"))
+    assert capsys.readouterr().err == "" and not Path(recipe.run).exists()
 
 
 def test_a_recipe_that_breaks_a_rule_leaves_nothing(recipe: Recipe) -> None:

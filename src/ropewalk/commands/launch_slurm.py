@@ -9,6 +9,7 @@ import shlex
 from pathlib import Path
 
 from ropewalk.commands.launch_target import GRACE_SECONDS, STOP_SECONDS, Target
+from ropewalk.core.quantity import format_count
 
 _GUARD = """#!/bin/bash
 asked=0
@@ -36,7 +37,7 @@ follow() {{
 }}
 """
 _SCRIPT = """#!/bin/bash
-# {name} on {nodes} machines of {local} ranks. `bash THIS_FILE` submits the jobs; nothing else is to be done.
+# {name} on {size}. `bash THIS_FILE` submits the jobs; nothing else is to be done.
 set -e
 cd {folder}
 site=()      # options of your site for all jobs, such as --account=me
@@ -92,6 +93,7 @@ def write_slurm(target: Target) -> str:
         "restarts": target.restarts,
         "stop": STOP_SECONDS,
         "arguments": target.arguments,
+        "size": f"{format_count(target.nodes, 'machine')} of {format_count(target.local, 'rank')}",
         "folder": shlex.quote(str(Path.cwd())),
         "resources": " ".join(resources),
         "guard": guard,

@@ -29,7 +29,6 @@ class Target:
     time: str
     prepare_jobs: int
     restarts: int
-    run: str
     image: str
     arguments: str
     """The recipe, its overrides and the options of all verbs, quoted for a shell."""
