@@ -33,7 +33,7 @@ def prepare(recipe: Recipe) -> None:
     shutil.rmtree(folder.corpus, ignore_errors=True)
     folder.corpus.mkdir(parents=True)
     write_recipe(recipe, folder)
-    seal(folder.corpus, kind="corpus", inputs={}, names=[])
+    seal(folder.corpus, kind="corpus", inputs={}, facts={}, names=[])
 
 
 def fail(recipe: Recipe) -> None:

@@ -41,7 +41,7 @@ def test_ranks_that_are_offered_are_accepted(ranks: int, context: int) -> None:
             data = recipe.to_json()
             data["parallel"]["ranks"] = int(offered[1])
             changed = Recipe.model_validate(data)
-            assert list(check_hardware(changed, machine)) == [], finding
+            assert [each for each in check_hardware(changed, machine) if each.level == "error"] == [], finding
             require_even(changed.parallel.ranks, context=context, replicas=1)
 
 

@@ -91,7 +91,7 @@ def test_only_recipes_are_offered_in_the_place_of_a_wrong_name(tmp_path: Path) -
     [
         (lambda given: parse_evaluate(given, {"lengths": [1], "ruler": {"samples": 20}}),
          "evaluate.ruler.samples=1", "ruler.samples=1"),
-        (parse_stage, "stages.0.rope.kind=unchanged", "rope.kind=unchanged"),
+        (parse_stage, "stages.0.rope.kind=theta", "rope.kind=theta"),
         (parse_advice, "stages.12.context_length=128Ki", "context_length=128Ki"),
         (parse_export, "export.dtype=bfloat16", "dtype=bfloat16"),
     ],

@@ -152,9 +152,9 @@ def _run(spec: CorpusSpec, jobs: Sequence[Job]) -> None:
     count = 1 if alone else count_workers(spec.workers, spec.worker_count)
     left = [(job, task) for job, task in _list_tasks(jobs, count) if not job.is_made(task["stream"])]
     names = ", ".join(job.source.name for job in jobs)
-    with watch(
-        names if len(names) < _NAMES_LETTERS else format_count(len(jobs), "source"), whole, unit="MB of text"
-    ) as advance:
+    if len(names) >= _NAMES_LETTERS:
+        names = format_count(len(jobs), "source")
+    with watch(names, whole, unit="MB of text") as advance:
         advance(whole - _megabytes(left))
         files = {id(job): job.write() for job in jobs}
         lines = [name_task(files[id(job)], task) for job, task in left]
