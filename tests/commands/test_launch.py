@@ -170,10 +170,20 @@ def test_slurm_prepares_on_cpus_before_it_trains(
     assert "--array=0-2" in tokenise and "--dependency=afterok:1" in tokenise
     assert "--dependency=afterok:2" in prepare and "--gpus" not in prepare and "--nodes=1" in prepare
     assert "--dependency=afterok:3" in train and "--gpus-per-node=1 --exclusive --mem=0" in train
+    assert all("--cpus-per-task=16 --mem=64G" in each for each in (survey, tokenise, prepare))
     assert all(word in train for word in ("--cpus-per-task=16", "--nodes=2", "--requeue", "--signal=B:TERM@300"))
     jobs = [(tmp_path / "jobs" / f"{number}.sh").read_text() for number in (1, 2, 3, 4)]
     assert all(job.splitlines()[3].startswith("trap ") for job in jobs), "a signal is heard before anything is done"
     assert '--share "$SLURM_ARRAY_TASK_ID/3"' in jobs[0] and "ropewalk run quickstart seed=2" in jobs[3]
+    many = on_gpus.model_copy(update={"parallel": on_gpus.parallel.model_copy(update={"ranks": 16})})
+    for kind, small, large in (
+        ("slurm", "--cpus-per-task=16 --mem=64G", "--cpus-per-task=64"),
+        ("k8s", 'cpu: "16", memory: 64Gi}', 'cpu: "64", memory: 512Gi, nvidia'),
+        ("kubeflow", 'cpu: "16", memory: 64Gi}', 'cpu: "64", memory: 512Gi, nvidia'),
+        ("ray", "PREPARE_CPUS = 2, 64, 8, 16", "num_cpus=CPUS, num_gpus=GPUS"),
+    ):
+        text = write_script(kind, many, argument=Path("r"), overrides=[], asked=Asked(nodes=2))["script"]
+        assert small in text and large in text, "a machine without GPUs need not be as large"
     shared = write_script(
         "slurm", recipe, argument=Path("r"), overrides=[], asked=Asked(2, memory_gib=9, exclusive=False)
     )

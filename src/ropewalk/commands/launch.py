@@ -39,6 +39,8 @@ _ONLY = {"image": ("k8s", "kubeflow", "sky"), "exclusive": ("slurm",), "time": (
 _LONGEST_NAME = 40
 _GPU_CPUS, _GPU_GIB, _CPU_GIB = 8, 64, 4
 """Processors and memory of a rank with a GPU, and memory of one without, where nobody gave them."""
+_PREPARE_CPUS, _PREPARE_GIB = 16, 64
+"""The most that the preparation asks for, which no machine of the training need be: 4 GiB a process is ample."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,8 @@ def write_script(
             )
     local = recipe.parallel.ranks // asked.nodes
     gpus = recipe.parallel.device != "cpu"
+    cpus = asked.cpus or (_GPU_CPUS if gpus else 1) * local
+    memory_gib = asked.memory_gib or (_GPU_GIB if gpus else _CPU_GIB) * local
     here = kind == "slurm" and find_named(argument) == argument
     target = Target(
         name=name_job(Path(recipe.run).name),
@@ -90,8 +94,10 @@ def write_script(
         local=local,
         gpus=gpus,
         device=_name_device(recipe),
-        cpus=asked.cpus or (_GPU_CPUS if gpus else 1) * local,
-        memory_gib=asked.memory_gib or (_GPU_GIB if gpus else _CPU_GIB) * local,
+        cpus=cpus,
+        memory_gib=memory_gib,
+        prepare_cpus=min(cpus, _PREPARE_CPUS),
+        prepare_gib=min(memory_gib, _PREPARE_GIB),
         whole_memory=asked.exclusive and asked.memory_gib is None,
         exclusive=asked.exclusive,
         time=asked.time,

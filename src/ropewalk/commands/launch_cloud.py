@@ -55,7 +55,7 @@ from ray.util.placement_group import placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from ropewalk.core.quantity import format_count
 
-NODES, CPUS, GPUS = {nodes}, {cpus}, {gpus}
+NODES, CPUS, GPUS, PREPARE_CPUS = {nodes}, {cpus}, {gpus}, {prepare_cpus}
 PREPARE = {prepare!r}
 TRAIN = {train!r}
 
@@ -72,7 +72,7 @@ def name_address() -> str:
 
 def main() -> int:
     ray.init()
-    if code := ray.get(run.options(num_cpus=CPUS).remote(PREPARE)):
+    if code := ray.get(run.options(num_cpus=PREPARE_CPUS).remote(PREPARE)):
         return code
     bundles = [{{"CPU": CPUS, **({{"GPU": GPUS}} if GPUS else {{}})}}] * NODES
     group = placement_group(bundles, strategy="STRICT_SPREAD")
@@ -131,6 +131,7 @@ def write_ray(target: Target) -> str:
         size=_tell_size(target),
         nodes=target.nodes,
         cpus=target.cpus,
+        prepare_cpus=target.prepare_cpus,
         gpus=target.local if target.gpus else 0,
         prepare=f"exec ropewalk prepare {target.arguments}",
         train=f"export TORCH_ELASTIC_SHUTDOWN_TIMEOUT={GRACE_SECONDS}\nexec {train}",

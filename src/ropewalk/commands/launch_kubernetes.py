@@ -173,8 +173,8 @@ def write_job(target: Target) -> str:
         arguments=target.arguments,
         seconds=_WAIT_SECONDS,
         policy=_indent(_POLICY.format(container="node", tries=_TRIES * target.nodes), 2),
-        prepare_pod=_indent(_write_pod(target, prepare, gpus=False), 6),
-        train_pod=_indent(_write_pod(target, f"exec {script}", gpus=target.gpus), 6),
+        prepare_pod=_indent(_write_pod(target, prepare, prepares=True), 6),
+        train_pod=_indent(_write_pod(target, f"exec {script}"), 6),
     )
 
 
@@ -190,8 +190,8 @@ def write_train_job(target: Target) -> str:
         local=target.local,
         prepare_policy=_indent(_POLICY.format(container="node", tries=_TRIES), 14),
         node_policy=_indent(_POLICY.format(container="node", tries=_TRIES * target.nodes), 14),
-        prepare_pod=_indent(_write_pod(target, f"exec ropewalk prepare {target.arguments}", gpus=False), 18),
-        train_pod=_indent(_write_pod(target, f"exec {script}", gpus=target.gpus), 18),
+        prepare_pod=_indent(_write_pod(target, f"exec ropewalk prepare {target.arguments}", prepares=True), 18),
+        train_pod=_indent(_write_pod(target, f"exec {script}"), 18),
     )
 
 
@@ -200,10 +200,11 @@ def _write_head(target: Target, use: str) -> str:
     return _HEAD.format(name=target.name, size=size, use=use)
 
 
-def _write_pod(target: Target, script: str, *, gpus: bool) -> str:
+def _write_pod(target: Target, script: str, *, prepares: bool = False) -> str:
     """The spec of a pod, indented by nothing. Its container is named ``node``, as Kubeflow's is."""
-    held = {"cpu": f'"{target.cpus}"', "memory": f"{target.memory_gib}Gi"}
-    held |= {"nvidia.com/gpu": f'"{target.local}"'} if gpus else {}
+    cpus, memory_gib = (target.prepare_cpus, target.prepare_gib) if prepares else (target.cpus, target.memory_gib)
+    held = {"cpu": f'"{cpus}"', "memory": f"{memory_gib}Gi"}
+    held |= {"nvidia.com/gpu": f'"{target.local}"'} if target.gpus and not prepares else {}
     return _POD.format(
         container="node",
         image=target.image,
@@ -211,7 +212,7 @@ def _write_pod(target: Target, script: str, *, gpus: bool) -> str:
         grace=GRACE_SECONDS,
         script=textwrap.indent(script, " " * 8),
         resources="{" + ", ".join(f"{key}: {value}" for key, value in held.items()) + "}",
-        shared=min(_SHARED_MEMORY_GIB, max(1, target.memory_gib // 4)),
+        shared=min(_SHARED_MEMORY_GIB, max(1, memory_gib // 4)),
     )
 
 
