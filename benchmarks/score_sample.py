@@ -4,8 +4,9 @@
 
 Documents: the texts of each .jsonl.zst in FOLDER (books in pieces), as many of each file, cut to the model's context.
 Both readings score the same documents in one process; processor seconds are of the readings alone. Prints a JSON line
-for the whole reading and one for each share, with what counted in a window and the number of documents: Spearman's correlation with the whole reading (and its 95 % interval by resampling documents), the
-share of the documents whose whole gain lies in the interval of the sample, agreement on the upper half, and the cost.
+for the whole reading and one for each share, with what counted in a window and the number of documents: Spearman's
+correlation with the whole reading (and its 95 % interval by resampling documents), the share of the documents whose
+whole gain lies in the interval of the sample, agreement on the upper half, and the cost.
 """
 
 import argparse

@@ -98,7 +98,7 @@ def test_a_mark_that_nobody_removes_ends_the_wait_later(recipe: Recipe) -> None:
     passed = iter(range(0, 10 * OLD_SECONDS, 10))
     with pytest.raises(UserError, match="has failed"):
         wait_corpus(recipe, seconds=86400, sleep=lambda _: None, clock=lambda: float(next(passed)))
-    assert next(passed) == OLD_SECONDS + 20
+    assert next(passed) == OLD_SECONDS + 10
 
 
 def test_the_wait_has_an_end(recipe: Recipe) -> None:

@@ -8,6 +8,7 @@ import textwrap
 
 from ropewalk.commands.launch_target import GRACE_SECONDS, Target
 from ropewalk.core.error import UserError
+from ropewalk.core.quantity import format_count
 
 _SKY_DEVICES = {
     "h100-sxm": "H100",
@@ -53,7 +54,6 @@ import sys
 import ray
 from ray.util.placement_group import placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
-from ropewalk.core.quantity import format_count
 
 NODES, CPUS, GPUS, PREPARE_CPUS = {nodes}, {cpus}, {gpus}, {prepare_cpus}
 PREPARE = {prepare!r}
