@@ -40,7 +40,7 @@ def test_each_measure_passes_fails_is_undecided_or_was_not_measured() -> None:
 
 
 @pytest.mark.parametrize(
-    ("left_out", "named"), [("change/foreign_worst", "forgetting"), ("retrieval/key_value", "retr")]
+    ("left_out", "named"), [("change/foreign_worst", "forgetting"), ("retrieval/key_value", "retrieval at 4x")]
 )
 def test_what_was_not_measured_is_named(left_out: str, named: str) -> None:
     left = [each for each in SCORES if each.task != left_out]

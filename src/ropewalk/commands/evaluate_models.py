@@ -38,7 +38,7 @@ def evaluate_folder(
     keys = find_suite(suite, base_tokens=base_tokens, reach_tokens=reach_tokens)
     spec = parse_evaluate(overrides, keys)
     scores = on_ranks(measure_on_rank, 1, folders, spec, base_tokens, store) or []
-    told = {"suite": suite, "scores": [asdict(score) for score in scores]}
+    told: dict[str, Any] = {"suite": suite, "scores": [asdict(score) for score in scores]}
     if base is None:
         return {**told, "text": _tabulate(scores, list(folders))}
     verdicts, missing = judge_folder(scores, base_tokens=base_tokens, model_tokens=reach_tokens)

@@ -72,7 +72,7 @@ def mark_failure(recipe: Recipe) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        told = {"what": error.what, "where": error.where, "why": error.why, "fix": error.fix}
+        told: dict[str, Any] = {"what": error.what, "where": error.where, "why": error.why, "fix": error.fix}
         told |= {"corpus": digest_parts(recipe)[CORPUS], "time": time.time()}
         folder.failed_preparation.parent.mkdir(parents=True, exist_ok=True)
         write_whole(folder.failed_preparation, json.dumps(told, ensure_ascii=False))

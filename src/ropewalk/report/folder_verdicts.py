@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from ropewalk.core.quantity import format_length
 from ropewalk.core.record import Score
-from ropewalk.report.target import Verdict, format_bound, format_value
+from ropewalk.report.target import Unit, Verdict, format_bound, format_value
 from ropewalk.report.verdict import FOREIGN_LIMIT, RETRIEVAL, RETRIEVAL_LIMIT
 
 MODEL = "model"
@@ -52,18 +52,11 @@ def describe_verdicts(verdicts: Sequence[Verdict], missing: Sequence[str]) -> It
 
 def _find(scores: Sequence[Score], task: str, tokens: int | None = None) -> Score | None:
     """The model's whole score of a task, at a length if one is given."""
-    found = (
-        score
-        for score in scores
-        if score.model == MODEL
-        and score.task == task
-        and score.depth is None
-        and tokens in (None, score.context_tokens)
-    )
-    return next(found, None)
+    whole = [score for score in scores if score.model == MODEL and score.task == task and score.depth is None]
+    return next((score for score in whole if tokens in (None, score.context_tokens)), None)
 
 
 def _judge(key: str, name: str, score: Score, bound: tuple[str, float]) -> Verdict:
-    unit = "share" if bound[0] == ">=" else "change"
+    unit: Unit = "share" if bound[0] == ">=" else "change"
     samples = score.samples
     return Verdict(key, name, MODEL, unit, score.value, score.low, score.high, bound, samples=samples)
