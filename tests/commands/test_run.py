@@ -25,6 +25,7 @@ from ropewalk.core.error import UserError
 from ropewalk.core.record import read_metrics, read_scores
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.evaluate.stage_gate import read_verdicts
+from ropewalk.recipe.check import check
 from ropewalk.recipe.load import parse_recipe
 from ropewalk.recipe.spec import Recipe
 from swapped_tokenizer import swap_two_tokens
@@ -116,8 +117,9 @@ def test_missing_text_is_told_before_anything_else(
 ) -> None:
     """The recipe has warnings too; they would stand before the reason why it cannot begin."""
     data = recipe.to_json()
+    data["stages"][1]["step_tokens"] = 192
+    assert any("a step of whole sequences" in each.message for each in check(parse_recipe(data, where="test"), None))
     data["corpus"]["sources"][0].update(embedded=None, size_bytes=None, options={}, path=str(tmp_path / "nowhere"))
-    assert check_recipe(parse_recipe(recipe.to_json(), where="test"))["findings"], "there is something to warn of"
     with pytest.raises(UserError, match="files that the recipe names are missing"):
         begin(parse_recipe(data, where="test"))
     assert capsys.readouterr().err == "" and not Path(recipe.run).exists()
