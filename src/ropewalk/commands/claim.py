@@ -21,7 +21,7 @@ from ropewalk.recipe.check import check
 from ropewalk.recipe.finding import Finding
 from ropewalk.recipe.offer_ranks import offer_ranks
 from ropewalk.recipe.spec import ModelSource, Recipe
-from ropewalk.shape.find import find_model, require_model
+from ropewalk.shape.find import find_model, require_base
 from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read import read_shape
 
@@ -73,7 +73,7 @@ def _require_ranks(recipe: Recipe) -> None:
 
 def _refuse_errors(recipe: Recipe) -> None:
     if isinstance(recipe.model, str):
-        require_model(recipe.model)  # before a folder is begun that could not be continued with weights
+        require_base(recipe.model)  # before a folder is begun that could not be continued with weights
     findings = [*check(recipe, read_base_shape(recipe)), *find_unmeasured(recipe)]
     refuse_findings(findings, fix="correct that key; `ropewalk check RECIPE` checks all rules without starting the run")
 

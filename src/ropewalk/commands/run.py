@@ -28,7 +28,7 @@ from ropewalk.recipe.missing_paths import require_paths
 from ropewalk.recipe.part_digests import digest_parts
 from ropewalk.recipe.spec import Recipe
 from ropewalk.report.page import summarise, write_report
-from ropewalk.shape.find import require_model
+from ropewalk.shape.find import require_base
 
 _VERSIONS = ("ropewalk", "torch", "transformers", "tokenizers", "safetensors", "numpy")
 
@@ -93,7 +93,7 @@ def require_inputs(part: str, recipe: Recipe) -> None:
     if part != "prepare" or is_finished(folder.corpus):
         return
     if isinstance(recipe.model, str):
-        require_model(recipe.model)
+        require_base(recipe.model)
     require_paths(recipe)
 
 

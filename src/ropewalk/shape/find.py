@@ -34,14 +34,14 @@ def find_model(name: str | Path, *, config_only: bool = False, offline: bool = F
         else:
             return fetch_model(hub_name[1], hub_name[2], ["config.json"] if config_only else _WHOLE, offline=offline)
     if not config_only:
-        require_model(str(name))
+        require_base(str(name))
     elif (shipped := find_shipped(str(name))) and not folder.exists():
         tell_shipped(str(name))
         return shipped
     raise _refuse(str(name), shapes=not folder.exists())
 
 
-def require_model(name: str) -> None:
+def require_base(name: str) -> None:
     """Raise UserError where ``name`` leads to no weights: a shipped shape, or nothing. The hub is not asked."""
     folder = TINY_BASE if name == "tiny-base" else Path(name)
     if (folder / "config.json").is_file() or (_HUB_NAME.fullmatch(name) and not folder.exists()):
