@@ -4,8 +4,9 @@
 
 Documents: the texts of each .jsonl.zst in FOLDER (books in pieces), as many of each file, cut to the model's context.
 Both readings score the same documents in one process; processor seconds are of the readings alone. Prints a JSON line
-for each share: Spearman's correlation with the whole reading (and its 95 % interval by resampling documents), the
-share of the documents whose whole gain lies in the interval of the sample, agreement on the upper half, and the cost.
+for the whole reading and one for each share, with what counted in a window and the number of documents: Spearman's
+correlation with the whole reading (and its 95 % interval by resampling documents), the share of the documents whose
+whole gain lies in the interval of the sample, agreement on the upper half, and the cost.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from ropewalk.core.record import Document
 from ropewalk.corpus.read.source import read_source
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.tokens.tokenizer import load_tokenizer
-from ropewalk.evaluate.gain_sample import count_whole
+from ropewalk.evaluate.gain_sample import SAMPLED, WINDOWS, count_whole
 from ropewalk.evaluate.length_gain import LongText, read_gains
 from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.model.open_model import open_model
@@ -29,6 +30,8 @@ from ropewalk.shape.read import read_shape
 
 PIECE_CHARACTERS = 1 << 14
 RESAMPLED = 1000
+PARTS = {1: "all", 2: "last half", 4: "last quarter"}
+UNITS = {"gain": "nats per token", "cpu_seconds": "processor seconds", "tokens": "tokens read"}
 
 
 def collect(data: Path, model: Path, documents: int, context_tokens: int, least: int) -> list[LongText]:
@@ -84,6 +87,7 @@ def main() -> None:
     tokens = sum(count_whole(len(text.tokens), given.truncated) for text in texts)
     facts = {"model": given.model.name, "documents": len(texts), "context_tokens": context}
     print(json.dumps({**facts, "truncated_tokens": given.truncated, "tokens_of_the_whole": tokens,
+                      "counted": f"{PARTS[WINDOWS]} of a window", "units": UNITS, "n": len(texts),
                       "cpu_seconds": round(seconds, 1), "gain_mean": round(float(whole.mean()), 4),
                       "gain_deviation": round(float(whole.std()), 4)}), flush=True)  # fmt: skip
     rng, groups = np.random.default_rng(0), [text.source for text in texts]
@@ -101,6 +105,9 @@ def main() -> None:
         }
         print(json.dumps({
             "share": share,
+            "counted": f"{PARTS[SAMPLED]} of a window",
+            "n": len(texts),
+            "resampled": RESAMPLED,
             "tokens_share": round(sum(row["tokens_read"] for row in rows) / tokens, 3),
             "cpu_share": round(sampled_seconds / seconds, 3),
             "spearman": round(spearman(found, whole), 3),

@@ -152,3 +152,19 @@ def test_a_corpus_that_is_not_prepared_is_told(recipe: Path, verb: str) -> None:
 def test_a_format_that_nobody_knows_is_refused(recipe: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no such format"):
         say("corpus", "export", str(recipe), str(tmp_path / "out"), "--format", "parquet")
+
+
+@pytest.mark.parametrize("verb", ["report", "inspect", "card"])
+def test_a_corpus_of_version_0_1_is_to_be_prepared_again(recipe: Path, verb: str, tmp_path: Path) -> None:
+    """There the split of each document had another name. What was written in the manifest stays as it was."""
+    say("prepare", str(recipe))
+    folder = tmp_path / "run" / "corpus"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for name in ("web", "law"):
+        (folder / name / "split.npy").rename(folder / name / "fate.npy")
+        manifest["files"][f"{name}/fate.npy"] = manifest["files"].pop(f"{name}/split.npy")
+    del manifest["digest"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="prepared by an earlier version") as refused:
+        say("corpus", verb, str(recipe))
+    assert f"remove {folder}" in refused.value.fix

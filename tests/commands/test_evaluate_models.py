@@ -36,6 +36,8 @@ def test_the_base_is_read_once_whatever_it_is_compared_with(tmp_path: Path, monk
     assert read == ["base", "base"], "other prompts are another measurement"
     changes = [score for score in first["scores"] if score["task"].startswith("change/foreign/")]
     assert len(changes) == 2 and all(score["value"] == 0 and score["model"] == "model" for score in changes)
+    (forgotten,) = (each for each in first["verdicts"] if each["key"] == "foreign/worst")
+    assert (forgotten["outcome"], forgotten["value"]) == ("met", 0)
     assert "retrieval/key_value" in first["text"] and "change/foreign/essays_en" in first["text"]
 
 

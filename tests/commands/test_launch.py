@@ -1,21 +1,24 @@
 """The script for Slurm does what it says: it is run, with two torchrun nodes on loopback in the place of srun."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import yaml
 
 import ropewalk
-from ropewalk.commands.launch import Asked, name_job, write_script
+from ropewalk.commands.launch import KINDS, Asked, name_job, write_script
 from ropewalk.commands.run import do_part
 from ropewalk.core.error import UserError
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.parallel.elastic import run_elastic
+from ropewalk.recipe.check import check
 from ropewalk.recipe.load import load_recipe, parse_recipe
 from ropewalk.recipe.spec import Recipe
 
@@ -167,10 +170,20 @@ def test_slurm_prepares_on_cpus_before_it_trains(
     assert "--array=0-2" in tokenise and "--dependency=afterok:1" in tokenise
     assert "--dependency=afterok:2" in prepare and "--gpus" not in prepare and "--nodes=1" in prepare
     assert "--dependency=afterok:3" in train and "--gpus-per-node=1 --exclusive --mem=0" in train
+    assert all("--cpus-per-task=16 --mem=64G" in each for each in (survey, tokenise, prepare))
     assert all(word in train for word in ("--cpus-per-task=16", "--nodes=2", "--requeue", "--signal=B:TERM@300"))
     jobs = [(tmp_path / "jobs" / f"{number}.sh").read_text() for number in (1, 2, 3, 4)]
     assert all(job.splitlines()[3].startswith("trap ") for job in jobs), "a signal is heard before anything is done"
     assert '--share "$SLURM_ARRAY_TASK_ID/3"' in jobs[0] and "ropewalk run quickstart seed=2" in jobs[3]
+    many = on_gpus.model_copy(update={"parallel": on_gpus.parallel.model_copy(update={"ranks": 16})})
+    for kind, small, large in (
+        ("slurm", "--cpus-per-task=16 --mem=64G", "--cpus-per-task=64"),
+        ("k8s", 'cpu: "16", memory: 64Gi}', 'cpu: "64", memory: 512Gi, nvidia'),
+        ("kubeflow", 'cpu: "16", memory: 64Gi}', 'cpu: "64", memory: 512Gi, nvidia'),
+        ("ray", "PREPARE_CPUS = 2, 64, 8, 16", "num_cpus=CPUS, num_gpus=GPUS"),
+    ):
+        text = write_script(kind, many, argument=Path("r"), overrides=[], asked=Asked(nodes=2))["script"]
+        assert small in text and large in text, "a machine without GPUs need not be as large"
     shared = write_script(
         "slurm", recipe, argument=Path("r"), overrides=[], asked=Asked(2, memory_gib=9, exclusive=False)
     )
@@ -193,6 +206,59 @@ def test_what_cannot_be_shared_out_is_refused(recipe: Recipe) -> None:
         write("sky", 1, parallel=recipe.parallel.model_copy(update={"device": "cuda"}))
     with pytest.raises(UserError, match="--memory 0"):
         write_script("k8s", recipe, argument=Path("r"), overrides=[], asked=Asked(nodes=1, memory_gib=0))
+
+
+OVERRIDE = re.compile(r"(parallel\.\w+|hardware)=('[^']*'|\S+?)(?=[\s,]|$)")
+
+
+def offer(fix: str) -> list[tuple[list[str], int | None]]:
+    """The ways that a fix offers, each as its overrides and its number of machines."""
+    ways = []
+    for part in fix.split(", or "):
+        nodes = re.search(r"--nodes (\d+)", part)
+        ways.append(([f"{key}={value.strip(chr(39))}" for key, value in OVERRIDE.findall(part)],
+                     None if nodes is None else int(nodes[1])))  # fmt: skip
+    return ways
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize(
+    ("overrides", "nodes"),
+    [
+        ((), 3),
+        ((), 0),
+        (("parallel.ranks=5",), 1),
+        (("parallel.ranks=5",), 3),
+        (("parallel.ranks=6", "parallel.replicas=4"), 2),
+        (("parallel.ranks=8", "parallel.context_parallel=8"), 3),
+        (("parallel.ranks=10", "hardware=h100-sxm x 4"), 1),
+        (("parallel.ranks=12", "parallel.context_parallel=4", "hardware=h100-sxm x 2"), 3),
+        (("parallel.ranks=4", "hardware=h100-sxm"), 2),
+        (("parallel.ranks=4", "parallel.device=cuda"), 2),
+    ],
+)
+def test_what_a_refusal_offers_is_accepted(kind: str, overrides: tuple[str, ...], nodes: int) -> None:
+    """Each way is typed after the same command: launch takes it, and so do the rules of the recipe."""
+
+    named = ["hardware=h100-sxm"] if kind == "sky" and "parallel.device=cuda" not in overrides else []
+
+    def write(more: Sequence[str], count: int) -> Recipe:
+        recipe = load_recipe(Path("quickstart"), [*named, *overrides, *more])
+        write_script(kind, recipe, argument=Path("quickstart"), overrides=[], asked=Asked(nodes=count))
+        return recipe
+
+    try:
+        write((), nodes)
+    except UserError as error:
+        ways = offer(error.fix)
+        assert any(more or count is not None for more, count in ways), error
+        for more, count in ways:
+            recipe = write(more, nodes if count is None else count)
+            wrong = [each for each in check(recipe, None) if each.level == "error"]
+            assert [each for each in wrong if each.key.startswith("parallel")] == []
+            assert count is not None or wrong == []
+    else:
+        assert "hardware=h100-sxm" in overrides or "parallel.device=cuda" in overrides
 
 
 def test_a_run_of_any_name_gives_a_name_that_schedulers_take() -> None:

@@ -176,7 +176,7 @@ def test_a_plain_indexed_job_needs_no_operator(recipe: Recipe) -> None:
     found = read(write("k8s", on_gpus(recipe, run="runs/Big One"), image="me/rope:1", cpus=12, memory_gib=100))
     assert list(found) == ["Job ropewalk-big-one-prepare", "Service ropewalk-big-one", "Job ropewalk-big-one"]
     prepare = hold_pods(found["Job ropewalk-big-one-prepare"], gpus=0)
-    assert "\nropewalk prepare 'my recipe.yaml' seed=2 &\n" in prepare
+    assert prepare == "exec ropewalk prepare 'my recipe.yaml' seed=2 --mark-failure\n"
     job = found["Job ropewalk-big-one"]
     script = hold_pods(job, gpus=1)
     assert job["completionMode"] == "Indexed" and job["completions"] == job["parallelism"] == 2
@@ -185,7 +185,7 @@ def test_a_plain_indexed_job_needs_no_operator(recipe: Recipe) -> None:
     assert "--rdzv-endpoint=ropewalk-big-one-0.ropewalk-big-one:29500" in script
     assert "--nnodes=2 --nproc-per-node=1" in script and "ropewalk run 'my recipe.yaml' seed=2" in script
     (wait,) = job["template"]["spec"]["initContainers"]
-    assert wait["args"][1:] == ["runs/Big One/corpus/manifest.json", "runs/Big One.prepare-failed", "86400"]
+    assert wait["args"][0].endswith("exec ropewalk corpus wait 'my recipe.yaml' seed=2 --seconds 86400\n")
     *_, waited = job["podFailurePolicy"]["rules"]
     assert waited == {
         "action": "FailJob",
@@ -195,21 +195,6 @@ def test_a_plain_indexed_job_needs_no_operator(recipe: Recipe) -> None:
     assert limits == {"cpu": "12", "memory": "100Gi", "nvidia.com/gpu": "1"}
 
 
-RUN = "runs/$(JOB_COMPLETION_INDEX) it's"
-
-
-def play_pods(recipe: Recipe, folder: Path, verb: str) -> tuple[list[str], list[str]]:
-    """The commands of the preparation and of the wait, as Kubernetes starts them; ``verb`` is a shell's ropewalk."""
-    tool = folder / "ropewalk"
-    tool.write_text(f"#!/bin/sh\n{verb}\n")
-    tool.chmod(0o755)
-    found = read(write("k8s", on_gpus(recipe, run=RUN)))
-    jobs = [spec["template"]["spec"] for name, spec in found.items() if name.startswith("Job")]
-    prepare, wait = jobs[0]["containers"][0], jobs[1]["initContainers"][0]
-    started = ([*each["command"], *map(expand_arguments, each["args"])] for each in (prepare, wait))
-    return next(started), next(started)
-
-
 def play(command: list[str], folder: Path) -> subprocess.Popen[str]:
     path = f"{folder}:{os.environ['PATH']}"
     return subprocess.Popen(
@@ -217,42 +202,17 @@ def play(command: list[str], folder: Path) -> subprocess.Popen[str]:
     )
 
 
-def test_waiting_pods_end_with_the_preparation_that_fails(recipe: Recipe, tmp_path: Path) -> None:
-    prepare, wait = play_pods(recipe, tmp_path, "exit 2")
-    mark = tmp_path / f"{RUN}.prepare-failed"
-    failed = play(prepare, tmp_path)
-    assert failed.communicate(timeout=20)[1] == "" and failed.returncode == 2 and mark.read_text() == "2\n"
-    waited = play(wait, tmp_path)
-    assert "the preparation of the corpus ended with 2" in waited.communicate(timeout=20)[1]
-    assert waited.returncode == 2 and not mark.exists(), "the next job begins without it"
-
-
-@pytest.mark.parametrize("code", [0, 1, 75])
-def test_a_preparation_that_may_go_on_leaves_no_mark(code: int, recipe: Recipe, tmp_path: Path) -> None:
-    prepare, _ = play_pods(recipe, tmp_path, f"exit {code}")
-    mark = tmp_path / f"{RUN}.prepare-failed"
-    mark.parent.mkdir()
-    mark.write_text("2\n")  # of an earlier try
-    done = play(prepare, tmp_path)
-    assert done.communicate(timeout=20)[1] == "" and done.returncode == code and not mark.exists()
-
-
 def test_a_preparation_that_is_stopped_saves_first(recipe: Recipe, tmp_path: Path) -> None:
-    verb = "trap 'exit 75' TERM\necho ready\nwhile :; do sleep 0.02; done"
-    job = play(play_pods(recipe, tmp_path, verb)[0], tmp_path)
-    assert job.stdout is not None and job.stdout.readline() == "ready\n"
-    job.send_signal(signal.SIGTERM)
-    job.communicate(timeout=20)
-    assert job.returncode == 75
-
-
-def test_pods_wait_no_longer_than_the_file_says(recipe: Recipe, tmp_path: Path) -> None:
-    *_, wait = play_pods(recipe, tmp_path, "exit 1")
-    late = play([*wait[:-1], "0"], tmp_path)
-    assert "manifest.json after 0 s" in late.communicate(timeout=20)[1] and late.returncode == 2
-    (tmp_path / RUN / "corpus").mkdir(parents=True)
-    (tmp_path / RUN / "corpus" / "manifest.json").touch()
-    assert play(wait, tmp_path).wait(timeout=20) == 0
+    """Kubernetes signals the first process of a pod, so that must be the verb and no shell."""
+    (tmp_path / "ropewalk").write_text("#!/bin/sh\ntrap 'exit 75' TERM\necho ready\nwhile :; do sleep 0.02; done\n")
+    (tmp_path / "ropewalk").chmod(0o755)
+    pods = [spec["template"]["spec"] for name, spec in read(write("k8s", on_gpus(recipe))).items() if "Job" in name]
+    for container in (pods[0]["containers"][0], pods[1]["initContainers"][0]):
+        job = play([*container["command"], *map(expand_arguments, container["args"])], tmp_path)
+        assert job.stdout is not None and job.stdout.readline() == "ready\n"
+        job.send_signal(signal.SIGTERM)
+        job.communicate(timeout=20)
+        assert job.returncode == 75
 
 
 def test_a_train_job_holds_no_gpu_while_it_prepares(recipe: Recipe) -> None:
@@ -280,19 +240,20 @@ def test_a_task_of_skypilot_names_the_devices(recipe: Recipe) -> None:
 
 def test_on_skypilot_no_torchrun_starts_before_the_text_is_prepared(recipe: Recipe, tmp_path: Path) -> None:
     """torchrun gives up on a first machine that does not listen for 10 minutes, and a preparation may take hours."""
-    for name, line in (
-        ("ropewalk", "exit 2"),
-        ("python3", "echo trains"),
-        ("sleep", 'mkdir -p "$TEXT"; touch "$MADE"'),
-    ):
+    verb = 'echo "$@" >> said; [ "$1" = corpus ] || exit 2'
+    for name, line in (("ropewalk", verb), ("python3", "echo trains")):
         (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
         (tmp_path / name).chmod(0o755)
-    script = yaml.safe_load(write("sky", on_gpus(recipe, run="runs/my one")))["run"].replace("cd /work\n", "")
-    text = tmp_path / "runs" / "my one" / "corpus"
-    given = f"export SKYPILOT_NODE_IPS=a TEXT='{text}' MADE='{text / 'manifest.json'}' SKYPILOT_NODE_RANK="
+    script = yaml.safe_load(write("sky", on_gpus(recipe)))["run"].replace("cd /work\n", "")
+    given = "export SKYPILOT_NODE_IPS=a SKYPILOT_NODE_RANK="
     other = play(["/bin/sh", "-c", f"{given}1\n{script}"], tmp_path)
-    assert other.communicate(timeout=20)[0] == "trains\n" and (text / "manifest.json").exists()
-    assert play(["/bin/sh", "-c", f"{given}0\n{script}"], tmp_path).wait(timeout=20) == 2
+    assert other.communicate(timeout=20)[0] == "trains\n"
+    assert (tmp_path / "said").read_text() == "corpus wait my recipe.yaml seed=2\n"
+    first = play(["/bin/sh", "-c", f"{given}0\n{script}"], tmp_path)
+    assert first.communicate(timeout=20)[0] == "" and first.returncode == 2, "no torchrun after wrong input"
+    (tmp_path / "ropewalk").write_text('#!/bin/sh\n[ "$1" != corpus ] || exit 2\n')
+    waited = play(["/bin/sh", "-c", f"{given}1\n{script}"], tmp_path)
+    assert waited.communicate(timeout=20)[0] == "" and waited.returncode == 2
 
 
 ODD = 'stages.0.note=it\'s $HOME $(JOB_COMPLETION_INDEX) $$ "x" `id` \\ a;b #c {name} 新'
@@ -311,9 +272,7 @@ def test_odd_characters_reach_the_ranks_as_they_were_given(kind: str, recipe: Re
     scripts = [text]
     if kind in ("k8s", "kubeflow"):
         found = [container for each in yaml.safe_load_all(text) for container in list_containers(each)]
-        scripts = [expand_arguments(each["args"][0]) for each in found if len(each["args"]) == 1]
-        waits = [expand_arguments(each["args"][1]) for each in found if len(each["args"]) == 4]
-        assert waits == ["runs/$(JOB_COMPLETION_INDEX) 'a'/corpus/manifest.json"] * (kind == "k8s")
+        scripts = [expand_arguments(each["args"][0]) for each in found]
     elif kind == "sky":
         scripts = [yaml.safe_load(text)["run"]]
     elif kind == "ray":
@@ -322,14 +281,11 @@ def test_odd_characters_reach_the_ranks_as_they_were_given(kind: str, recipe: Re
             for each in text.splitlines()
             if each.startswith(("PREPARE", "TRAIN"))
         ]
-    lines = [
-        line for script in scripts for line in script.splitlines() if "ropewalk prepare" in line or " run " in line
-    ]
-    lines = [line for line in lines if ODD[:12] in line]
-    assert len(lines) == 2
+    lines = [line for script in scripts for line in script.splitlines() if ODD[:12] in line]
+    assert len(lines) == (3 if kind in ("k8s", "sky") else 2)
     for line in lines:
         words = shlex.split(line.partition("; then ")[2] or line)
-        at = next(number for number, word in enumerate(words) if word in ("prepare", "run"))
+        at = next(number for number, word in enumerate(words) if word in ("prepare", "run", "wait"))
         assert Path(words[at + 1]).name == "my recipe.yaml" and words[at + 2].removesuffix(";") == ODD
 
 

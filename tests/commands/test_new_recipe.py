@@ -5,9 +5,18 @@ from pathlib import Path
 import pytest
 
 from ropewalk.commands.check import check_recipe
+from ropewalk.commands.claim import read_base_shape
 from ropewalk.commands.new_recipe import _find_kind, new_recipe
 from ropewalk.core.error import UserError
+from ropewalk.plan.forecast import forecast_recipe
 from ropewalk.recipe.load import load_recipe
+from ropewalk.recipe.spec import Recipe
+
+
+def find_fit(recipe: Recipe) -> bool:
+    shape = read_base_shape(recipe)
+    assert shape is not None
+    return all(plan.fits for plan in forecast_recipe(recipe, shape))
 
 
 @pytest.mark.parametrize("model", ["Qwen/Qwen3-0.6B-Base", "Qwen/Qwen3-8B-Base", "HuggingFaceTB/SmolLM2-360M"])
@@ -48,10 +57,32 @@ def test_a_kind_is_a_context_length_as_recipes_write_it(kind: str, tmp_path: Pat
             new_recipe(wrong, model="tiny-base", out=tmp_path / "other.yaml")
     with pytest.raises(UserError, match="2K may mean two lengths"):
         new_recipe("2K", model="tiny-base", out=tmp_path / "other.yaml")
-    found = [_find_kind(each) for each in ("16k", "16Ki", "32k", "64Ki", "1Mi")]
-    assert [(each.context_tokens, each.context) for each in found] == [
-        *([(16384, 2)] * 2), (32768, 4), (65536, 4), (1 << 20, 8),
-    ]  # fmt: skip
+    found = [_find_kind(each).context_tokens for each in ("16k", "16Ki", "32k", "64Ki", "1Mi")]
+    assert found == [16384, 16384, 32768, 65536, 1 << 20]
+
+
+@pytest.mark.parametrize(
+    ("kind", "model", "ranks"),
+    [
+        ("16Ki", "HuggingFaceTB/SmolLM2-135M", (1, 1)),
+        ("128Ki", "Qwen/Qwen3-0.6B-Base", (1, 1)),
+        ("1Mi", "Qwen/Qwen3-0.6B-Base", (8, 8)),
+        ("domain", "HuggingFaceTB/SmolLM3-3B-Base", (4, 4)),
+        ("128Ki", "Qwen/Qwen3-1.7B-Base", (2, 2)),
+        ("16Ki", "meta-llama/Llama-2-7b-hf", (8, 2)),
+        ("128Ki", "Qwen/Qwen3-8B-Base", (8, 8)),
+        ("lora-1gpu", "Qwen/Qwen3-8B-Base", (1, 1)),
+    ],
+)
+def test_as_many_gpus_are_asked_for_as_the_model_needs(
+    kind: str, model: str, ranks: tuple[int, int], tmp_path: Path
+) -> None:
+    new_recipe(kind, model=model, out=tmp_path / "mine.yaml")
+    recipe = load_recipe(tmp_path / "mine.yaml")
+    assert (recipe.parallel.ranks, recipe.parallel.context_parallel) == ranks
+    assert recipe.hardware == f"h100-sxm x {ranks[0]}"
+    if kind == "128Ki":  # of the longest that fewer than eight GPUs are asked for
+        assert find_fit(recipe)
 
 
 def test_the_place_of_the_text_is_given_with_data(tmp_path: Path) -> None:

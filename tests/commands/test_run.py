@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from ropewalk.core.error import UserError
 from ropewalk.core.record import read_metrics, read_scores
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.evaluate.stage_gate import read_verdicts
+from ropewalk.recipe.check import check
 from ropewalk.recipe.load import parse_recipe
 from ropewalk.recipe.spec import Recipe
 from swapped_tokenizer import swap_two_tokens
@@ -107,6 +109,20 @@ def test_a_part_names_the_one_that_it_stands_on(recipe: Recipe) -> None:
     for part, needed in (("train", "prepare"), ("evaluate", "train"), ("export", "train")):
         with pytest.raises(UserError, match=f"ropewalk {needed}"):
             do_part(part, recipe)
+
+
+@pytest.mark.parametrize("begin", [run_recipe, lambda recipe: do_part("prepare", recipe)])
+def test_missing_text_is_told_before_anything_else(
+    recipe: Recipe, begin: Callable[[Recipe], Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The recipe has warnings too; they would stand before the reason why it cannot begin."""
+    data = recipe.to_json()
+    data["stages"][1]["step_tokens"] = 192
+    assert any("a step of whole sequences" in each.message for each in check(parse_recipe(data, where="test"), None))
+    data["corpus"]["sources"][0].update(embedded=None, size_bytes=None, options={}, path=str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match="files that the recipe names are missing"):
+        begin(parse_recipe(data, where="test"))
+    assert capsys.readouterr().err == "" and not Path(recipe.run).exists()
 
 
 def test_a_recipe_that_breaks_a_rule_leaves_nothing(recipe: Recipe) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from ropewalk.core import progress
 from ropewalk.core.events import emit, open_events
-from ropewalk.core.progress import say, set_quiet, warn, watch
+from ropewalk.core.progress import say, say_once, set_quiet, warn, watch
 
 SRC = Path(progress.__file__).parents[1]
 SHOWN = """
@@ -142,3 +142,22 @@ def test_events_are_strict_json_and_go_on_after_half_a_line(tmp_path: Path, requ
     told = json.loads(result, parse_constant=refuse)
     assert (told["loss"], told["interval"], told["by"]) == (None, [1.0, None], {"3": None})
     assert told["where"] == str(tmp_path)
+
+
+def test_what_all_ranks_find_is_told_by_the_first_and_once(capfd: pytest.CaptureFixture[str]) -> None:
+    """Ranks are forked twice, as for two parts of a run: what the first ranks told is not told by the later ones."""
+    from ropewalk.parallel.launch import run_ranks
+
+    for _ in range(2):
+        run_ranks(lambda: say_once("a library is not used"), 2)
+    say_once("a library is not used")
+    say_once("another is")
+    assert capfd.readouterr().err.splitlines() == ["a library is not used", "another is"]
+
+
+def test_a_full_memory_of_lines_loses_no_line() -> None:
+    told = progress._Told()
+    lines = [str(number) for number in range(1000)]
+    assert all(told.add(line) for line in lines) and not told.add("0") and told.add("999")
+    told.clear()
+    assert told.add("0")

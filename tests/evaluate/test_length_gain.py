@@ -137,7 +137,7 @@ def test_joined_documents_get_no_score_and_this_is_told(
     folder = build(CorpusSpec.model_validate(spec), tokenizer=tokenizer, seed=0, folder=tmp_path / "corpus")
     texts = list(long_texts(open_corpus(folder), truncated_tokens=NEAR, context_tokens=CONTEXT))
     assert [text.id for text in texts] == ["b8"]
-    assert "4 joined documents of source books get no score" in capsys.readouterr().err
+    assert "source books has 4 joined documents without a score" in capsys.readouterr().err
 
 
 def test_nothing_to_score_is_an_error(models: dict[str, Path], corpus: Corpus, tmp_path: Path) -> None:

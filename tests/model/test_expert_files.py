@@ -142,7 +142,7 @@ def test_a_missing_or_odd_matrix_is_named(tmp_path: Path, kind: str, name: str) 
     spoil(folder, name, None)
     with pytest.raises(UserError) as caught:
         join_experts(read_headers(folder))
-    assert caught.value.why == f"1 matrices are missing ({name})"
+    assert caught.value.why == f"missing tensors: 1 ({name})"
 
 
 def test_a_folder_with_fewer_experts_than_its_config_says(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Where hardware, nodes and ranks of a recipe contradict each other, or the machine that trains, it is told."""
 
+import re
 from typing import Any
 
 import pytest
@@ -10,18 +11,38 @@ from ropewalk.plan.hardware import KNOWN, Machine, measure_cpu
 from ropewalk.plan.named_hardware import check_hardware, compare_hardware, require_hardware
 from ropewalk.plan.planned_machine import describe_hardware
 from ropewalk.recipe.hardware_keys import read_hardware
+from ropewalk.recipe.parallel import require_even
+from ropewalk.recipe.spec import Recipe
 
 
 def find(ranks: int, machine: Machine | None = None, device: str = "auto", **given: Any) -> list[tuple[str, str, str]]:
     recipe = make_planned(parallel={"ranks": ranks, "device": device}, **given)
     machine = machine or describe_hardware(read_hardware(given["hardware"]), ranks=ranks)
-    return [(each.level, each.key, each.message) for each in check_hardware(recipe, machine)]
+    return [(each.level, each.key, f"{each.message}; {each.fix}") for each in check_hardware(recipe, machine)]
 
 
 def test_more_ranks_than_devices_are_an_error() -> None:
     ((level, key, message),) = find(32, hardware="h100-sxm x 8", nodes=2)
     assert (level, key) == ("error", "nodes")
-    assert message.startswith("32 ranks need 4 nodes of 8 x h100-sxm, not 2; set nodes=4, or parallel.ranks=16")
+    assert message.startswith("32 ranks need 4 nodes of 8 x h100-sxm, not 2; nodes=4, or parallel.ranks=16")
+
+
+@pytest.mark.parametrize(("ranks", "context"), [(32, 1), (33, 3), (24, 6), (40, 20)])
+def test_ranks_that_are_offered_are_accepted(ranks: int, context: int) -> None:
+    for nodes in (1, 2):
+        recipe = make_planned(
+            parallel={"ranks": ranks, "context_parallel": context}, hardware="h100-sxm x 8", nodes=nodes
+        )
+        machine = describe_hardware(read_hardware("h100-sxm x 8"), ranks=ranks)
+        (finding,) = check_hardware(recipe, machine)
+        offered = re.search(r"parallel\.ranks=(\d+)", finding.fix)
+        assert (offered is None) == (context > 8 * nodes), finding
+        if offered is not None:
+            data = recipe.to_json()
+            data["parallel"]["ranks"] = int(offered[1])
+            changed = Recipe.model_validate(data)
+            assert [each for each in check_hardware(changed, machine) if each.level == "error"] == [], finding
+            require_even(changed.parallel.ranks, context=context, replicas=1)
 
 
 @pytest.mark.parametrize(

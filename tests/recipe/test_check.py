@@ -197,7 +197,7 @@ def test_the_length_of_a_stage_that_skips_is_its_reach() -> None:
 
 KEPT = {"window": 1024, "rope": "unchanged"}
 LAYERS: dict[str, tuple[list[dict[str, Any]], str, str]] = {
-    "a pattern that does not divide": ([KEPT] * 5, "error", "32 layers are not a multiple of the 5 lines"),
+    "a pattern that does not divide": ([KEPT] * 5, "error", "the pattern has 5 lines, and the model 32 layers"),
     "a window larger than the target": ([{"window": "32Ki"}], "error", "32Ki tokens do not fit into 16Ki"),
     "a method on top of another": ([{"rope": {"kind": "theta", "theta": 1e3}}], "error", "1000 is below the base's"),
     "a stretched window": ([{"window": 1024}, {}], "warning", "a window of 1Ki have no distance above the base's 4Ki"),

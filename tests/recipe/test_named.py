@@ -1,5 +1,6 @@
 """Recipes that ship are found by name from any folder; a trial is a short run of the same recipe."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from typer.testing import CliRunner
 from ropewalk.cli.main import app
 from ropewalk.core.error import UserError
 from ropewalk.recipe.fast_run import plan_trial
-from ropewalk.recipe.load import load_recipe
+from ropewalk.recipe.load import load_recipe, parse_advice, parse_evaluate, parse_export, parse_stage
 from ropewalk.recipe.named import find_named, list_recipes
 from ropewalk.recipe.spec import Recipe
 
@@ -66,3 +67,40 @@ def test_the_command_tells_its_version_and_completes() -> None:
     told = CliRunner().invoke(app, ["--version"])
     assert told.exit_code == 0 and told.output.startswith("ropewalk 0.")
     assert "--show-completion" in CliRunner().invoke(app, ["--help"]).output
+
+
+def test_only_recipes_are_offered_in_the_place_of_a_wrong_name(tmp_path: Path) -> None:
+    """A manifest of Kubernetes, a file that is no YAML and a list are near by name, and no recipe."""
+    (tmp_path / "k1.yaml").write_text("apiVersion: batch/v1\nkind: Job\n---\napiVersion: v1\nkind: Service\n")
+    (tmp_path / "k2.yaml").write_text("apiVersion: v1\nkind: Service\n")
+    (tmp_path / "k4.yaml").write_text("a: b: c\n")
+    (tmp_path / "k5.yaml").write_text("- stages\n")
+    for asked in (tmp_path / "k3.yaml", tmp_path):
+        with pytest.raises(UserError) as refused:
+            load_recipe(asked)
+        assert "did you mean" not in refused.value.fix
+    (tmp_path / "k6.yaml").write_text("model: tiny-base\nstages: []\nwrong: 1\n")
+    for asked in (tmp_path / "k3.yaml", tmp_path):
+        with pytest.raises(UserError) as refused:
+            load_recipe(asked)
+        assert refused.value.fix == f"did you mean {tmp_path / 'k6.yaml'}?"
+
+
+@pytest.mark.parametrize(
+    ("parse", "given", "meant"),
+    [
+        (lambda given: parse_evaluate(given, {"lengths": [1], "ruler": {"samples": 20}}),
+         "evaluate.ruler.samples=1", "ruler.samples=1"),
+        (parse_stage, "stages.0.rope.kind=theta", "rope.kind=theta"),
+        (parse_advice, "stages.12.context_length=128Ki", "context_length=128Ki"),
+        (parse_export, "export.dtype=bfloat16", "dtype=bfloat16"),
+    ],
+)  # fmt: skip
+def test_a_key_with_its_place_is_refused_where_no_recipe_is_given(
+    parse: Callable[[list[str]], object], given: str, meant: str
+) -> None:
+    others = ["context_length=64Ki", "rope.theta=1e6"] if parse is parse_stage else []
+    with pytest.raises(UserError, match="is a key of a recipe") as refused:
+        parse([*others, given])
+    assert refused.value.fix == f"write {meant}"
+    parse([*others, meant])

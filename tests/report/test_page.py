@@ -243,7 +243,7 @@ def test_the_first_panels_of_a_run_can_be_read(run: Path) -> None:
     assert "2" in words and "1.50" not in words
     assert len(re.findall('<use [^>]*fill="#0b5fa5"', training)) == 3
     append_metrics(run / "metrics.jsonl", [Metric(0, 2, "skipped", 1.0, "steps")])
-    assert "1 step was skipped: loss or gradient norm not finite" in write_report(run).read_text()
+    assert "1 step skipped: loss or gradient norm not finite" in write_report(run).read_text()
 
 
 def test_a_run_that_goes_on_is_reported_and_not_disturbed(run: Path) -> None:
@@ -304,6 +304,24 @@ def test_a_model_from_nothing_in_seven_stages(tmp_path: Path) -> None:
     assert len(text) < 1_000_000
     summary = summarise(run)
     assert summary["targets_set"] == 2 and "base" not in summary["text"].splitlines()[2].split()
+
+
+@pytest.mark.parametrize(
+    ("steps", "tokens_at", "told"),
+    [
+        (1, (), "now at step 1 of stage 0"),
+        (1, (1,), "trained on 8.19K tokens in 1 step"),
+        (3, (1, 2, 3), "trained on 24.6K tokens in 3 steps"),
+        (1234, (10,), "trained on 8.19K tokens in 10 steps, now at step 1,234 of stage 0"),
+    ],
+)
+def test_the_first_steps_of_a_run_are_told(run: Path, steps: int, tokens_at: tuple[int, ...], told: str) -> None:
+    """Tokens are counted every log_steps steps, so at first there are steps and no tokens."""
+    rows = [Metric(0, step, "loss/train", 3.0, "nats per token") for step in (1, steps)]
+    rows += [Metric(0, step, "tokens/source/topics", 8192, "tokens") for step in tokens_at]
+    (run / "metrics.jsonl").unlink()
+    append_metrics(run / "metrics.jsonl", rows)
+    assert summarise(run)["text"].splitlines()[0].endswith(f"(4x), {told}")
 
 
 def test_a_trial_is_named_as_one(tmp_path: Path) -> None:

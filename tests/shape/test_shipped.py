@@ -11,6 +11,7 @@ from ropewalk.commands.check import check_recipe
 from ropewalk.commands.check_inputs import take_offline
 from ropewalk.commands.claim import claim
 from ropewalk.commands.extend import extend_model
+from ropewalk.commands.run import run_recipe
 from ropewalk.core.error import UserError
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.recipe.load import load_recipe
@@ -110,6 +111,21 @@ def test_a_near_miss_is_proposed(given: str, first: str) -> None:
     with pytest.raises(UserError) as refused:
         find_model(given, config_only=True)
     assert first in refused.value.fix and "org/name@main" in refused.value.fix
+
+
+@pytest.mark.parametrize("given", ["Qwen3-8B-Base", "/models/Qwen3-8B-Base", "nowhere"])
+def test_a_run_is_offered_no_shape_without_weights(given: str, tmp_path: Path) -> None:
+    recipe = load_recipe(Path("quickstart"), [f"model={given}", f"run={tmp_path / 'run'}"])
+
+    def begin() -> None:
+        with claim(recipe, RunFolder(Path(recipe.run))):
+            pass
+
+    for ask in (begin, lambda: run_recipe(recipe), lambda: find_model(given)):
+        with pytest.raises(UserError, match="is not a model") as refused:
+            ask()
+        assert "shape" not in str(refused.value) and "org/name@main" in refused.value.fix
+    assert not (tmp_path / "run").exists()
 
 
 def test_nothing_is_proposed_for_another_word() -> None:

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3_5ForCausalLM, 
 
 from packs import pack
 from ropewalk import parallelize
-from ropewalk.checkpoint.load import load_weights, newest
+from ropewalk.checkpoint.load import load_weights, newest, read_facts
 from ropewalk.core.artifact import read_manifest
 from ropewalk.core.error import UserError
 from ropewalk.core.run_folder import RunFolder
@@ -137,6 +137,13 @@ def test_only_new_layers_move_first_and_a_resumed_run_is_the_same(
     resumed, straight = train(tmp_path / "stopped", 4), train(tmp_path / "straight", 4)
     assert all(not torch.equal(straight[name], first[name]) for name in straight)
     assert all(torch.equal(resumed[name], straight[name]) for name in straight)
+    # AdamW's first update of a weight without decay has the size of the rate, whenever it comes
+    norms = torch.cat([(straight[name] - first[name]).abs() for name in straight if name.endswith("layernorm.weight")])
+    torch.testing.assert_close(norms.median(), torch.tensor(1e-2), rtol=1e-3, atol=0)
+    checkpoint = newest(RunFolder(tmp_path / "straight").checkpoints(0))
+    assert checkpoint is not None
+    missed = read_facts(checkpoint)["missed"]
+    assert set(missed.values()) == {3} and not any("linear_attn" in name for name in missed)
     export(straight, extended, tmp_path / "out", dtype="float32")
     theirs, report = AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert type(theirs) is Qwen3_5ForCausalLM and not report["missing_keys"] and not report["unexpected_keys"]

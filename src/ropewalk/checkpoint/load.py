@@ -108,7 +108,7 @@ def load_moments(state: TrainState, checkpoint: Path) -> TrainState:
     facts = read_facts(checkpoint)
     moments = {name: tensor for name, tensor in name_tensors(state).items() if not name.startswith((WEIGHT, SHARES))}
     _read_tensors(moments, facts, checkpoint)
-    state = state.with_figures({**state.figures(), "updates": facts["updates"]})
+    state = state.with_figures({**state.figures(), "updates": facts["updates"], "missed": facts.get("missed", {})})
     set_updates(state)
     return state
 

@@ -7,7 +7,7 @@ digest of this folder is one of the inputs.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +25,10 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 WEIGHT = "weight/"
 SHARES = "experts/shares"
 """The name of the experts' shares of the choices of a step (model/expert_balance.py)."""
-_FIGURES = ("stage", "step", "cursor", "tokens", "updates", "skipped", "rollbacks", "sums", "recent", "ended", "plan")
+_FIGURES = (
+    *("stage", "step", "cursor", "tokens", "updates", "skipped", "rollbacks", "sums", "recent", "ended", "plan"),
+    "missed",
+)
 StepRecord = tuple[float | None, float | None, bool]
 """One step in the guard's memory: loss, gradient norm, and whether the guard found no fault. Loss and norm are None
 where there is none or where the value is not finite."""
@@ -36,11 +39,12 @@ class TrainState:
     """The contents of a checkpoint. Each step replaces the counters; model and optimizer change in place.
 
     ``step`` counts the stage's steps. ``cursor`` counts the global sequences that were consumed, ``tokens`` the tokens
-    in them. ``updates`` counts the optimizer's updates over all stages, ``skipped`` the stage's steps without an
-    update. ``rollbacks`` counts how often the stage went back to a checkpoint and continued after the bad data.
-    ``sums`` are the running sums of the averaged metrics. ``recent`` is the guard's memory (train/spike_guard.py).
-    ``ended`` is how the stage ended (``solved`` or ``limit``), or empty. A run can be resumed only with the same
-    ``inputs`` (digests of recipe and data). ``plan`` is the planned continuation and end of the stage, as plain data.
+    in them. ``updates`` counts the optimizer's updates over all stages, ``missed`` those of them that a weight had no
+    part in while it was frozen, by its name. ``skipped`` counts the stage's steps without an update. ``rollbacks``
+    counts how often the stage went back to a checkpoint and continued after the bad data. ``sums`` are the running sums
+    of the averaged metrics. ``recent`` is the guard's memory (train/spike_guard.py). ``ended`` is how the stage ended
+    (``solved`` or ``limit``), or empty. A run can be resumed only with the same ``inputs`` (digests of recipe and
+    data). ``plan`` is the planned continuation and end of the stage, as plain data.
     It may have changed when the run is resumed (train/resume.py).
     """
 
@@ -57,15 +61,21 @@ class TrainState:
     recent: tuple[StepRecord, ...] = ()
     ended: str = ""
     plan: Mapping[str, Any] = field(default_factory=dict)
+    missed: Mapping[str, int] = field(default_factory=dict)
     inputs: Mapping[str, Any] = field(default_factory=dict)
 
     def figures(self) -> dict[str, Any]:
         """Return the counters and the plan, as JSON-like data."""
         return {name: getattr(self, name) for name in _FIGURES}
 
+    def updates_of(self, name: str) -> int:
+        """Return the updates of the weight ``name``, which Adam's bias correction depends on."""
+        return self.updates - self.missed.get(name, 0)
+
     def with_figures(self, figures: Mapping[str, Any]) -> "TrainState":
         """Return this state with the counters and the plan from ``figures``."""
-        values = {name: figures[name] for name in _FIGURES}
+        values = {"missed": {}, **figures}  # checkpoints of before say nothing of missed updates
+        values = {name: values[name] for name in _FIGURES}
         sights = tuple((loss, norm, bool(taken)) for loss, norm, taken in values["recent"])
         return dataclasses.replace(self, **{**values, "sums": tuple(values["sums"]), "recent": sights})
 
@@ -106,7 +116,7 @@ def name_tensors(state: TrainState) -> dict[str, Shaped[Tensor, "..."]]:
         moments = state.optimizer.state[parameter]
         if not moments:
             # The same first state as in AdamW. Our step is fused, and then the count lies on the device.
-            moments["step"] = torch.tensor(float(state.updates), device=parameter.device)
+            moments["step"] = torch.tensor(float(state.updates_of(name)), device=parameter.device)
             moments |= {moment: torch.zeros_like(parameter) for moment in MOMENTS}
         tensors[WEIGHT + name] = parameter.detach()
         tensors |= {f"{moment}/{name}": value for moment, value in moments.items() if moment != "step"}
@@ -133,10 +143,19 @@ def take_snapshot(state: TrainState, stage: HostStage | None = None) -> Snapshot
     return Snapshot(state.step, state.stage, state.figures(), dict(state.inputs), {**parts, **random_states()})
 
 
+def count_update(state: TrainState, frozen: Sequence[nn.Parameter] = ()) -> TrainState:
+    """Return ``state`` after an update of the optimizer in which the weights ``frozen`` had no part."""
+    still = {id(parameter) for parameter in frozen}
+    names = [name for name, parameter in name_weights(state.model) if id(parameter) in still] if still else []
+    missed = {**state.missed, **{name: state.missed.get(name, 0) + 1 for name in names}}
+    return dataclasses.replace(state, updates=state.updates + 1, missed=missed)
+
+
 def set_updates(state: TrainState) -> None:
-    """Set the optimizer's count of updates to ``state.updates``. Adam's bias correction depends on it."""
-    for moments in state.optimizer.state.values():
-        moments["step"].fill_(float(state.updates))
+    """Set the optimizer's count of updates of each weight. Adam's bias correction depends on it."""
+    for name, parameter in name_weights(state.model):
+        if moments := state.optimizer.state.get(parameter):
+            moments["step"].fill_(float(state.updates_of(name)))
 
 
 def random_states() -> dict[str, UInt8[Tensor, "bytes"]]:

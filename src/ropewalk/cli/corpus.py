@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ropewalk.cli.options import AsJson, Overrides, RecipeArgument, load_given, print_result
+from ropewalk.cli.options import AsJson, Overrides, RecipeArgument, load_given, load_open, print_result
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -54,6 +54,19 @@ def corpus_tokenise_command(
     from ropewalk.commands.corpus import tokenise_recipe
 
     print_result(tokenise_recipe(load_given(recipe, overrides), share), as_json)
+
+
+@app.command("wait")
+def corpus_wait_command(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    seconds: Annotated[float, typer.Option(min=0, help="The longest wait, in seconds.")] = 86400,
+    as_json: AsJson = False,
+) -> None:
+    """Wait until another process has prepared the recipe's text; exit code 2 if it failed (--mark-failure)."""
+    from ropewalk.commands.wait_corpus import wait_corpus
+
+    print_result(wait_corpus(load_open(recipe, overrides), seconds=seconds), as_json)
 
 
 @app.command("export")

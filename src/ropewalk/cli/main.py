@@ -25,6 +25,7 @@ from ropewalk.cli.options import (
     Strict,
     end_strictly,
     load_given,
+    load_open,
     print_result,
     show_part,
 )
@@ -34,10 +35,11 @@ from ropewalk.cli.studies import recommend_mix_command, sweep_command
 from ropewalk.cli.usage import Verbs
 from ropewalk.core.error import EXIT_CODE, RankError, UserError, explain_disk_fault
 from ropewalk.core.events import emit, open_events
-from ropewalk.core.progress import set_quiet
+from ropewalk.core.progress import set_first, set_quiet
 from ropewalk.core.translate import set_language, spell_error, translate_error, translate_text
 from ropewalk.core.versions import find_version
 from ropewalk.parallel.stop import heed_stop
+from ropewalk.parallel.torchrun import is_first
 from ropewalk.recipe.named import is_recipe
 
 _INTERRUPTED = 130
@@ -78,6 +80,7 @@ def start(
     """Take the options of all verbs."""
     set_language(lang)
     set_quiet(quiet)
+    set_first(is_first())
     open_events(events)
     emit("started", arguments=sys.argv[1:], version=find_version("ropewalk"))
 
@@ -108,9 +111,23 @@ def run_command(
 
 
 @app.command("prepare")
-def prepare_command(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def prepare_command(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    mark_failure: Annotated[
+        bool,
+        typer.Option("--mark-failure", help="Leave RUN.prepare-failed for jobs in `corpus wait` if input is wrong."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Collect, clean, de-duplicate and tokenise the corpus into the store."""
-    show_part("prepare", recipe, overrides, as_json)
+    if not mark_failure:
+        show_part("prepare", recipe, overrides, as_json)
+        return
+    from ropewalk.commands import wait_corpus
+
+    with wait_corpus.mark_failure(load_open(recipe, overrides)):
+        show_part("prepare", recipe, overrides, as_json)
 
 
 @app.command("extend")

@@ -35,6 +35,7 @@ NEXT = {
     "corpus card": "put corpus-card.md beside what you publish; ropewalk train {recipe}",
     "corpus report": "open corpus.html; ropewalk train {recipe}",
     "corpus tokenise": "the other shares, then ropewalk prepare {recipe}",
+    "corpus wait": "ropewalk run {recipe}",
     "corpus export": "give the folder to the other trainer; its manifest names tokenizer and counts",
     "recommend-mix": "write the mix into your recipe, with mix_study: the study's folder, then ropewalk check it",
     "corpus mix": "write the weights into {target}: nothing is tokenised again",

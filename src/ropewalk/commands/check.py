@@ -11,6 +11,7 @@ from ropewalk.commands.claim import read_base_shape
 from ropewalk.commands.decide_open import count_ranks_started, settle_given
 from ropewalk.core.artifact import is_finished
 from ropewalk.core.error import UserError
+from ropewalk.core.quantity import format_count
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.corpus.tokens.corpus_folder import open_corpus
 from ropewalk.plan.explain_plan import explain_terms, tabulate_front
@@ -78,7 +79,7 @@ def check_recipe(
     answers = _answer(given, shape, plans, why_not, explain=explain)
     warnings = len(findings) - errors
     lines.extend(answers.values())
-    lines.append(f"{errors} error{'' if errors == 1 else 's'}, {warnings} warning{'' if warnings == 1 else 's'}")
+    lines.append(f"{format_count(errors, 'error')}, {format_count(warnings, 'warning')}")
     return {
         "errors": errors,
         "findings": [asdict(finding) for finding in findings],

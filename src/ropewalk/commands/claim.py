@@ -19,11 +19,11 @@ from ropewalk.parallel.stop import heed_stop
 from ropewalk.parallel.torchrun import count_started, is_started
 from ropewalk.recipe.check import check
 from ropewalk.recipe.finding import Finding
+from ropewalk.recipe.offer_ranks import offer_ranks
 from ropewalk.recipe.spec import ModelSource, Recipe
-from ropewalk.shape.find import find_model
+from ropewalk.shape.find import find_model, require_base
 from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read import read_shape
-from ropewalk.shape.shipped import require_weights
 
 _SMALLEST_FREE_BYTES = 1 << 28
 
@@ -59,18 +59,21 @@ def _take(recipe: Recipe, folder: RunFolder, held: ExitStack | None) -> None:
 
 
 def _require_ranks(recipe: Recipe) -> None:
-    if recipe.parallel.ranks != count_started():
+    started = count_started()
+    if recipe.parallel.ranks != started:
+        # an offer that is accepted: other context ranks would change the run more than other processes do
+        instead = f", or set parallel.ranks={started}" if offer_ranks(recipe, started) == started else ""
         raise UserError(
-            f"the recipe needs {format_count(recipe.parallel.ranks, 'rank')}, but torchrun started {count_started()}",
+            f"the recipe needs {format_count(recipe.parallel.ranks, 'rank')}, but torchrun started {started}",
             where="parallel.ranks",
             why="WORLD_SIZE is the number of processes of torchrun (nodes x processes per node), or of Ray's workers",
-            fix=f"start {format_count(recipe.parallel.ranks, 'process')}, or set parallel.ranks={count_started()}",
+            fix=f"start {format_count(recipe.parallel.ranks, 'process')}{instead}",
         )
 
 
 def _refuse_errors(recipe: Recipe) -> None:
     if isinstance(recipe.model, str):
-        require_weights(recipe.model)  # before a folder is begun that could not be continued with weights
+        require_base(recipe.model)  # before a folder is begun that could not be continued with weights
     findings = [*check(recipe, read_base_shape(recipe)), *find_unmeasured(recipe)]
     refuse_findings(findings, fix="correct that key; `ropewalk check RECIPE` checks all rules without starting the run")
 

@@ -41,6 +41,7 @@ def report_corpus(recipe: Recipe) -> dict[str, Any]:
     """
     folder = RunFolder(Path(recipe.run))
     corpus = open_corpus(require(folder.corpus, verb="prepare"))
+    corpus.require_current()
     tokenizer = load_tokenizer(base_model(folder, recipe))
     require_tokenizer(corpus, tokenizer, where=base_model(folder, recipe))
     datasets, undrawn = _open_stages(recipe, corpus)
@@ -76,7 +77,9 @@ def _open_stages(recipe: Recipe, corpus: Corpus) -> tuple[dict[int, Dataset], li
 def write_recipe_card(recipe: Recipe) -> dict[str, Any]:
     """Write the data card into the run folder. Raises UserError if the corpus is not built."""
     folder = RunFolder(Path(recipe.run))
-    card = write_card(open_corpus(require(folder.corpus, verb="prepare")), recipe.corpus)
+    corpus = open_corpus(require(folder.corpus, verb="prepare"))
+    corpus.require_current()
+    card = write_card(corpus, recipe.corpus)
     write_whole(folder.corpus_card, card)
     return {"made": str(folder.corpus_card), "card": card, "text": str(folder.corpus_card)}
 

@@ -14,6 +14,7 @@ def inspect_recipe(recipe: Recipe) -> dict[str, Any]:
     """Twenty examples of each reason to drop a document. Raises UserError where the corpus is not built."""
     folder = require(RunFolder(Path(recipe.run)).corpus, verb="prepare")
     corpus = open_corpus(folder)
+    corpus.require_current()
     reasons = inspect_corpus(corpus)
     columns = read_columns(corpus)
     told = [format_reasons(reasons, corpus.ledger), format_columns(columns)]

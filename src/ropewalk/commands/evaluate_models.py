@@ -11,6 +11,7 @@ from ropewalk.core.quantity import format_length
 from ropewalk.core.record import Score
 from ropewalk.recipe.load import parse_evaluate
 from ropewalk.recipe.suite import find_suite
+from ropewalk.report.folder_verdicts import describe_verdicts, judge_folder
 from ropewalk.report.table import Table
 from ropewalk.shape.find import find_model
 from ropewalk.shape.read import read_shape
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 def evaluate_folder(
     model: Path, overrides: Sequence[str], *, base: str | None, suite: str, store: Path
 ) -> dict[str, Any]:
-    """The scores of a model, and of its base if there is one; ``overrides`` are keys of ``evaluate``.
+    """The scores of a model, and of its base if there is one, with verdicts; ``overrides`` are keys of ``evaluate``.
 
     Lengths are doublings of the base's context (of the model's own without one) up to the model's. Sums of both are
     kept in ``store``. Raises UserError for a folder that is no model, and for another suite.
@@ -37,7 +38,13 @@ def evaluate_folder(
     keys = find_suite(suite, base_tokens=base_tokens, reach_tokens=reach_tokens)
     spec = parse_evaluate(overrides, keys)
     scores = on_ranks(measure_on_rank, 1, folders, spec, base_tokens, store) or []
-    return {"suite": suite, "scores": [asdict(score) for score in scores], "text": _tabulate(scores, list(folders))}
+    told: dict[str, Any] = {"suite": suite, "scores": [asdict(score) for score in scores]}
+    if base is None:
+        return {**told, "text": _tabulate(scores, list(folders))}
+    verdicts, missing = judge_folder(scores, base_tokens=base_tokens, model_tokens=reach_tokens)
+    lines = [_tabulate(scores, list(folders)), "", *describe_verdicts(verdicts, missing)]
+    judged = {"verdicts": [verdict.to_json() for verdict in verdicts], "not_measured": missing}
+    return {**told, **judged, "text": "\n".join(lines)}
 
 
 def _refuse_unused(overrides: Sequence[str]) -> None:

@@ -23,6 +23,7 @@ from ropewalk.core.quantity import format_count
 from ropewalk.plan.calibration import is_calibration
 from ropewalk.recipe.hardware_keys import read_hardware
 from ropewalk.recipe.named import find_named
+from ropewalk.recipe.offer_ranks import group_ranks, offer_ranks
 from ropewalk.recipe.parallel import require_even
 from ropewalk.recipe.spec import Recipe
 
@@ -38,6 +39,8 @@ _ONLY = {"image": ("k8s", "kubeflow", "sky"), "exclusive": ("slurm",), "time": (
 _LONGEST_NAME = 40
 _GPU_CPUS, _GPU_GIB, _CPU_GIB = 8, 64, 4
 """Processors and memory of a rank with a GPU, and memory of one without, where nobody gave them."""
+_PREPARE_CPUS, _PREPARE_GIB = 16, 64
+"""The most that the preparation asks for, which no machine of the training need be: 4 GiB a process is ample."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,8 @@ def write_script(
             )
     local = recipe.parallel.ranks // asked.nodes
     gpus = recipe.parallel.device != "cpu"
+    cpus = asked.cpus or (_GPU_CPUS if gpus else 1) * local
+    memory_gib = asked.memory_gib or (_GPU_GIB if gpus else _CPU_GIB) * local
     here = kind == "slurm" and find_named(argument) == argument
     target = Target(
         name=name_job(Path(recipe.run).name),
@@ -89,14 +94,15 @@ def write_script(
         local=local,
         gpus=gpus,
         device=_name_device(recipe),
-        cpus=asked.cpus or (_GPU_CPUS if gpus else 1) * local,
-        memory_gib=asked.memory_gib or (_GPU_GIB if gpus else _CPU_GIB) * local,
+        cpus=cpus,
+        memory_gib=memory_gib,
+        prepare_cpus=min(cpus, _PREPARE_CPUS),
+        prepare_gib=min(memory_gib, _PREPARE_GIB),
         whole_memory=asked.exclusive and asked.memory_gib is None,
         exclusive=asked.exclusive,
         time=asked.time,
         prepare_jobs=asked.prepare_jobs,
         restarts=recipe.parallel.restarts,
-        run=recipe.run,
         image=asked.image,
         arguments=shlex.join([str(argument.resolve() if here else argument), *overrides, *options]),
     )
@@ -137,17 +143,33 @@ def _name_device(recipe: Recipe) -> str | None:
     return None if device is None or is_calibration(device) else device
 
 
+def _offer_place(recipe: Recipe, nodes: int, devices: int | None) -> str:
+    """The nearest number of machines that takes the recipe's ranks, and the nearest number of ranks for ``nodes``.
+
+    ``devices`` are those of a machine; None where the recipe does not say.
+    """
+    ranks, group, offers = recipe.parallel.ranks, group_ranks(recipe.parallel), list[str]()
+    if ranks % group == 0:
+        taking = [count for count in range(1, ranks + 1) if ranks % count == 0 and ranks // count <= (devices or ranks)]
+        offers.append(f"--nodes {min(taking, key=lambda count: abs(count - nodes))}")
+    most = None if devices is None else nodes * devices
+    if nodes > 0 and (other := offer_ranks(recipe, ranks, nodes=nodes, most=most)) is not None:
+        offers.append(f"parallel.ranks={other}")
+    return ", or ".join(offers) or f"a multiple of {group} as parallel.ranks, and machines that have so many devices"
+
+
 def _require_place(recipe: Recipe, asked: Asked) -> None:
     ranks, nodes = recipe.parallel.ranks, asked.nodes
+    devices = None if recipe.hardware is None else read_hardware(recipe.hardware).count
+    offer = _offer_place(recipe, nodes, devices)
+    require_even(ranks, context=recipe.parallel.context_parallel, replicas=recipe.parallel.replicas, offer=offer)
     if nodes < 1 or ranks % nodes:
         raise UserError(
             f"{format_count(ranks, 'rank')} cannot be divided among {format_count(nodes, 'machine')}",
             where="parallel.ranks and --nodes",
             why="every machine must run the same number of ranks",
-            fix=f"a divisor of {ranks} as --nodes, or parallel.ranks={max(nodes, 1) * max(1, ranks // max(nodes, 1))}",
+            fix=offer,
         )
-    require_even(ranks, context=recipe.parallel.context_parallel, replicas=recipe.parallel.replicas)
-    devices = None if recipe.hardware is None else read_hardware(recipe.hardware).count
     if devices is not None and ranks // nodes > devices:
         raise UserError(
             f"{format_count(ranks // nodes, 'rank')} do not fit on a machine of {format_count(devices, 'device')}",
@@ -156,7 +178,7 @@ def _require_place(recipe: Recipe, asked: Asked) -> None:
                 f"{format_count(ranks, 'rank')} on {format_count(nodes, 'machine')}, and the recipe names "
                 f"{recipe.hardware}"
             ),
-            fix=f"--nodes {-(-ranks // devices)}, or parallel.ranks={nodes * devices}",
+            fix=offer,
         )
     for option, value in (
         ("--cpus", asked.cpus),

@@ -4,14 +4,11 @@ On Ray the driver takes one bundle of GPUs and CPUs on each of the machines and 
 ropewalk's own, so nothing else of Ray is in the way of their messages; a stop that saved is started again.
 """
 
-import shlex
 import textwrap
-from pathlib import Path
 
 from ropewalk.commands.launch_target import GRACE_SECONDS, Target
-from ropewalk.core.artifact import MANIFEST
 from ropewalk.core.error import UserError
-from ropewalk.core.run_folder import RunFolder
+from ropewalk.core.quantity import format_count
 
 _SKY_DEVICES = {
     "h100-sxm": "H100",
@@ -24,7 +21,7 @@ _SKY_DEVICES = {
     "v100-sxm-32": "V100-32GB",
 }
 """SkyPilot's names of devices, by those of plan/devices.csv; another name is given in upper case."""
-_SKY = """# {name} on {nodes} machines of {local} ranks: sky jobs launch THIS_FILE
+_SKY = """# {name} on {size}: sky jobs launch THIS_FILE
 # /work must be one file system for all machines, with the recipe in it: name a volume or a bucket of yours.
 name: {name}
 num_nodes: {nodes}
@@ -41,12 +38,12 @@ volumes:
 run: |
   cd /work
   head_node=$(echo "$SKYPILOT_NODE_IPS" | head -n 1)
-  if [ "$SKYPILOT_NODE_RANK" = 0 ]; then ropewalk prepare {arguments} || exit $?; fi
-  # torchrun would wait for the first machine for 10 minutes only; if that one fails, SkyPilot ends this one
-  until [ -f {corpus} ]; do sleep 10; done
+  if [ "$SKYPILOT_NODE_RANK" = 0 ]; then ropewalk prepare {arguments} --mark-failure || exit $?; fi
+  # torchrun would wait for the first machine for 10 minutes only
+  ropewalk corpus wait {arguments} || exit $?
 {script}
 """
-_RAY = '''"""{name} on {nodes} machines of {local} ranks: ray job submit --working-dir . -- python THIS_FILE
+_RAY = '''"""{name} on {size}: ray job submit --working-dir . -- python THIS_FILE
 
 Every machine needs ropewalk, and sees the run folder and the recipe under the same path.
 """
@@ -58,7 +55,7 @@ import ray
 from ray.util.placement_group import placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-NODES, CPUS, GPUS = {nodes}, {cpus}, {gpus}
+NODES, CPUS, GPUS, PREPARE_CPUS = {nodes}, {cpus}, {gpus}, {prepare_cpus}
 PREPARE = {prepare!r}
 TRAIN = {train!r}
 
@@ -75,7 +72,7 @@ def name_address() -> str:
 
 def main() -> int:
     ray.init()
-    if code := ray.get(run.options(num_cpus=CPUS).remote(PREPARE)):
+    if code := ray.get(run.options(num_cpus=PREPARE_CPUS).remote(PREPARE)):
         return code
     bundles = [{{"CPU": CPUS, **({{"GPU": GPUS}} if GPUS else {{}})}}] * NODES
     group = placement_group(bundles, strategy="STRICT_SPREAD")
@@ -108,21 +105,20 @@ def write_sky(target: Target) -> str:
             "it is not known which devices to ask for",
             where="hardware",
             why="SkyPilot takes machines by the name of their devices, and the recipe names none",
-            fix="hardware='h100-sxm x 8', or parallel.device=cpu",
+            fix=f"hardware='h100-sxm x {target.local}', or parallel.device=cpu",
         )
     named = _SKY_DEVICES.get(target.device or "", (target.device or "").upper())
     script = target.node_command(address="$head_node", index='"$SKYPILOT_NODE_RANK"', id=target.name)
     return _SKY.format(
         name=target.name,
+        size=_tell_size(target),
         nodes=target.nodes,
-        local=target.local,
         accelerators=f"  accelerators: {named}:{target.local}\n" if target.gpus else "",
         cpus=target.cpus,
         memory_gib=target.memory_gib,
         image=target.image,
         grace=GRACE_SECONDS,
         arguments=target.arguments,
-        corpus=shlex.quote(str(RunFolder(Path(target.run)).corpus / MANIFEST)),
         script=textwrap.indent(script, "  "),
     )
 
@@ -132,10 +128,15 @@ def write_ray(target: Target) -> str:
     train = target.node_command(address="$HEAD", index='"$NODE"', id=target.name)
     return _RAY.format(
         name=target.name,
+        size=_tell_size(target),
         nodes=target.nodes,
-        local=target.local,
         cpus=target.cpus,
+        prepare_cpus=target.prepare_cpus,
         gpus=target.local if target.gpus else 0,
         prepare=f"exec ropewalk prepare {target.arguments}",
         train=f"export TORCH_ELASTIC_SHUTDOWN_TIMEOUT={GRACE_SECONDS}\nexec {train}",
     )
+
+
+def _tell_size(target: Target) -> str:
+    return f"{format_count(target.nodes, 'machine')} of {format_count(target.local, 'rank')}"

@@ -3,26 +3,21 @@
 Both prepare the corpus in a Job of CPUs, and hold no GPU before it is complete where something can start them in order:
 a JobSet does so for the TrainJob; pods of the plain Job wait in an init container. In both, exit code 2 (wrong input)
 fails the job at once, 75 (stopped and saved) and a disruption start the pod again without limit. Wrong input in the
-preparation also fails the plain Job: a file beside the run folder tells its waiting pods.
+preparation also fails the plain Job: a file beside the run folder tells its waiting pods (commands/wait_corpus.py).
 """
 
-import shlex
 import textwrap
 from dataclasses import replace
-from pathlib import Path
 
 from ropewalk.commands.launch_target import GRACE_SECONDS, STOP_SECONDS, Target
-from ropewalk.core.artifact import MANIFEST
-from ropewalk.core.run_folder import RunFolder
+from ropewalk.core.quantity import format_count
 
 _TRIES = 6
 """Pods that may fail for another reason than a disruption, of a job that does not end by itself."""
 _SHARED_MEMORY_GIB = 16
 _WAIT_SECONDS = 86400
 """Seconds that the pods of a plain Job wait for the corpus: a preparation may also be killed, or never start."""
-_FAILED = ".prepare-failed"
-"""What the run folder's name gets for the file in which a failed preparation leaves its exit code."""
-_HEAD = """# {name} on {nodes} pods of {local} ranks. {use}
+_HEAD = """# {name} on {size}. {use}
 # Set claimName to a volume that all pods can write (ReadWriteMany), with the recipe in it.
 """
 _JOB = """apiVersion: batch/v1
@@ -68,10 +63,8 @@ spec:
           command: ["/bin/sh", "-c"]
           args:
             - |
-{wait}
-            - {corpus}
-            - {failed}
-            - "{seconds}"  # the longest wait, in seconds
+              # the longest wait, in seconds
+              exec ropewalk corpus wait {arguments} --seconds {seconds}
           resources:
             requests: {{cpu: "1", memory: 1Gi}}
             limits: {{cpu: "1", memory: 1Gi}}
@@ -163,39 +156,6 @@ volumes:
   - name: shm
     emptyDir: {{medium: Memory, sizeLimit: {shared}Gi}}
 """
-# Its arguments: the corpus, the mark, seconds. The mark is removed where it is read: it must not fail the next job.
-_WAIT = """waited=0
-until [ -f "$0" ]; do
-  if [ -f "$1" ]; then
-    read -r code < "$1"
-    rm -f "$1"
-    echo "the preparation of the corpus ended with ${code:-2}; its log says why" >&2
-    exit "${code:-2}"
-  fi
-  if [ "$waited" -ge "$2" ]; then
-    echo "there is no $0 after $2 s; see the log of the preparation" >&2
-    exit 2
-  fi
-  sleep 10
-  waited=$((waited + 10))
-done
-"""
-# The shell stays, to see the exit code; so it passes the signal of a stop on. A wait that the signal ends is repeated.
-_PREPARE = """failed={failed}
-rm -f "$failed"
-trap 'kill -TERM "$task" 2>/dev/null' TERM
-ropewalk prepare {arguments} &
-task=$!
-while :; do
-  wait "$task"; code=$?
-  kill -0 "$task" 2>/dev/null || break
-done
-if [ "$code" = 2 ]; then
-  mkdir -p {parent}
-  echo 2 > "$failed"
-fi
-exit "$code"
-"""
 
 
 def write_job(target: Target) -> str:
@@ -205,22 +165,16 @@ def write_job(target: Target) -> str:
     script = target.node_command(
         address=f"{target.name}-0.{target.name}", index='"$JOB_COMPLETION_INDEX"', id=target.name
     )
-    run = Path(target.run)
-    failed = f"{run}{_FAILED}"
-    prepare = _PREPARE.format(
-        failed=shlex.quote(failed), parent=shlex.quote(str(run.parent)), arguments=target.arguments
-    )
-    return _HEAD.format(name=target.name, nodes=target.nodes, local=target.local, use=use) + _JOB.format(
+    prepare = f"exec ropewalk prepare {target.arguments} --mark-failure"
+    return _write_head(target, use) + _JOB.format(
         name=target.name,
         nodes=target.nodes,
         image=target.image,
-        wait=_indent(_WAIT.replace("$((", "$$(("), 14),
-        corpus=_quote(str(RunFolder(Path(target.run)).corpus / MANIFEST)),
-        failed=_quote(failed),
+        arguments=target.arguments,
         seconds=_WAIT_SECONDS,
         policy=_indent(_POLICY.format(container="node", tries=_TRIES * target.nodes), 2),
-        prepare_pod=_indent(_write_pod(target, prepare, gpus=False), 6),
-        train_pod=_indent(_write_pod(target, f"exec {script}", gpus=target.gpus), 6),
+        prepare_pod=_indent(_write_pod(target, prepare, prepares=True), 6),
+        train_pod=_indent(_write_pod(target, f"exec {script}"), 6),
     )
 
 
@@ -230,21 +184,27 @@ def write_train_job(target: Target) -> str:
     use = "kubectl apply -f THIS_FILE"
     script = target.node_command(address='"$PET_MASTER_ADDR"', index='"$PET_NODE_RANK"', id=target.name)
     # The operator gives torchrun's options in variables too; those of the command line hold.
-    return _HEAD.format(name=target.name, nodes=target.nodes, local=target.local, use=use) + _TRAIN_JOB.format(
+    return _write_head(target, use) + _TRAIN_JOB.format(
         name=target.name,
         nodes=target.nodes,
         local=target.local,
         prepare_policy=_indent(_POLICY.format(container="node", tries=_TRIES), 14),
         node_policy=_indent(_POLICY.format(container="node", tries=_TRIES * target.nodes), 14),
-        prepare_pod=_indent(_write_pod(target, f"exec ropewalk prepare {target.arguments}", gpus=False), 18),
-        train_pod=_indent(_write_pod(target, f"exec {script}", gpus=target.gpus), 18),
+        prepare_pod=_indent(_write_pod(target, f"exec ropewalk prepare {target.arguments}", prepares=True), 18),
+        train_pod=_indent(_write_pod(target, f"exec {script}"), 18),
     )
 
 
-def _write_pod(target: Target, script: str, *, gpus: bool) -> str:
+def _write_head(target: Target, use: str) -> str:
+    size = f"{format_count(target.nodes, 'pod')} of {format_count(target.local, 'rank')}"
+    return _HEAD.format(name=target.name, size=size, use=use)
+
+
+def _write_pod(target: Target, script: str, *, prepares: bool = False) -> str:
     """The spec of a pod, indented by nothing. Its container is named ``node``, as Kubeflow's is."""
-    held = {"cpu": f'"{target.cpus}"', "memory": f"{target.memory_gib}Gi"}
-    held |= {"nvidia.com/gpu": f'"{target.local}"'} if gpus else {}
+    cpus, memory_gib = (target.prepare_cpus, target.prepare_gib) if prepares else (target.cpus, target.memory_gib)
+    held = {"cpu": f'"{cpus}"', "memory": f"{memory_gib}Gi"}
+    held |= {"nvidia.com/gpu": f'"{target.local}"'} if target.gpus and not prepares else {}
     return _POD.format(
         container="node",
         image=target.image,
@@ -252,20 +212,14 @@ def _write_pod(target: Target, script: str, *, gpus: bool) -> str:
         grace=GRACE_SECONDS,
         script=textwrap.indent(script, " " * 8),
         resources="{" + ", ".join(f"{key}: {value}" for key, value in held.items()) + "}",
-        shared=min(_SHARED_MEMORY_GIB, max(1, target.memory_gib // 4)),
+        shared=min(_SHARED_MEMORY_GIB, max(1, memory_gib // 4)),
     )
 
 
 def _escape(target: Target) -> Target:
     """Kubernetes replaces ``$(NAME)`` and ``$$`` in arguments before a shell reads them; ``$$`` stays a ``$``."""
-    arguments, run = (text.replace("$", "$$") for text in (target.arguments, target.run))
-    return replace(target, arguments=arguments, run=run)
+    return replace(target, arguments=target.arguments.replace("$", "$$"))
 
 
 def _indent(text: str, spaces: int) -> str:
     return textwrap.indent(text.rstrip("\n"), " " * spaces)
-
-
-def _quote(text: str) -> str:
-    """A text as a YAML scalar in single quotes."""
-    return "'" + text.replace("'", "''") + "'"

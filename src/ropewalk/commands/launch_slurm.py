@@ -9,6 +9,7 @@ import shlex
 from pathlib import Path
 
 from ropewalk.commands.launch_target import GRACE_SECONDS, STOP_SECONDS, Target
+from ropewalk.core.quantity import format_count
 
 _GUARD = """#!/bin/bash
 asked=0
@@ -36,14 +37,14 @@ follow() {{
 }}
 """
 _SCRIPT = """#!/bin/bash
-# {name} on {nodes} machines of {local} ranks. `bash THIS_FILE` submits the jobs; nothing else is to be done.
+# {name} on {size}. `bash THIS_FILE` submits the jobs; nothing else is to be done.
 set -e
 cd {folder}
 site=()      # options of your site for all jobs, such as --account=me
 cpu_site=()  # for the preparation, such as --partition=cpu
 gpu_site=()  # for the training, such as --partition=gpu
 common=(--parsable --requeue --open-mode=append --signal=B:TERM@{stop} --kill-on-invalid-dep=yes --time={time})
-cpus=(--nodes=1 --ntasks=1 --cpus-per-task={cpus} --mem={memory_gib}G "${{site[@]}}" "${{cpu_site[@]}}")
+cpus=(--nodes=1 --ntasks=1 --cpus-per-task={prepare_cpus} --mem={prepare_gib}G "${{site[@]}}" "${{cpu_site[@]}}")
 {shards}
 prepared=$(sbatch "${{common[@]}}" "${{cpus[@]}}" --job-name={name}-prepare --output=%x-%j.log{after} <<'JOB'
 {guard}follow srun ropewalk prepare {arguments}
@@ -87,11 +88,13 @@ def write_slurm(target: Target) -> str:
         "nodes": target.nodes,
         "local": target.local,
         "cpus": target.cpus,
-        "memory_gib": target.memory_gib,
+        "prepare_cpus": target.prepare_cpus,
+        "prepare_gib": target.prepare_gib,
         "time": shlex.quote(target.time),
         "restarts": target.restarts,
         "stop": STOP_SECONDS,
         "arguments": target.arguments,
+        "size": f"{format_count(target.nodes, 'machine')} of {format_count(target.local, 'rank')}",
         "folder": shlex.quote(str(Path.cwd())),
         "resources": " ".join(resources),
         "guard": guard,

@@ -23,13 +23,15 @@ class Target:
     """The device that the recipe names, such as ``h100-sxm``."""
     cpus: int
     memory_gib: int
+    prepare_cpus: int
+    """Processors of the machine that prepares the text; ``prepare_gib`` is its memory."""
+    prepare_gib: int
     whole_memory: bool
     """Whether the job may take all memory of its machines, for schedulers that can say so."""
     exclusive: bool
     time: str
     prepare_jobs: int
     restarts: int
-    run: str
     image: str
     arguments: str
     """The recipe, its overrides and the options of all verbs, quoted for a shell."""

@@ -22,7 +22,7 @@ from ropewalk.commands.run_inputs import stage_input
 from ropewalk.core.artifact import is_finished, write_whole
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
-from ropewalk.core.quantity import format_length
+from ropewalk.core.quantity import format_count, format_length
 from ropewalk.core.read_json import read_written
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.core.seed import stream
@@ -115,7 +115,7 @@ def _search(base: Path, stage: Stage, documents: list[Document], *, work: Path, 
     first_does(partial(shutil.rmtree, work, ignore_errors=True))
     seeds = ", ".join(f"{name} {value:.4f}" for name, value in found.seed_scores.items())
     if rank_and_ranks()[0] == 0:
-        say(f"factors: loss {found.score:.4f} after {found.evaluations} evaluations; {seeds}")
+        say(f"factors: loss {found.score:.4f} after {format_count(found.evaluations, 'evaluation')}; {seeds}")
     return found
 
 

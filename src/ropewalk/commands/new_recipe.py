@@ -13,7 +13,7 @@ from typing import Any
 
 from ropewalk.commands.run_inputs import require_new
 from ropewalk.core.error import UserError
-from ropewalk.core.quantity import format_length, parse_count
+from ropewalk.core.quantity import format_amount, format_length, parse_count
 from ropewalk.recipe.load import load_recipe
 from ropewalk.recipe.named import find_shipped_recipe, list_recipes
 from ropewalk.rope.candidates import survey_candidates
@@ -34,7 +34,7 @@ stages:
     step_tokens: {step}                    # tokens of one optimizer step
     lr: {lr}                            # full training of 7B: at most 2e-5; of 30B: 1e-5
     checkpoint_steps: 100
-{lora}# ranks: GPUs; context_parallel of them share a sequence
+{lora}# ranks: GPUs, here those that hold a model of {size} parameters; context_parallel of them share a sequence
 parallel: {{ranks: {ranks}, context_parallel: {context}, precision: bfloat16}}
 # the GPUs that check plans for; without this line, those of this machine
 hardware: h100-sxm x {ranks}
@@ -62,16 +62,20 @@ _LORA = "    lora: {rank: 16}                      # merged into the weights at 
 class _Kind:
     context_tokens: int | None
     """None: the base's own context, times four."""
-    ranks: int
-    context: int
     domain: int = 2
     lora: bool = False
 
 
-_KINDS = {"domain": _Kind(None, 8, 4, domain=5), "lora-1gpu": _Kind(None, 1, 1, lora=True)}
+_KINDS = {"domain": _Kind(None, domain=5), "lora-1gpu": _Kind(None, lora=True)}
 _OFFERED = f"a context length such as 32Ki, {', '.join(_KINDS)}"
+_RANKS = ((1.5e9, 1), (3e9, 2), (6e9, 4))
+"""Up to so many parameters, the GPUs of 80 GB that hold weights, gradients and moments (16 bytes a parameter) beside
+a sequence; 8 beyond."""
+_LONG_TOKENS = 1 << 18
+"""Beyond this length attention takes most of the time, so also a small model gets 8 GPUs: at 1Mi SmolLM2-135M would
+train for 18 days on one."""
 _CONTEXT_RANKS = ((16384, 2), (65536, 4))
-"""Up to a length, the ranks that share a sequence; 8 beyond."""
+"""Up to a length, the ranks that share a sequence, if there are so many; 8 beyond."""
 _THOUSANDS = re.compile(r"(\d+)k")
 """Lengths as many write them: ``32k`` means 32Ki."""
 
@@ -132,7 +136,14 @@ def _find_kind(kind: str) -> _Kind:
             why=f"there are {_OFFERED} for any base, and the shipped recipes {', '.join(_list_near(kind))}",
             fix="ropewalk new 32Ki --model Qwen/Qwen3-8B-Base",
         )
-    return _Kind(tokens, 8, next((ranks for most, ranks in _CONTEXT_RANKS if tokens <= most), 8))
+    return _Kind(tokens)
+
+
+def _count_ranks(chosen: _Kind, parameters: float, target: int) -> tuple[int, int]:
+    """The ranks of the training, and how many of them share a sequence of ``target`` tokens."""
+    fitting = next((ranks for most, ranks in _RANKS if parameters <= most), 8)
+    ranks = 1 if chosen.lora else fitting if target <= _LONG_TOKENS else 8
+    return ranks, min(ranks, next((sharing for most, sharing in _CONTEXT_RANKS if target <= most), 8))
 
 
 def _write(kind: str, model: str | None, path: Path, data: str | None) -> str:
@@ -158,6 +169,7 @@ def _write(kind: str, model: str | None, path: Path, data: str | None) -> str:
     keys = {"kind": survey.find(survey.recommended).method.kind, **method}
     rope = ", ".join(f"{key}: {_spell(value)}" for key, value in keys.items())
     times = max(1, target // shape.context_tokens)
+    ranks, context = _count_ranks(chosen, shape.parameters, target)
     return _TEXT.format(
         model=model,
         file=path,
@@ -172,9 +184,10 @@ def _write(kind: str, model: str | None, path: Path, data: str | None) -> str:
         tokens="1B" if chosen.lora else "4B",
         step=format_length(max(target, 1 << 18 if chosen.lora else 1 << 22)),
         lr="1e-4" if chosen.lora else "1e-5",
+        size=format_amount(shape.parameters),
         lora=_LORA if chosen.lora else "",
-        ranks=chosen.ranks,
-        context=chosen.context,
+        ranks=ranks,
+        context=context,
         lengths=sorted({1, times}),
         times=times,
     )

@@ -24,9 +24,11 @@ from ropewalk.core.versions import find_versions
 from ropewalk.parallel.stop import stop_if_asked
 from ropewalk.parallel.torchrun import is_first, is_started
 from ropewalk.plan.named_hardware import require_hardware
+from ropewalk.recipe.missing_paths import require_paths
 from ropewalk.recipe.part_digests import digest_parts
 from ropewalk.recipe.spec import Recipe
 from ropewalk.report.page import summarise, write_report
+from ropewalk.shape.find import require_base
 
 _VERSIONS = ("ropewalk", "torch", "transformers", "tokenizers", "safetensors", "numpy")
 
@@ -40,6 +42,7 @@ def run_recipe(recipe: Recipe) -> dict[str, Any]:
     if is_first():
         require_packages(recipe)  # before hours of preparing text
         require_hardware(recipe)
+        require_inputs("prepare", recipe)
     folder = RunFolder(Path(recipe.run))
     with claim(recipe, folder):
         if is_finished(folder.root):
@@ -67,6 +70,8 @@ def run_recipe(recipe: Recipe) -> dict[str, Any]:
 
 def do_part(name: str, recipe: Recipe) -> dict[str, Any]:
     """Do one part if it is not done; the parts before it must be done. Returns its artifacts."""
+    if is_first():
+        require_inputs(name, recipe)
     folder = RunFolder(Path(recipe.run))
     with claim(recipe, folder, holds=name != "report"):
         _do(name, recipe, folder)
@@ -77,6 +82,19 @@ def do_part(name: str, recipe: Recipe) -> dict[str, Any]:
     layers = read_manifest(folder.extended(0))["facts"]["layers"] if tells else []
     told = {"layers": layers} if layers else {}
     return {"part": name, "made": made, **told, "text": "\n".join([*made, *(f"layers {words}" for words in layers)])}
+
+
+def require_inputs(part: str, recipe: Recipe) -> None:
+    """Raise UserError where the base or the text that ``part`` begins with is missing, before anything is told.
+
+    Warnings about a run that cannot begin would hide that it cannot.
+    """
+    folder = RunFolder(Path(recipe.run))
+    if part != "prepare" or is_finished(folder.corpus):
+        return
+    if isinstance(recipe.model, str):
+        require_base(recipe.model)
+    require_paths(recipe)
 
 
 def _do(name: str, recipe: Recipe, folder: RunFolder) -> None:

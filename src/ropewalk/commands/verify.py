@@ -45,11 +45,12 @@ def verify_degrees(recipe: Recipe) -> dict[str, Any]:
     there is nothing to compare, or where corpus or model are missing.
     """
     if recipe.parallel.context_parallel == 1:
+        alone = "" if 2 % recipe.parallel.replicas == 0 else " parallel.replicas=1"
         raise UserError(
             "there is nothing to compare",
             where="parallel.context_parallel",
             why="the recipe does not divide sequences over ranks",
-            fix="add parallel.ranks=2 parallel.context_parallel=2, or the values of your run",
+            fix=f"add parallel.ranks=2 parallel.context_parallel=2{alone}, or the values of your run",
         )
     folder = RunFolder(Path(recipe.run))
     require(folder.corpus, verb="prepare")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ropewalk.commands.run import do_part
+from ropewalk.core.quantity import format_count
 from ropewalk.core.read_json import read_written
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.model.engines import LOADER, describe_commands, find_commands, is_native
@@ -48,7 +49,7 @@ def _describe(folder: Path, differences: Mapping[int, float], generated: "Genera
     lines += [f"{place:>10}   {difference:.1e}" for place, difference in sorted(differences.items())]
     if generated is not None:
         lines.append(
-            f"{generated.written_tokens} tokens generated after a prompt of {generated.prompt_tokens}: "
+            f"{format_count(generated.written_tokens, 'token')} generated after a prompt of {generated.prompt_tokens}: "
             f"{generated.difference:.1e}"
         )
     return {

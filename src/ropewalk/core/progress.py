@@ -3,6 +3,8 @@
 With ``--quiet`` nothing is shown but warnings and errors; events (events.py) are written in any case.
 """
 
+import hashlib
+import mmap
 import sys
 import time
 from collections.abc import Iterator
@@ -23,6 +25,7 @@ _EVENT_SECONDS = 5.0
 @dataclass(slots=True)
 class _Voice:
     quiet: bool = False
+    first: bool = True
 
 
 _VOICE = _Voice()
@@ -31,6 +34,11 @@ _VOICE = _Voice()
 def set_quiet(quiet: bool) -> None:
     """Whether this process, and the ranks that it forks, show nothing but warnings and errors."""
     _VOICE.quiet = quiet
+
+
+def set_first(first: bool) -> None:
+    """Whether this process is the first of those that do the same work, and tells what all of them find."""
+    _VOICE.first = first
 
 
 @runtime_checkable
@@ -51,18 +59,47 @@ def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-_told: set[str] = set()
+class _Told:
+    """Lines that were told once, for this process and all that it forks later: their digests, in shared memory.
+
+    When it is full, a line is told again. Two processes that ask at the same moment may both tell a line.
+    """
+
+    _BYTES = 8
+
+    def __init__(self) -> None:
+        self._kept = mmap.mmap(-1, mmap.PAGESIZE)
+
+    def add(self, line: str) -> bool:
+        """Keep ``line``; whether it was not there yet."""
+        digest = hashlib.blake2b(line.encode(), digest_size=self._BYTES).digest()
+        for place in range(0, len(self._kept), self._BYTES):
+            held = self._kept[place : place + self._BYTES]
+            if held == digest:
+                return False
+            if not any(held):
+                self._kept[place : place + self._BYTES] = digest
+                break
+        return True
+
+    def clear(self) -> None:
+        """Forget all lines."""
+        self._kept[:] = bytes(len(self._kept))
+
+
+_told = _Told()
 
 
 def is_untold(line: str) -> bool:
-    """Whether this process asks so of ``line`` for the first time: many parts may find the same, one tells it."""
-    untold = line not in _told
-    _told.add(line)
-    return untold
+    """Whether ``line`` is asked for so for the first time in this run: many parts may find the same, one tells it.
+
+    Never on a process that does not speak first.
+    """
+    return _VOICE.first and _told.add(line)
 
 
 def say_once(line: str) -> None:
-    """As ``say``, but a line that this process has told already is not told again."""
+    """As ``say``, but once in a run: nothing on ranks other than the first, nor if it was told already."""
     if is_untold(line):
         say(line)
 

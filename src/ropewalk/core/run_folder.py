@@ -90,6 +90,11 @@ class RunFolder:
     root: Path
 
     @property
+    def failed_preparation(self) -> Path:
+        """Beside the folder: why a preparation failed that others wait for (commands/wait_corpus.py)."""
+        return self.root.with_name(f"{self.root.name}.prepare-failed")
+
+    @property
     def recipe(self) -> Path:
         return self.root / "recipe.yaml"
 

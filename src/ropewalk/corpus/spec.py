@@ -4,6 +4,7 @@ A source is one body of text of one role. The mix counts tokens, never documents
 from sources of unlike lengths gives 12:87:0.4 in tokens.
 """
 
+from copy import deepcopy
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
@@ -177,6 +178,24 @@ class Source(Spec):
         return named == "code" or (named is None and self.language == "code" and self.role != "instruction")
 
 
+_OF_ARRANGEMENT = ("arrange", "chunks", "knots")
+"""Keys of related joins that came after the first corpora with such joins; in a chain none of them decides anything."""
+
+
+def drop_younger_keys(content: dict[str, Any]) -> dict[str, Any]:
+    """``content`` (``CorpusSpec.content``, or what a folder says of itself) without keys that decide nothing in it.
+
+    A folder of before has no such keys, and one of another day has them with their defaults: both are the same corpus.
+    """
+    sources = deepcopy(content["sources"])
+    for source in sources:
+        related = source.get("join", {}).get("related") or {}
+        if related.get("arrange") == "chain":
+            for key in _OF_ARRANGEMENT:
+                related.pop(key, None)
+    return {**content, "sources": sources}
+
+
 class CorpusSpec(MixRules):
     """All sources of a run, how they are mixed, and what is kept of them."""
 
@@ -245,7 +264,7 @@ class CorpusSpec(MixRules):
                     if rule[key] is None:
                         del rule[key]
         del content["decontaminate"]["files"]
-        return content
+        return drop_younger_keys(content)
 
     @property
     def places(self) -> dict[str, str]:

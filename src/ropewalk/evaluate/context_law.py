@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from ropewalk.core.error import UserError
+from ropewalk.core.quantity import format_count
 from ropewalk.evaluate.held_out_fit import FitTest, judge
 from ropewalk.evaluate.score import Interval
 from ropewalk.evaluate.separable_fit import Space, bootstrap, fit_one
@@ -54,7 +55,7 @@ def fit_context_law(contexts: Sequence[int], losses: Sequence[float], *, seed: i
         raise UserError(
             "too few contexts for a law of three parameters",
             where="the losses by context",
-            why=f"{len(set(tokens.tolist()))} contexts, and one of them is held out",
+            why=f"{format_count(len(set(tokens.tolist())), 'context')}, and one of them is held out",
             fix=f"measure the same tokens at {_FEWEST} contexts or more, better at seven",
         )
     last = np.arange(len(tokens)) == len(tokens) - 1

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ropewalk.core.error import UserError
-from ropewalk.core.progress import say
+from ropewalk.core.progress import say_once
 from ropewalk.core.seed import stream
 from ropewalk.corpus.tokens.tokenizer import Tokenizer
 from ropewalk.evaluate.items import Item
@@ -38,7 +38,7 @@ def plan_grid(
                 try:
                     found.add(tokens, depths)
                 except UserError as error:
-                    say(f"{found.name} is not measured at {tokens} tokens: {error.what}")
+                    say_once(f"{found.name} is not measured at {tokens} tokens: {error.what}")
             if found.items:
                 context, depth, sample = (np.array(each) for each in (found.context, found.depth, found.sample))
                 planned.append(Retrieval(found.name, spec.language, found.items, context, depth, depths, sample))

@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 
 from ropewalk.core.error import UserError
+from ropewalk.core.quantity import format_count
 from ropewalk.evaluate.score import Estimate, Interval
 
 State = Literal["still learning", "saturated", "within noise"]
@@ -44,7 +45,7 @@ def judge_learning(
     """
     if len(values) < FEWEST_CHECKPOINTS:
         raise UserError(
-            f"{len(values)} checkpoints do not show a trend",
+            f"no trend can be seen in {format_count(len(values), 'checkpoint')}",
             where="verdict on learning",
             why="a line has two parameters, and the noise around it needs two checkpoints more",
             fix=f"measure {FEWEST_CHECKPOINTS} checkpoints or more",

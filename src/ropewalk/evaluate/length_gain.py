@@ -18,6 +18,7 @@ from jaxtyping import Int64
 from ropewalk.core.artifact import write_whole
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import warn
+from ropewalk.core.quantity import format_count
 from ropewalk.corpus.tokens.corpus_folder import Corpus
 from ropewalk.corpus.tokens.joined_documents import JoinedDocuments
 from ropewalk.corpus.tokens.same_tokenizer import require_tokenizer
@@ -91,8 +92,8 @@ def long_texts(corpus: Corpus, *, truncated_tokens: int, context_tokens: int) ->
             yield LongText(source, ids[int(documents.chosen[number])], tokens)
         if joined and rank_and_ranks()[0] == 0:
             warn(
-                f"warning: {joined:,} joined documents of source {source} get no score, because `select` judges their "
-                "parts. To score the parts, run `corpus score` with a recipe without `join`"
+                f"warning: source {source} has {format_count(joined, 'joined document')} without a score, because "
+                "`select` judges their parts. To score the parts, run `corpus score` with a recipe without `join`"
             )
 
 

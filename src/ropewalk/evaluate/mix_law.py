@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 from ropewalk.core.error import UserError
+from ropewalk.core.quantity import format_count
 from ropewalk.evaluate.held_out_fit import FitTest, judge
 from ropewalk.evaluate.score import Interval
 from ropewalk.evaluate.separable_fit import Space, bootstrap, fit_one
@@ -96,7 +97,8 @@ def fit_mix_law(shares: Sequence[float], tokens: Sequence[float], losses: Sequen
         raise UserError(
             "there are too few points for the law of the mix",
             where="the study's trained cells",
-            why=f"{len(levels)} shares and {len(budgets)} budgets of tokens; one share and one budget are held out",
+            why=f"{format_count(len(levels), 'share')} and {format_count(len(budgets), 'budget')} of "
+            "tokens; one share and one budget are held out",
             fix=f"measure {FEWEST_SHARES} shares at {FEWEST_BUDGETS} budgets or more, as recipes/study-ratio.yaml does",
         )
     unit = float(budgets[0])

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from ropewalk.core.error import UserError
-from ropewalk.core.progress import say
+from ropewalk.core.progress import say_once
 from ropewalk.core.record import Document, Score
 from ropewalk.core.seed import stream
 from ropewalk.corpus.tokens.tokenizer import Tokenizer
@@ -135,7 +135,7 @@ def plan_retrieval(
                 if len(depth) >= end:
                     break
         except UserError as error:
-            say(f"{task} is not measured at {tokens} tokens: {error.what}")
+            say_once(f"{task} is not measured at {tokens} tokens: {error.what}")
     return Retrieval(task, language, items, np.array(context), np.array(depth), depths) if items else None
 
 

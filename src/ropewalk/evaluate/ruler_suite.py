@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from ropewalk.core.error import UserError
-from ropewalk.core.progress import say
+from ropewalk.core.progress import say, say_once
 from ropewalk.core.record import Score
 from ropewalk.core.seed import stream
 from ropewalk.corpus.tokens.tokenizer import Tokenizer
@@ -27,6 +27,7 @@ from ropewalk.evaluate.written_text import WrittenText, write_texts
 from ropewalk.model.greedy_writer import GreedyWriter
 from ropewalk.model.open_model import open_model
 from ropewalk.model.weights import Dtype
+from ropewalk.parallel.collective import rank_and_ranks
 from ropewalk.probe.kinds import make_ruler_sample, name_probe
 from ropewalk.probe.ruler_task import RulerSample, RulerTask
 from ropewalk.recipe.ruler import RulerSpec
@@ -76,7 +77,7 @@ def plan_ruler(spec: RulerSpec, tokenizer: Tokenizer, *, lengths: Sequence[int],
             try:
                 planned.append(_write_samples(task, tokenizer, context_tokens=tokens, samples=spec.samples, seed=seed))
             except UserError as error:
-                say(f"{TASK}{task.task} is not measured at {tokens} tokens: {error.what}")
+                say_once(f"{TASK}{task.task} is not measured at {tokens} tokens: {error.what}")
     return planned
 
 
@@ -139,7 +140,8 @@ def measure_ruler(
         matched = [sample.match(found.text) for sample, found in zip(each.samples, written, strict=True)]
         sums.setdefault(each.spec, []).append(each.sum_answers(written))
         scores.append(_score(each, matched, model=name))
-        say(f"{name}: {scores[-1].task} at {each.context_tokens} tokens: {scores[-1].value:.1%}")
+        if not rank_and_ranks()[0]:
+            say(f"{name}: {scores[-1].task} at {each.context_tokens} tokens: {scores[-1].value:.1%}")
     return [_join(parts) for parts in sums.values()], [
         *scores,
         *summarize_ruler(scores, model=name, threshold=spec.threshold),

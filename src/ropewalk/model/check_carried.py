@@ -13,6 +13,7 @@ import transformers
 from transformers import AutoConfig, PreTrainedModel
 
 from ropewalk.core.error import UserError
+from ropewalk.core.quantity import format_count
 from ropewalk.model.file_names import sort_names
 from ropewalk.model.folder import read_config
 from ropewalk.model.load import translate_errors
@@ -31,11 +32,14 @@ def describe_carried(folder: Path, model: PreTrainedModel) -> dict[str, Any]:
     numbers = sum(math.prod(stored[name].shape) for name in carried)
     if wrapper is not None:
         _check_numbers(folder, wrapper, model, numbers)
-        return {"carried": f"{len(carried)} tensors of {wrapper} beside its text model are kept to the bit"}
+        return {
+            "carried": f"kept to the bit: {format_count(len(carried), 'tensor')} of {wrapper} beside its text model"
+        }
     if not carried:
         return {}
     return {
-        "carried": f"{len(carried)} tensors that {type(model).__name__} ignores are kept to the bit ({carried[0]} ..); "
+        "carried": f"kept to the bit: {format_count(len(carried), 'tensor')} unknown to {type(model).__name__} "
+        f"({carried[0]} ..); "
         "layers that predict several tokens (MTP) know the old positions only, so they are inexact for speculation only"
     }
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ropewalk.core.error import UserError
+from ropewalk.core.quantity import format_count
 from ropewalk.model.read_rope import LiveLayer
 from ropewalk.model.rope_hooks import RTOL, read_live, temperature_at
 from ropewalk.rope.layers import LayerPosition
@@ -38,7 +39,7 @@ def _compare(live: LiveLayer, position: LayerPosition, *, index: int, tokens: in
     if live.window_tokens != position.window_tokens:
         raise _mismatch(index, f"its window is {live.window_tokens} tokens, and should be {position.window_tokens}")
     if live.inv_freq.shape != wanted.shape:
-        raise _mismatch(index, f"it rotates {len(live.inv_freq)} pairs, and should rotate {len(wanted)}")
+        raise _mismatch(index, f"it should rotate {format_count(len(wanted), 'pair')}, not {len(live.inv_freq)}")
     scale = np.where(wanted == 0, 1.0, wanted)
     errors = {f"pair {pair}": error for pair, error in enumerate(np.abs(live.inv_freq - wanted) / scale)}
     errors["the attention factor"] = abs(live.attention_factor / position.attention_factor - 1)

@@ -107,7 +107,7 @@ def join_experts(stored: Mapping[str, StoredTensor]) -> dict[str, AnyStored]:
         wanted = [numbered.get(number) or _rename(some, number) for number in range(max(numbered) + 1)]
         missing = [part for parts in wanted for part in parts if part not in stored]
         if missing:
-            raise _refusal(joined[name].file, f"{len(missing)} matrices are missing ({', '.join(missing[:3])})")
+            raise _refusal(joined[name].file, f"missing tensors: {len(missing)} ({', '.join(missing[:3])})")
         parts = tuple(tuple(stored[part] for part in siblings) for siblings in wanted)
         kinds = {tuple((part.shape, part.dtype) for part in each) for each in parts}
         if len(kinds) > 1 or len({part.shape[1:] for part in parts[0]}) > 1:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from ropewalk.core.quantity import format_count
 from ropewalk.model.trial import refuse_class
 from ropewalk.model.twin import HEAD_DIM, HEADS, KV_HEADS, LAYERS, MLP_WIDTH, WIDTH
 from ropewalk.model.watch_attention import Watch
@@ -73,7 +74,8 @@ def find_parts(model: PreTrainedModel, watch: Watch) -> FoundParts:
             raise refuse_class(name, f"its {what} is not where a Llama has it")
     if len(mlps) != 1:
         raise refuse_class(
-            name, f"its blocks have {len(mlps)} parts with matrices besides attention ({', '.join(mlps)})"
+            name,
+            f"its blocks have {format_count(len(mlps), 'part')} with matrices besides attention ({', '.join(mlps)})",
         )
     assert embedding is not None and attention is not None
     parts = Parts(model.base_model_prefix, layers[0], rotary[0], norms[-1], attention, mlps[0], embedding=embedding)

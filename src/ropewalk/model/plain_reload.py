@@ -23,6 +23,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
+from ropewalk.core.quantity import format_count
+
 
 def answer_requests(folder: str, scratch: str, device: str, loader: str = "") -> None:
     """Process all requests in ``scratch`` on ``device``, such as ``cpu`` or ``cuda:0``."""
@@ -57,7 +59,7 @@ def load_plain(folder: str) -> Any:
     kind = getattr(transformers, name) if name.endswith("ForConditionalGeneration") else AutoModelForCausalLM
     model, report = kind.from_pretrained(folder, dtype=torch.float32, local_files_only=True, output_loading_info=True)
     if missing := sorted(report["missing_keys"]):
-        raise RuntimeError(f"the files lack {len(missing)} tensors of {name}: {', '.join(missing[:3])}")
+        raise RuntimeError(f"the files lack {format_count(len(missing), 'tensor')} of {name}: {', '.join(missing[:3])}")
     return model
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ropewalk.core.error import UserError
+from ropewalk.core.progress import is_untold
 from ropewalk.model.architectures import family_of
 from ropewalk.model.attention_interface import NAME, count_calls
 from ropewalk.model.trial import REFUSALS, tell_error, try_short_windows
@@ -125,11 +126,12 @@ def _try_long_window(kind: type[PreTrainedModel], window_tokens: int) -> None:
     try:
         try_short_windows(kind, FEW_EXPERTS)
     except REFUSALS as error:
-        warnings.warn(
+        text = (
             f"{kind.__name__} is tried on texts shorter than its window of {window_tokens} tokens: a tiny model of it, "
-            f"with a short window, cannot be built or run ({tell_error(error)})",
-            stacklevel=4,
+            f"with a short window, cannot be built or run ({tell_error(error)})"
         )
+        if is_untold(text):
+            warnings.warn(text, stacklevel=4)
 
 
 _RANKS = "_ropewalk_ranks"

@@ -24,6 +24,7 @@ import torch
 import torch.distributed as dist
 
 from ropewalk.core.error import RankError, UserError, explain_disk_fault
+from ropewalk.core.progress import set_first
 from ropewalk.parallel.device import explain_fork_fault, require_fork
 from ropewalk.parallel.hang import take_place
 from ropewalk.parallel.stop import SIGNALS, answer_stop
@@ -83,6 +84,7 @@ def be_rank(
     So a rank lives on after its work until every rank has reported. A rank that ended earlier would close connections
     from which slower ranks still read.
     """
+    set_first(start.rank == 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends the ranks
     for number in SIGNALS:
         signal.signal(number, answer_stop)

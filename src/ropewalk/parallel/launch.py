@@ -226,11 +226,12 @@ def _run_in_place(function: Callable[..., Any], ranks: int, *args: Any, setup: R
     """
     found = int(os.environ["WORLD_SIZE"])
     if found != ranks and ranks > 1:
+        instead = "" if found % setup.group else f", or set parallel.ranks={found}"
         raise UserError(
             f"the recipe needs {format_count(ranks, 'rank')}, but torchrun started {found}",
             where="parallel.ranks",
             why="WORLD_SIZE is the number of processes of torchrun (nodes x processes per node)",
-            fix=f"start {format_count(ranks, 'process')}, or set parallel.ranks={found}",
+            fix=f"start {format_count(ranks, 'process')}{instead}",
         )
     if not dist.is_initialized():
         _join_torchrun(setup)

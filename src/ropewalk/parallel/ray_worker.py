@@ -28,6 +28,7 @@ from ropewalk.core.run_folder import RunFolder
 from ropewalk.parallel.torchrun import find_store_address, hand_on_rank
 from ropewalk.recipe.load import load_recipe
 from ropewalk.recipe.named import find_named
+from ropewalk.recipe.offer_ranks import group_ranks, offer_ranks
 
 _PAUSE_SECONDS, _ROUND_SECONDS = 0.5, 30.0
 _STOP_SECONDS = 30.0
@@ -53,7 +54,8 @@ def configure_workers(recipe: Path | str, overrides: Sequence[str] = ()) -> dict
             "the number of workers is open",
             where="parallel.ranks",
             why="it is auto, and Ray must know how many workers to start",
-            fix="parallel.ranks=8, or as many GPUs as the run may have",
+            fix=f"parallel.ranks={offer_ranks(read, 8) or group_ranks(read.parallel)}, or as many GPUs as the run may "
+            "have",
         )
     return {
         "recipe": str(named.absolute() if find_named(named) == named else named),

@@ -99,7 +99,7 @@ def choose_partition(
     costs, found = {}, {}
     asked = sharing.ulysses_degree
     if asked is not None:
-        count_shared_heads(sharing.heads.heads, sharing.heads.kv_heads, asked)
+        count_shared_heads(sharing.heads.heads, sharing.heads.kv_heads, asked, context_ranks=ranks)
         assert asked == 1 or sharing.price.recurrent is None, "the state of a head needs all tokens"
     for ulysses_degree in [asked] if asked is not None else list_degrees(ranks, sharing):
         partition = partition_tokens_and_heads(

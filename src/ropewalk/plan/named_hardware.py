@@ -13,6 +13,7 @@ from ropewalk.plan.devices import find_device, recognise_device
 from ropewalk.plan.hardware import Machine
 from ropewalk.recipe.finding import Finding
 from ropewalk.recipe.hardware_keys import read_hardware
+from ropewalk.recipe.offer_ranks import offer_ranks
 from ropewalk.recipe.spec import Recipe
 
 _SOURCE = "plan, docs/plan.md"
@@ -32,18 +33,17 @@ def check_hardware(recipe: Recipe, machine: Machine) -> Iterator[Finding]:
         return
     needed = -(-ranks // each)
     if nodes is not None and needed > nodes:
-        message = (
-            f"{format_count(ranks, 'rank')} need {needed} nodes of {each} x {machine.name}, not {nodes}; set "
-            f"nodes={needed}, or "
-            f"parallel.ranks={nodes * each}"
-        )
-        yield Finding("error", "nodes", message, _SOURCE)
+        fewer = offer_ranks(recipe, nodes * each, nodes=nodes, most=nodes * each)
+        message = f"{format_count(ranks, 'rank')} need {needed} nodes of {each} x {machine.name}, not {nodes}"
+        fix = f"nodes={needed}" if fewer is None else f"nodes={needed}, or parallel.ranks={fewer}"
+        yield Finding("error", "nodes", message, _SOURCE, fix)
     elif (devices := (nodes or needed) * each) > ranks and (nodes or (named and named.count)):
         message = (
             f"{nodes or needed} x {each} x {machine.name} are {devices} devices, of which parallel.ranks={ranks} uses "
             f"{ranks}; the plan is for {ranks}"
         )
-        fix = f"set parallel.ranks={devices}, or name fewer devices"
+        more = offer_ranks(recipe, devices, most=devices)
+        fix = f"set parallel.ranks={more}, or name fewer devices" if (more or 0) > ranks else "name fewer devices"
         yield Finding("warning", "nodes" if nodes else "hardware", message, _SOURCE, fix)
 
 

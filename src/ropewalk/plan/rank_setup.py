@@ -9,6 +9,7 @@ from typing import Literal
 
 from ropewalk.core.error import UserError
 from ropewalk.core.quantity import format_count
+from ropewalk.recipe.offer_ranks import group_ranks
 from ropewalk.recipe.parallel import Parallel
 from ropewalk.shape.model_shape import ModelShape
 
@@ -20,16 +21,21 @@ SMALL_PARAMETERS = 20_000_000
 
 @dataclass(frozen=True, slots=True)
 class RankSetup:
-    """How ranks are to start. ``small`` says that the model may be trained on a CPU if there are too few GPUs."""
+    """How ranks are to start. ``small`` says that the model may be trained on a CPU if there are too few GPUs.
+
+    The number of ranks must be a multiple of ``group``; what errors offer is.
+    """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     small: bool = False
     deterministic: bool = False
+    group: int = 1
 
 
 def set_up_ranks(parallel: Parallel, shape: ModelShape) -> RankSetup:
     """Return the setup of a recipe's ranks for a model of ``shape``."""
-    return RankSetup(parallel.device, shape.parameters <= SMALL_PARAMETERS, parallel.deterministic)
+    small = shape.parameters <= SMALL_PARAMETERS
+    return RankSetup(parallel.device, small, parallel.deterministic, group_ranks(parallel))
 
 
 def choose_kind(setup: RankSetup, *, ranks: int, gpus: int, without: str = "the driver shows none") -> tuple[Kind, str]:
@@ -55,9 +61,14 @@ def choose_kind(setup: RankSetup, *, ranks: int, gpus: int, without: str = "the 
     if setup.device == "auto" and setup.small:
         return "cpu", f"{here}: the model is small, so all ranks run on the CPU (parallel.device)"
     cpu = ", or parallel.device=cpu" if setup.device == "auto" else ""
+    if gpus < setup.group:
+        # one rank of one sequence divides every recipe
+        offer = "parallel.ranks=1 parallel.context_parallel=1 parallel.replicas=1 parallel.ulysses_degree=auto"
+    else:
+        offer = f"parallel.ranks={gpus // setup.group * setup.group}"
     raise UserError(
         f"{ranks} ranks cannot share {format_count(gpus, 'GPU')}",
         where="parallel.ranks",
         why=f"there are {here}; a rank needs a GPU of its own",
-        fix=f"set parallel.ranks={gpus} (and parallel.context_parallel to a divisor of it){cpu}",
+        fix=f"set {offer}{cpu}",
     )

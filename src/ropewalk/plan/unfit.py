@@ -6,13 +6,15 @@ sequence; no replicas; all of these; more ranks. Beside it stands the longest se
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from ropewalk.core.quantity import format_bytes, format_length
+from ropewalk.core.spec import Spec
 from ropewalk.plan.fit import fits_somehow
 from ropewalk.plan.hardware import Machine
 from ropewalk.plan.plan import Plan
 from ropewalk.plan.room import USABLE_HOST_MEMORY, USABLE_MEMORY
+from ropewalk.recipe.check import check
 from ropewalk.recipe.finding import Finding
 from ropewalk.recipe.parallel import Parallel
 from ropewalk.recipe.spec import Recipe
@@ -20,6 +22,7 @@ from ropewalk.recipe.stage import Stage
 from ropewalk.recipe.stretch import stretch_stages
 from ropewalk.shape.model_shape import ModelShape
 
+_Keys = TypeVar("_Keys", bound=Spec)
 _SOURCE = "plan, docs/plan.md"
 _OPEN = ("recompute", "mlp_tile_tokens", "offload", "states", "loss_chunk_tokens")
 _MOST_RANKS, _SHORTEST = 64, 1024
@@ -33,7 +36,7 @@ def find_unfit(recipe: Recipe, shape: ModelShape, plans: Sequence[Plan]) -> list
     for index, (plan, stage, extended) in enumerate(zip(plans, recipe.stages, stretched, strict=False)):
         if not plan.fits:
             lack = describe_lack(plan)
-            change = offer_change(recipe, index, stage, extended, plan.machine)
+            change = offer_change(recipe, index, stage, extended, plan.machine, base=shape)
             findings.append(Finding("error", f"stages.{index}", f"it does not fit: {lack}; {change}", _SOURCE))
     return findings
 
@@ -64,11 +67,22 @@ def describe_lack(plan: Plan) -> str:
     return "; ".join(lacks)
 
 
-def offer_change(recipe: Recipe, index: int, stage: Stage, extended: ModelShape, machine: Machine) -> str:
-    """The next thing to change, in words that can be typed after ``ropewalk check RECIPE``."""
-    offers = []
+def offer_change(
+    recipe: Recipe, index: int, stage: Stage, extended: ModelShape, machine: Machine, *, base: ModelShape
+) -> str:
+    """The next thing to change, in words that can be typed after ``ropewalk check RECIPE``, which accepts them.
+
+    ``base`` is the shape before the first stage, ``extended`` that of the stage.
+    """
+    offers, errors = [], _list_errors(recipe, base)
+
+    def fits(change: dict[str, Any]) -> bool:
+        if not _fits_with(change, recipe.parallel, stage, extended, machine):
+            return False
+        return _list_errors(_apply_change(recipe, index, change), base) <= errors
+
     for change in _list_changes(recipe.parallel, stage, machine):
-        if _fits_with(change, recipe.parallel, stage, extended, machine):
+        if fits(change):
             words = [f"stages.{index}.{key}={value}" for key, value in change.items() if key in Stage.model_fields]
             words += [f"parallel.{key}={value}" for key, value in change.items() if key in Parallel.model_fields]
             ranks = change.get("ranks", 0)
@@ -79,7 +93,7 @@ def offer_change(recipe: Recipe, index: int, stage: Stage, extended: ModelShape,
     length = stage.context_length
     while length >= 2 * _SHORTEST:
         length //= 2
-        if _fits_with({"context_length": length}, recipe.parallel, stage, extended, machine):
+        if fits({"context_length": length}):
             offers.append(f"set stages.{index}.context_length={format_length(length)}")
             break
     if machine.name == "cpu" and recipe.hardware is None:
@@ -87,6 +101,23 @@ def offer_change(recipe: Recipe, index: int, stage: Stage, extended: ModelShape,
     if not offers:
         return "no number of ranks that was tried is enough: take devices with more memory, or train adapters (lora)"
     return ", or ".join(offers)
+
+
+def _list_errors(recipe: Recipe, base: ModelShape) -> set[str]:
+    """The errors of a recipe's rules, which its plan is not among."""
+    return {str(finding) for finding in check(recipe, base) if finding.level == "error"}
+
+
+def _apply_change(recipe: Recipe, index: int, change: dict[str, Any]) -> Recipe:
+    stages = list(recipe.stages)
+    stages[index] = _change(stages[index], change)
+    return recipe.model_copy(update={"parallel": _change(recipe.parallel, change), "stages": tuple(stages)})
+
+
+def _change(spec: _Keys, change: dict[str, Any]) -> _Keys:
+    """``spec`` with those of the new values whose keys it has."""
+    kept = {key: value for key, value in change.items() if key in type(spec).model_fields}
+    return spec.model_copy(update=kept)
 
 
 def _list_changes(parallel: Parallel, stage: Stage, machine: Machine) -> Iterator[dict[str, Any]]:
@@ -117,8 +148,7 @@ def _fits_with(
     change: dict[str, Any], parallel: Parallel, stage: Stage, extended: ModelShape, machine: Machine
 ) -> bool:
     """Whether a stage fits after ``change``, and can be split so."""
-    changed = parallel.model_copy(update={key: value for key, value in change.items() if key in Parallel.model_fields})
-    stage = stage.model_copy(update={key: value for key, value in change.items() if key in Stage.model_fields})
+    changed, stage = _change(parallel, change), _change(stage, change)
     context = changed.context_parallel
     if changed.ranks % context or changed.ranks % changed.replicas:
         return False

@@ -154,7 +154,8 @@ def _check_heads(recipe: Recipe, shape: ModelShape | None) -> Iterator[Finding]:
     if shape is not None and recipe.parallel.ulysses_degree != "auto":
         try:
             for layer in range(shape.layers):
-                count_shared_heads(shape.heads, shape.heads_of(layer)[0], recipe.parallel.ulysses_degree)
+                kv_heads, degree = shape.heads_of(layer)[0], recipe.parallel.ulysses_degree
+                count_shared_heads(shape.heads, kv_heads, degree, context_ranks=recipe.parallel.context_parallel)
             limit_sharing(recipe.parallel.ulysses_degree, recurrent=shape.recurrent is not None)
         except UserError as error:
             yield Finding("error", error.where, f"{error.why}: {error.fix}", "arithmetic")

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from ropewalk.core.error import UserError
-from ropewalk.core.progress import say
+from ropewalk.core.progress import say_once
 from ropewalk.core.spec import Spec
 from ropewalk.recipe.advice import AdviceSpec
 from ropewalk.recipe.explain import explain
@@ -25,6 +25,9 @@ from ropewalk.recipe.suffix import YAML
 
 _POINT = r".\1"
 _BRACKETS = re.compile(r"\[(\d+)\]")
+_MOST_NEAR, _LARGEST_BYTES = 16, 1 << 20
+"""Of the files with a similar name: how many are looked at, and up to which size."""
+_A_STAGE = r"stages\.\d+"
 Part = TypeVar("Part", bound=Spec)
 
 
@@ -65,7 +68,7 @@ def read_data(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     for override in overrides:
         apply_override(data, override)
     for line in tell_inherited(before, data, overrides):
-        say(line)
+        say_once(line)
     return data
 
 
@@ -121,27 +124,27 @@ def parse_as(kind: type[Part], data: Any, *, where: str, called: str = "recipe")
 def parse_stage(overrides: Sequence[str]) -> Stage:
     """Make one stage from overrides alone, for verbs that get a model folder instead of a recipe."""
     # Extending does not use the keys that only training needs, so they get values that validate.
-    return _parse_alone(Stage, overrides, {"tokens": 1, "step_tokens": 1, "lr": 1})
+    return _parse_alone(Stage, overrides, {"tokens": 1, "step_tokens": 1, "lr": 1}, place=_A_STAGE)
 
 
 def parse_advice(overrides: Sequence[str]) -> AdviceSpec:
     """Make the input of ``ropewalk advise`` from overrides alone."""
-    return _parse_alone(AdviceSpec, overrides, {})
+    return _parse_alone(AdviceSpec, overrides, {}, place=_A_STAGE)
 
 
 def parse_export(overrides: Sequence[str]) -> ExportSpec:
     """Make the settings of an export without a recipe from overrides alone."""
-    return _parse_alone(ExportSpec, overrides, {})
+    return _parse_alone(ExportSpec, overrides, {}, place="export")
 
 
 def parse_evaluate(overrides: Sequence[str], data: dict[str, Any]) -> EvaluateSpec:
     """Read the keys of ``evaluate`` alone, for a model without a recipe; ``data`` holds those of a suite."""
-    return _parse_alone(EvaluateSpec, overrides, data)
+    return _parse_alone(EvaluateSpec, overrides, data, place="evaluate")
 
 
 def parse_import(overrides: Sequence[str]) -> ImportSpec:
     """Make the settings of ``ropewalk import`` from overrides alone."""
-    return _parse_alone(ImportSpec, overrides, {})
+    return _parse_alone(ImportSpec, overrides, {}, place="import")
 
 
 def apply_override(data: dict[str, Any], override: str) -> None:
@@ -179,17 +182,41 @@ def _find_near(path: Path) -> str:
     """A hint about the file that the user probably meant by a path that cannot be read."""
     folder = path if path.is_dir() else path.parent
     there = sorted(file.name for file in folder.iterdir() if file.suffix in YAML) if folder.is_dir() else []
-    near = there if path.is_dir() else difflib.get_close_matches(path.name, there, n=1)
-    if near:
-        return f"did you mean {folder / near[0]}?"
+    names = there if path.is_dir() else difflib.get_close_matches(path.name, there, n=_MOST_NEAR)
+    near = next((folder / name for name in names[:_MOST_NEAR] if _may_be_recipe(folder / name)), None)
+    if near is not None:
+        return f"did you mean {near}?"
     named = difflib.get_close_matches(path.stem, list_recipes(), n=1)
     if named:
         return f"did you mean {named[0]}, which ships with ropewalk?"
     return f"give the path of a .yaml file, or a shipped recipe: {', '.join(list_recipes())}"
 
 
-def _parse_alone(kind: type[Part], overrides: Sequence[str], data: dict[str, Any]) -> Part:
+def _may_be_recipe(path: Path) -> bool:
+    """Whether a file is a recipe or a study, perhaps with wrong keys, and no other YAML, such as one of Kubernetes."""
+    try:
+        if path.stat().st_size > _LARGEST_BYTES:
+            return False
+        data = parse_yaml(path.read_text(encoding="utf-8"), where=str(path))
+    except (OSError, UnicodeDecodeError, UserError):
+        return False
+    return isinstance(data, dict) and bool(data.keys() & {"stages", "arms", "vary"})
+
+
+def _parse_alone(kind: type[Part], overrides: Sequence[str], data: dict[str, Any], *, place: str) -> Part:
+    """A part of a recipe from overrides on ``data``; ``place`` is a pattern of where it stands in a recipe.
+
+    Raises UserError for a key with its place, as a recipe has it: without a recipe there is one way to write a key.
+    """
     for override in overrides:
+        placed = re.match(rf"({place})\.(.+)", override)
+        if placed is not None:
+            raise UserError(
+                f"{override!r} is a key of a recipe",
+                where="the command line",
+                why=f"a recipe is not given here, so a key stands without {placed[1]}.",
+                fix=f"write {placed[2]}",
+            )
         apply_override(data, override)
     return parse_as(kind, data, where="the overrides on the command line")
 

@@ -1,5 +1,6 @@
 """How ranks share a step, and what is traded for memory. Only precision and ``8bit`` change the rounding."""
 
+import math
 from importlib.util import find_spec
 from typing import Literal
 
@@ -12,16 +13,24 @@ from ropewalk.core.spec import Spec
 Offload = Literal["none", "inputs", "attention"]
 
 
-def require_even(ranks: int, *, context: int, replicas: int) -> None:
-    """Raise UserError unless ``ranks`` is a multiple of the context ranks ``context`` and of ``replicas``."""
+def require_even(ranks: int, *, context: int, replicas: int, offer: str | None = None) -> None:
+    """Raise UserError unless ``ranks`` is a multiple of the context ranks ``context`` and of ``replicas``.
+
+    Its fix is ``offer``; None is the nearest number of ranks below.
+    """
     for key, name, count in (("context_parallel", "context ranks", context), ("replicas", "replicas", replicas)):
         if ranks % count:
             raise UserError(
                 f"{format_count(ranks, 'rank')} cannot be divided into groups of {count} {name}",
                 where=f"parallel.{key}",
                 why="the number of ranks must be a multiple of it",
-                fix=f"choose a divisor of {ranks}",
+                fix=offer or f"parallel.ranks={_round_ranks(ranks, math.lcm(context, replicas))}",
             )
+
+
+def _round_ranks(ranks: int, group: int) -> int:
+    """``ranks`` rounded down to a multiple of ``group``, but at least one group: no data rank is added without work."""
+    return max(ranks // group, 1) * group
 
 
 def require_moments_kernel(kernel: str) -> None:

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from ropewalk.core.quantity import format_count
 from ropewalk.core.spec import Spec
 
 Value = bool | int | float | str
@@ -83,14 +84,19 @@ def _multiply(vary: Vary) -> Iterator[tuple[Value, ...]]:
 def _draw(vary: Vary, count: int, seed: int) -> Iterator[tuple[Value, ...]]:
     limit = math.prod(math.inf if isinstance(values, Range) else len(set(values)) for values in vary.values())
     if count > limit:
-        raise ValueError(f"draw: {count} arms of {limit:.0f} combinations; leave `draw` out for all of them")
+        raise ValueError(
+            f"draw: {format_count(count, 'arm')} of {format_count(round(limit), 'combination')}; leave `draw` out "
+            "for all of them"
+        )
     numbers, drawn = random.Random(seed), dict[tuple[Value, ...], None]()
     for _ in range(_TRIES * count):
         found = [each.draw(numbers) if isinstance(each, Range) else numbers.choice(each) for each in vary.values()]
         drawn[tuple(found)] = None
         if len(drawn) == count:
             return iter(drawn)
-    raise ValueError(f"draw: only {len(drawn)} different arms were found for {count}; widen the ranges, or draw fewer")
+    raise ValueError(
+        f"draw: found only {format_count(len(drawn), 'different arm')} for {count}; widen the ranges, or draw fewer"
+    )
 
 
 def _spell(key: str, value: Value) -> str:

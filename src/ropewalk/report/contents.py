@@ -74,6 +74,11 @@ class StageContents:
         return any(row.name == "stage/solved" and row.value > 0 for row in self.rows)
 
     @property
+    def counted_steps(self) -> int:
+        """The steps up to which ``source_tokens`` are counted; 0 before the first count."""
+        return max((row.step for row in self.rows if row.name.startswith("tokens/source/")), default=0)
+
+    @property
     def source_tokens(self) -> dict[str, int]:
         """Tokens that each source has given so far, from the validations."""
         tokens: dict[str, int] = {}

@@ -186,7 +186,7 @@ def _make_mix(survey: Mapping[str, Any], stage: Mapping[str, Any]) -> Section:
     padding = stage["padding_tokens"] / max(1, stage["sequences"] * stage["context_tokens"])
     lead = (
         f"{format_count(stage['sequences'], 'sequence')} of {format_length(stage['context_tokens'])}: "
-        f"{format_amount(stage['tokens'])} tokens in {stage['segments']:,} documents and segments, "
+        f"{format_amount(stage['tokens'])} tokens in {format_count(stage['segments'], 'segment')} of documents, "
         f"{padding:.3%} padding. No source differs by more than {stage['most_sequences_off']:.2f} sequences from its "
         "share of the tokens so far."
     )

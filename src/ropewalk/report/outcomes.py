@@ -2,7 +2,7 @@
 
 from statistics import median
 
-from ropewalk.core.quantity import format_amount, format_length
+from ropewalk.core.quantity import format_amount, format_count, format_length
 from ropewalk.report.charts import draw_positions, draw_retrieval
 from ropewalk.report.contents import Contents
 from ropewalk.report.curves import Border, draw_buckets, draw_held_out, draw_sources, draw_speed, draw_training
@@ -39,11 +39,7 @@ def _tell_skipped(contents: Contents) -> str:
     refused = len(contents.curve("skipped").values) - unlabelled
     reasons = {"loss or gradient norm not finite, or far above the steps before": refused}
     reasons["their sequences have no label with loss"] = unlabelled
-    told = [
-        f"{'1 step was' if count == 1 else f'{count:,} steps were'} skipped: {why}."
-        for why, count in reasons.items()
-        if count
-    ]
+    told = [f"{format_count(count, 'step')} skipped: {why}." for why, count in reasons.items() if count]
     return " ".join(told)
 
 

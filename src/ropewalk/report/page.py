@@ -11,7 +11,7 @@ import yaml
 
 from ropewalk.core.artifact import write_whole
 from ropewalk.core.error import MISSED_CODE, UNDECIDED_CODE
-from ropewalk.core.quantity import format_amount, format_length
+from ropewalk.core.quantity import format_amount, format_count, format_length
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.report.contents import Contents, read_run
 from ropewalk.report.context_losses import make_context_losses
@@ -120,10 +120,13 @@ def tell_run(contents: Contents) -> str:
         parts.append(f"{format_length(after)} tokens")
     else:
         parts.append(f"{format_length(before)} to {format_length(after)} tokens ({after / before:g}x)")
-    steps = sum(stage.steps for stage in contents.stages)
-    if steps:
-        taken = sum(sum(stage.source_tokens.values()) for stage in contents.stages)
-        parts.append(f"trained on {format_amount(taken)} tokens in {steps:,} steps")
+    taken = sum(sum(stage.source_tokens.values()) for stage in contents.stages)
+    if taken:
+        counted = sum(stage.counted_steps for stage in contents.stages)
+        parts.append(f"trained on {format_amount(taken)} tokens in {format_count(counted, 'step')}")
+    going = next((stage for stage in contents.stages if stage.steps > stage.counted_steps), None)
+    if going is not None:  # tokens are counted every log_steps steps
+        parts.append(f"now at step {going.steps:,} of stage {going.number}")
     told = ", ".join(parts)
     return f"{told}; {_TRIAL}" if contents.is_trial else told
 

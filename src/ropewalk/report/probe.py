@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ropewalk.core.quantity import format_length
+from ropewalk.core.quantity import format_count, format_length
 from ropewalk.core.record import Score
 from ropewalk.core.translate import translate_label
 from ropewalk.report.figure import INK, Picture, draw_picture
@@ -142,7 +142,10 @@ def _tell_answers_alike(probed: Probed, tokens: int, *, top: str) -> list[str]:
     alike = [model for model, score in scores.items() if score and model != top and score.high >= best.low]
     if not alike:
         return []
-    return [f"{best.n} answers do not tell {', '.join(alike)} apart from {top} (their 95 % intervals meet)"]
+    return [
+        f"{', '.join(alike)} cannot be told apart from {top} by {format_count(best.n, 'answer')} "
+        "(their 95 % intervals meet)"
+    ]
 
 
 def draw_losses(probed: Probed) -> Picture:

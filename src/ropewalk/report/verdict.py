@@ -24,6 +24,8 @@ _TINY_BASE_GAP = (">=", 0.2)
 _GAP = ("<=", 0.05)
 _GAIN = ("<=", -0.001)
 """Below 0 by more than rounding: a model that cannot see farther reads both alike."""
+RETRIEVAL_LIMIT = 0.95
+"""Smallest share of right answers at a length that was trained."""
 SHORT_LIMIT, FOREIGN_LIMIT = 0.02, 0.01
 """Largest change of the loss: on held-out text of the mix, and on text outside of it."""
 
@@ -69,7 +71,7 @@ def _judge_retrieval(contents: Contents) -> Iterator[Verdict]:
         for model in contents.models:
             if (score := whole.get((model, tokens))) is None:
                 continue
-            bound: tuple[str, float] | None = (">=", 0.90 if never else 0.95)
+            bound: tuple[str, float] | None = (">=", 0.90 if never else RETRIEVAL_LIMIT)
             if model != "extended":
                 own = contents.is_tiny_base and model == "base"
                 bound = _TINY_BASE_RETRIEVAL.get(int(multiple)) if own else None

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ropewalk.core.error import UserError
-from ropewalk.core.quantity import format_length
+from ropewalk.core.quantity import format_count, format_length
 from ropewalk.rope.advise import Advice, Practice, advise, practice_at, trained_inv_freq
 from ropewalk.rope.bounds import least_theta, suggest_theta
 from ropewalk.rope.frequency import count_whole_turns, wavelengths
@@ -204,7 +204,8 @@ def _tell(base: BaseRope, chosen: Candidate, *, least: float | None) -> Iterator
     if advice.new_angle_pairs == 0:
         yield f"at {length} no pair has an angle that training has not shown"
     else:
-        yield f"{advice.new_angle_pairs} pairs have new angles at {length}: the model must learn them in training"
+        pairs = format_count(advice.new_angle_pairs, "pair")
+        yield f"new angles at {length} in {pairs}: the model must learn them in training"
     if advice.first_negative_tokens is None:
         tail = f" (the least theta for this: {format_theta(float(f'{least:.3g}'))})" if least else ""
         yield f"similar tokens attract one another at every distance up to {length}{tail}"

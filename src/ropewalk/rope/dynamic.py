@@ -13,7 +13,7 @@ from jaxtyping import Float64
 from pydantic import Field, model_validator
 
 from ropewalk.core.error import UserError
-from ropewalk.core.quantity import PositiveCount
+from ropewalk.core.quantity import PositiveCount, format_count
 from ropewalk.rope.frequency import ntk_theta, plain_inv_freq
 from ropewalk.rope.longrope_search import Search
 from ropewalk.rope.method import BaseRope, Factor, Method, Stretch, filled
@@ -95,8 +95,8 @@ class LongRope(Stretch):
             raise ValueError("original_tokens: there is no attention factor for a length of 1")
         if self.long_factor and self.short_factor and len(self.long_factor) != len(self.short_factor):
             raise ValueError(
-                f"there are {len(self.short_factor)} short factors and {len(self.long_factor)} long factors, and "
-                "both must have one per pair"
+                f"there are {format_count(len(self.short_factor), 'short factor')} and "
+                f"{format_count(len(self.long_factor), 'long factor')}, and both must have one per pair"
             )
         return self
 

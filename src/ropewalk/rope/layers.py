@@ -14,7 +14,7 @@ from jaxtyping import Float64
 from pydantic import BeforeValidator, model_validator
 
 from ropewalk.core.error import UserError
-from ropewalk.core.quantity import PositiveCount, format_length
+from ropewalk.core.quantity import PositiveCount, format_count, format_length
 from ropewalk.core.spec import Spec
 from ropewalk.rope.method import BaseRope, describe
 from ropewalk.rope.scaling import Nope, Rope, Unchanged
@@ -193,7 +193,7 @@ def _check_pattern(pattern: tuple[LayerRule, ...], *, layers: int, context_token
         raise UserError(
             "the pattern does not divide the layers",
             where="layers",
-            why=f"{layers} layers are not a multiple of the {len(pattern)} lines of the pattern",
+            why=f"the pattern has {format_count(len(pattern), 'line')}, and the model {format_count(layers, 'layer')}",
             fix=f"give a pattern of {_divisors(layers)} lines",
         )
     for index, rule in enumerate(pattern):

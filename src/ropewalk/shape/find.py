@@ -34,22 +34,37 @@ def find_model(name: str | Path, *, config_only: bool = False, offline: bool = F
         else:
             return fetch_model(hub_name[1], hub_name[2], ["config.json"] if config_only else _WHOLE, offline=offline)
     if not config_only:
-        require_weights(str(name))
+        require_base(str(name))
     elif (shipped := find_shipped(str(name))) and not folder.exists():
         tell_shipped(str(name))
         return shipped
-    raise UserError(
+    raise _refuse(str(name), shapes=not folder.exists())
+
+
+def require_base(name: str) -> None:
+    """Raise UserError where ``name`` leads to no weights: a shipped shape, or nothing. The hub is not asked."""
+    folder = TINY_BASE if name == "tiny-base" else Path(name)
+    if (folder / "config.json").is_file() or (_HUB_NAME.fullmatch(name) and not folder.exists()):
+        return
+    require_weights(name)
+    raise _refuse(name, shapes=False)
+
+
+def _refuse(name: str, *, shapes: bool) -> UserError:
+    """The error of a name that is no model. With ``shapes`` the asker can use those that ropewalk ships."""
+    missing = "there is no such folder, and no shipped shape" if shapes else "there is no such folder"
+    return UserError(
         f"{name} is not a model",
         where="model",
-        why=f"{folder} has no config.json" if folder.exists() else "there is no such folder, and no shipped shape",
-        fix=_propose(str(name)),
+        why=f"{name} has no config.json" if Path(name).exists() else missing,
+        fix=_propose(name, shapes=shapes),
     )
 
 
-def _propose(name: str) -> str:
+def _propose(name: str, *, shapes: bool) -> str:
     if name.endswith(".gguf"):
         return f"make a model folder of it first: ropewalk import {name} OUT"
-    near = [] if Path(name).exists() else find_near(name.partition("@")[0])
+    near = find_near(name.partition("@")[0]) if shapes else []
     told = f"; shapes are shipped for {', '.join(near)} ..." if near else ""
-    told += "" if Path(name).exists() else " (docs/bases.md lists all)"
+    told += " (docs/bases.md lists all)" if shapes else ""
     return f"give a model folder, tiny-base, or a hub name with its revision such as org/name@main{told}"

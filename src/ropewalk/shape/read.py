@@ -16,6 +16,7 @@ import numpy as np
 
 from ropewalk.core.artifact import is_finished, read_manifest
 from ropewalk.core.error import UserError
+from ropewalk.core.quantity import format_count
 from ropewalk.rope.layers import LayerPosition, find_stretched
 from ropewalk.shape.experts import Experts, read_experts
 from ropewalk.shape.families import find_family, require_row
@@ -96,7 +97,7 @@ def parse_shape(config: Mapping[str, Any], where: str) -> ModelShape:
         sizes = read_unequal(config, positions, kv_heads=kv_heads, head_dim=head_dim, count=count, where=where)
         kv_heads, head_dim, unequal = sizes
         if heads % kv_heads:
-            raise _unusable("num_global_key_value_heads", f"{kv_heads} for {heads} heads", where)
+            raise _unusable("num_global_key_value_heads", f"{kv_heads} for {format_count(heads, 'head')}", where)
     norms = family.qk_norm if not family.qk_norm_key or config.get(family.qk_norm_key) else "none"
     return ModelShape(
         architecture=architecture,
@@ -141,7 +142,7 @@ def _read_widths(config: Mapping[str, Any], family: Family, where: str) -> tuple
         raise UserError(
             "the numbers of heads do not match",
             where=where,
-            why=f"{heads} heads over {kv_heads} key-value heads and a width of {width}",
+            why=f"{format_count(heads, 'head')} over {format_count(kv_heads, 'key-value head')} and a width of {width}",
             fix="correct hidden_size, num_attention_heads or num_key_value_heads",
         )
     return width, heads, kv_heads

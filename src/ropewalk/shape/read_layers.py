@@ -11,6 +11,7 @@ from typing import Any, cast
 from pydantic import TypeAdapter, ValidationError
 
 from ropewalk.core.error import UserError
+from ropewalk.core.quantity import format_count
 from ropewalk.rope.layers import LayerPosition
 from ropewalk.rope.scaling import Nope, Rope, Unchanged, read_method
 from ropewalk.shape.families import OWN_TYPE
@@ -84,7 +85,11 @@ def _read_own(own: Mapping[str, Any], *, layers: int, where: str) -> tuple[Layer
         first = error.errors()[0]
         raise _unclear(where, f"{'.'.join(map(str, first['loc']))}: {first['msg']}", "get the folder again") from None
     if len(found) != layers:
-        raise _unclear(where, f"it has {len(found)} entries for {layers} layers", "get the folder again")
+        raise _unclear(
+            where,
+            f"it has {format_count(len(found), 'entry')} for {format_count(layers, 'layer')}",
+            "get the folder again",
+        )
     return found
 
 
@@ -149,7 +154,9 @@ def _read_kinds(
             fix="choose another base",
         )
     if len(kinds) != layers:
-        raise _unclear(where, f"it has {len(kinds)} entries for {layers} layers", "correct it")
+        raise _unclear(
+            where, f"it has {format_count(len(kinds), 'entry')} for {format_count(layers, 'layer')}", "correct it"
+        )
     runs = {"none": [FULL] * layers, "all": [WINDOWED if window else FULL] * layers, "some": kinds}[family.windows]
     if kinds != runs:
         raise _unclear(

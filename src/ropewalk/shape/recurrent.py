@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ropewalk.core.error import UserError
+from ropewalk.core.quantity import format_count
 from ropewalk.shape.family import Family, RecurrentKeys
 from ropewalk.shape.recurrences import RECURRENCES
 from ropewalk.shape.rope_keys import FULL
@@ -233,7 +234,7 @@ def _require_groups(heads: int, key_heads: int, where: str) -> None:
         raise UserError(
             "the heads of the recurrent layers do not fit each other",
             where=where,
-            why=f"{heads} heads of values cannot share {key_heads} heads of keys evenly",
+            why=f"{format_count(heads, 'value head')} cannot share {format_count(key_heads, 'key head')} evenly",
             fix="correct config.json",
         )
 

@@ -6,19 +6,23 @@ Query heads must divide evenly. Key heads, of which grouped attention has fewer,
 import math
 
 from ropewalk.core.error import UserError
+from ropewalk.core.quantity import format_count
 
 
-def count_shared_heads(heads: int, kv_heads: int, ulysses_degree: int) -> int:
+def count_shared_heads(heads: int, kv_heads: int, ulysses_degree: int, *, context_ranks: int | None = None) -> int:
     """The least number of key heads, copies included, that ``ulysses_degree`` ranks share evenly beside query heads.
 
-    Raises UserError where ``heads`` query heads cannot be split so.
+    Raises UserError where ``heads`` query heads cannot be split so; it offers degrees that also make equal groups of
+    ``context_ranks``, where these are known.
     """
     if not _fits(heads, kv_heads, ulysses_degree):
-        fitting = (str(each) for each in range(1, heads + 1) if _fits(heads, kv_heads, each))
+        degrees = [each for each in range(1, heads + 1) if (context_ranks or each) % each == 0]
+        fitting = (str(each) for each in degrees if _fits(heads, kv_heads, each))
         raise UserError(
             "heads cannot be divided over ranks",
             where="parallel.ulysses_degree",
-            why=f"{heads} query heads and {kv_heads} key heads over {ulysses_degree} ranks",
+            why=f"{format_count(heads, 'query head')} and {format_count(kv_heads, 'key head')} over "
+            f"{format_count(ulysses_degree, 'rank')}",
             fix=f"use one of {', '.join(fitting)}, and divide sequences over the other ranks",
         )
     return math.lcm(kv_heads, ulysses_degree)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ropewalk.core.error import UserError
+from ropewalk.core.quantity import format_count
 from ropewalk.rope.layers import LayerPosition
 
 ACTIVATIONS = (
@@ -82,7 +83,8 @@ def check_factors(positions: Sequence[LayerPosition], *, head_dim: int, where: s
                 raise UserError(
                     f"{name} does not match the heads",
                     where=where,
-                    why=f"it has {len(given)} entries, and a head of {head_dim} dimensions has {head_dim // 2} pairs",
+                    why=f"it has {format_count(len(given), 'entry')}, and a head of {head_dim} dimensions has "
+                    f"{format_count(head_dim // 2, 'pair')}",
                     fix="correct config.json",
                 )
 

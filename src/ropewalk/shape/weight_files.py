@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from ropewalk.core.error import UserError
+from ropewalk.core.quantity import format_count
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -34,7 +35,7 @@ def weight_files(folder: Path) -> list[Path]:
         if Path(name).name != name:
             raise damaged(folder / INDEX, f"{name} points outside the folder")
         if not (folder / name).is_file():
-            raise damaged(folder / name, f"the index has {len(names)} files, and this one is missing")
+            raise damaged(folder / name, f"the index has {format_count(len(names), 'file')}, and this one is missing")
     return [folder / name for name in names]
 
 

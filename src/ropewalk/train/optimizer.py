@@ -48,7 +48,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float, *, frozen: 
 
 
 def list_frozen(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
-    """The parameters that the first steps do not train; their gradients are set to zero there."""
+    """The parameters that the first steps do not train; they get no gradients there."""
     return [each for group in optimizer.param_groups if not group.get("begins", True) for each in group["params"]]
 
 

@@ -16,6 +16,7 @@ from ropewalk.checkpoint.state import TrainState
 from ropewalk.core.artifact import discard, write_whole
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import warn
+from ropewalk.core.quantity import format_count
 from ropewalk.core.read_json import read_written
 from ropewalk.core.run_folder import StageFolder
 from ropewalk.parallel.collective import rank_and_ranks, share_from_first, wait_for_ranks
@@ -34,7 +35,7 @@ def decide_rollback(state: TrainState, folder: StageFolder, *, guard: Guard) -> 
     skipped = sum(not taken for _, _, taken in recent)
     if target is None or state.rollbacks >= guard.rollbacks:
         tried = (
-            f"it rolled back {state.rollbacks} times"
+            f"{format_count(state.rollbacks, 'rollback')} did not help"
             if target
             else "no checkpoint is older than the first skipped step"
         )

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from ropewalk.attention.copy_to_device import copy_to_device
-from ropewalk.checkpoint.state import TrainState
+from ropewalk.checkpoint.state import TrainState, count_update
 from ropewalk.core.record import Metric
 from ropewalk.model.expert_balance import StepBalance
 from ropewalk.model.loss import weigh_by_context
@@ -117,7 +117,8 @@ def train_step(
         _move(state.optimizer, found.gradients, rate=rate, scale=scale, frozen=frozen)
         if balance is not None and found.experts is not None:
             balance.finish(found.experts)
-        state = dataclasses.replace(state, updates=state.updates + 1, sums=_add(state.sums, found.table))
+        state = count_update(state, still)
+        state = dataclasses.replace(state, sums=_add(state.sums, found.table))
         metrics += [("loss/train", found.loss, "nats per token"), ("grad_norm", found.norm, "1")]
     else:
         state = dataclasses.replace(state, skipped=state.skipped + 1)
@@ -138,7 +139,7 @@ def compute_gradients(
 ) -> StepGradients:
     """Run forward and backward of a step, and agree over all ranks on its loss and gradient norm. Every rank calls it.
 
-    Gradients of ``frozen`` are set to zero: with a learning rate of 0 weights and moments then stay as they are.
+    ``frozen`` get no gradients: the optimizer then leaves their weights, moments and counts of updates as they are.
     The gradients are in the parameters too, and no weight changes. Raises UserError on every rank where ranks that
     share sequences have read different ones.
     """
@@ -146,8 +147,7 @@ def compute_gradients(
     with nullcontext() if balance is None else balance.step(work.tokens):
         table, given = _add_gradients(model, batches, mesh=mesh, loss_metrics=loss_metrics, weight=work.weight)
     for parameter in frozen:
-        if parameter.grad is not None:
-            parameter.grad.zero_()
+        parameter.grad = None
     gradients, own = _local_gradients(model), local_sums(balance)
     sums = (table.flatten(), given, _square_sum(gradients, mesh)[None], *own)
     table, far, norm, *choices = sum_over_ranks(torch.cat(sums)).cpu().split([len(each) for each in sums])

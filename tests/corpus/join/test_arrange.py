@@ -1,5 +1,6 @@
 """Texts cut into chunks that stand among those of others: every text comes back from its chunks, letter by letter."""
 
+import json
 import re
 from collections import defaultdict
 from collections.abc import Collection
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 
 from corpus.conftest import write_records
 from made_texts import han, sentence
+from ropewalk.core.error import UserError
 from ropewalk.corpus.join.arrange import Chunk, interleave, put_between
 from ropewalk.corpus.join.cut_places import TextCutter
 from ropewalk.corpus.join.related import list_related
@@ -277,3 +279,21 @@ def test_what_cut_texts_cannot_stand_with(keys: dict[str, Any], fault: str) -> N
     join = {"related": {"target_tokens": 9, "arrange": "interleave"}}
     with pytest.raises(ValidationError, match=fault):
         Source.model_validate({"name": "a", "path": "x", "role": "general", "join": join, **keys})
+
+
+@pytest.mark.parametrize("keys", [{}, {"arrange": "chain", "chunks": 2, "knots": False}])
+def test_plain_chains_of_before_the_keys_of_arrangements_are_taken_again(
+    keys: dict[str, Any], tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    """A folder says nothing of keys that came later, or has them with their defaults; nothing else may differ."""
+    made = make(tmp_path, tokenizer, TEXTS[:20])
+    manifest = made.folder / "manifest.json"
+    held = json.loads(manifest.read_text())
+    related = held["inputs"]["corpus"]["sources"][0]["join"]["related"]
+    assert not {"arrange", "chunks", "knots"} & related.keys()
+    related.update(keys)
+    del held["digest"]
+    manifest.write_text(json.dumps(held))
+    assert make(tmp_path, tokenizer, TEXTS[:20]).digest == made.digest
+    with pytest.raises(UserError, match="another corpus"):
+        make(tmp_path, tokenizer, TEXTS[:20], arrange="interleave")

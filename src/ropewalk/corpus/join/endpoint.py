@@ -17,6 +17,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 from ropewalk.core.artifact import write_whole
 from ropewalk.core.digest import digest_value
 from ropewalk.core.error import UserError
+from ropewalk.core.quantity import format_count
 from ropewalk.core.read_json import read_written
 from ropewalk.core.secret import read_secret
 from ropewalk.corpus.task_rules import WrittenRules
@@ -103,7 +104,7 @@ class Endpoint:
                 why = f"its answer is not that of a chat: {error}"
             if turn < self._rules.tries:
                 time.sleep(pause)
-        raise _NoAnswerError(f"{why} (tried {self._rules.tries} times)")
+        raise _NoAnswerError(f"{why} ({format_count(self._rules.tries, 'try')})")
 
     def _refuse(self, why: str) -> UserError:
         kept = sum(1 for _ in self._folder.glob("*/*.json"))
@@ -111,8 +112,8 @@ class Endpoint:
             "the endpoint that writes questions gave no answer",
             where=f"{self._where}: {self._rules.endpoint}",
             why=why,
-            fix=f"start it, or mend its address, model or key, and run the same command again: {kept} answers are "
-            "kept, and only the missing ones are asked for",
+            fix=f"start it, or mend its address, model or key, and run the same command again: it keeps "
+            f"{format_count(kept, 'answer')}, and asks only for the missing ones",
         )
 
 

@@ -39,7 +39,7 @@ from ropewalk.corpus.prepare.splits import REASONS, DocumentSplits, select_docum
 from ropewalk.corpus.prepare.tokenized import Tokenized
 from ropewalk.corpus.read.provenance import describe_unseen_fields
 from ropewalk.corpus.read.source import read_source, source_files
-from ropewalk.corpus.spec import CorpusSpec, Source
+from ropewalk.corpus.spec import CorpusSpec, Source, drop_younger_keys
 from ropewalk.corpus.tokens.corpus_folder import KIND, Facts, content_digest, point_to, token_digest
 from ropewalk.corpus.tokens.corpus_folder import open_corpus as open_corpus
 from ropewalk.corpus.tokens.store import StoredDocuments, all_documents, open_shards, write_shards
@@ -69,7 +69,9 @@ def build(
     if made_scores := {source.name: describe_score(source) for source in spec.sources if source.score}:
         inputs["score"] = made_scores
     if is_finished(folder):
-        if read_manifest(folder)["inputs"] != inputs or not _holds_text(folder, spec, probes, seed=seed):
+        held = read_manifest(folder)["inputs"]
+        held = {**held, "corpus": drop_younger_keys(held["corpus"])}
+        if held != inputs or not _holds_text(folder, spec, probes, seed=seed):
             raise UserError(
                 "the folder holds another corpus",
                 where=str(folder),

@@ -14,6 +14,7 @@ from jaxtyping import UInt32
 
 from ropewalk.core.digest import digest_value
 from ropewalk.core.owned import Owned
+from ropewalk.core.quantity import format_count
 from ropewalk.core.record import Document
 from ropewalk.corpus.clean.document import clean_document
 from ropewalk.corpus.clean.quality import Measures
@@ -187,7 +188,7 @@ def _cut(item: Owned[Judged], cuts: Cuts, source: Source) -> Judged:
     kept = replace(outcome, text=cuts.apply(whole.take(), filtered.digest))
     if len(kept.text) >= source.cleaning(kept.language).min_characters:
         return Judged(read_bytes, kept, replace(filtered, outcome=kept))
-    why = f"{len(kept.text)} characters of {characters} are in no other document"
+    why = f"in no other document: {format_count(len(kept.text), 'character')} of {characters}"
     place = str(kept.metadata.get("place", ""))
     reject = Reject(kept.id, REPEATED, read_bytes, why, place, begin_and_end)
     return Judged(read_bytes, reject, Filtered(reject, filtered.measures))

@@ -136,16 +136,17 @@ def _tell_joins(joins: Mapping[str, Any]) -> Iterator[str]:
             f"-{format_count(made['border_tokens'], 'border')}"
         )
         if made["cut"]:
-            yield f"  {made['cut']:,} texts are cut, with chunks of other texts between theirs"
+            yield f"  {format_count(made['cut'], 'text')} cut, with chunks of other texts between"
         if made["continued"]:
             yield (
                 f"  {format_count(made['continued'], 'join')} continued in another document, as longer than most_tokens"
             )
     if written := joins.get("written"):
         told = ", ".join(f"{count:,} {reason}" for reason, count in written.items() if reason != "requests")
-        yield f"  questions that a model wrote ({written['requests']:,} requests): {told}"
+        yield f"  questions that a model wrote ({format_count(written['requests'], 'request')}): {told}"
     if joins["in_circle"]:
-        yield f"  {joins['in_circle']:,} documents import or answer each other in a circle; it is read by path or order"
+        circle = format_count(joins["in_circle"], "document")
+        yield f"  {circle} in a circle of imports or answers, read by path or order"
 
 
 def _line(name: str, amount: Mapping[str, int]) -> str:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from ropewalk.core.artifact import is_finished
 from ropewalk.core.digest import digest_value
 from ropewalk.core.progress import say, watch
+from ropewalk.core.quantity import format_count
 from ropewalk.corpus.dedup.decontaminate import Prompts
 from ropewalk.corpus.prepare.assemble_shards import assemble
 from ropewalk.corpus.prepare.filters import Cuts
@@ -151,11 +152,15 @@ def _run(spec: CorpusSpec, jobs: Sequence[Job]) -> None:
     count = 1 if alone else count_workers(spec.workers, spec.worker_count)
     left = [(job, task) for job, task in _list_tasks(jobs, count) if not job.is_made(task["stream"])]
     names = ", ".join(job.source.name for job in jobs)
-    with watch(names if len(names) < _NAMES_LETTERS else f"{len(jobs)} sources", whole, unit="MB of text") as advance:
+    if len(names) >= _NAMES_LETTERS:
+        names = format_count(len(jobs), "source")
+    with watch(names, whole, unit="MB of text") as advance:
         advance(whole - _megabytes(left))
         files = {id(job): job.write() for job in jobs}
         lines = [name_task(files[id(job)], task) for job, task in left]
         if lines:
+            if count > 1:
+                assert jobs[0].tokenizer.fast, "chosen here first: the workers, which choose too, tell nothing"
             run_tasks(lines, workers=spec.workers, count=count, advance=lambda size_bytes: advance(size_bytes / 1e6))
 
 

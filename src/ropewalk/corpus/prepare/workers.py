@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ropewalk.core.error import UserError
+from ropewalk.core.progress import set_first
 from ropewalk.core.ray_cluster import start_ray
 from ropewalk.core.translate import get_language, set_language
 from ropewalk.corpus.prepare.shards import Advance, read_job, work
@@ -66,6 +67,7 @@ def serve() -> None:
     Its one argument is the language of what it says.
     """
     set_language(sys.argv[1])
+    set_first(False)  # the parent tells what all of them find
     os.putenv("TOKENIZERS_PARALLELISM", "false")  # one core each: other workers use the others
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):  # the parent handles them and ends this process
         signal.signal(number, signal.SIG_IGN)

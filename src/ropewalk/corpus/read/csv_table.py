@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 
+from ropewalk.core.quantity import format_count
 from ropewalk.corpus.read.archive import Line
 from ropewalk.corpus.read.bad_input import Found, Place, decode_text, reject
 from ropewalk.corpus.read.files import File
@@ -80,7 +81,10 @@ def read_table(lines: Iterator[Line], file: File, source: Source, encoding: str)
         elif len(row) == len(keys):
             yield feed.begin, dict(zip(keys, row, strict=True))
         elif row:  # an empty line is no row
-            why = f"{len(row)} fields, but the first row has {len(keys)} keys: {', '.join(keys)}"
+            why = (
+                f"{format_count(len(row), 'field')}, but the first row has {format_count(len(keys), 'key')}: "
+                f"{', '.join(keys)}"
+            )
             text = delimiter.join(row)
             yield reject(source, feed.begin, "broken table row", why, size_bytes=feed.size_bytes, text=text)
         feed.start_row()

@@ -10,6 +10,7 @@ from typing import Any
 
 from ropewalk.core.error import UserError
 from ropewalk.core.owned import Owned
+from ropewalk.core.quantity import format_count
 from ropewalk.core.record import Document
 from ropewalk.corpus.embedded import embedded_documents
 from ropewalk.corpus.read.bad_input import Found, Place, WholeText, check_text, reject
@@ -199,7 +200,7 @@ def _make_document(record: object, source: Source, place: Place) -> Document | R
         return text
     spans = record.get("loss_spans")
     if spans is not None and not _are_spans(spans, len(text)):
-        why = f"{spans!r:.80} are not ranges within {len(text)} characters"
+        why = f"{spans!r:.80} are not ranges within {format_count(len(text), 'character')}"
         return reject(source, place, "bad loss spans", why, size_bytes=size, text=text)
     made = _document(text, source, id=_id_of(record, place), place=place)
     return replace(made, loss_spans=None if spans is None else tuple((int(a), int(b)) for a, b in spans))

@@ -26,6 +26,7 @@ from ropewalk.corpus.tokens.long_documents import BeyondSequence, find_beyond
 from ropewalk.corpus.tokens.store import StoredDocuments, all_documents, open_shards
 
 KIND = "corpus"
+_SPLIT = "split.npy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,22 @@ class Corpus:
         """The source's folder in the token store."""
         return self._stores[source]
 
+    def require_current(self) -> None:
+        """Raise UserError for a folder of version 0.1, whose split of all documents has another name and form.
+
+        It can be trained on; what looks at dropped and held-out documents needs it prepared again.
+        """
+        for source in self.sources:
+            path = self.folder / source / _SPLIT
+            if not path.is_file():
+                raise UserError(
+                    "the corpus was prepared by an earlier version",
+                    where=str(path),
+                    why=f"there is no {_SPLIT}, which says what became of each document",
+                    fix=f"remove {self.folder} and run `ropewalk prepare RECIPE` again; the token store keeps the "
+                    "tokenised text",
+                )
+
     def train(self, source: str) -> StoredDocuments:
         """The documents that are trained on, joined ones included, from the source's shards in the token store."""
         described = self._describe(source)
@@ -100,7 +117,7 @@ class Corpus:
 
     def splits(self, source: str) -> Int8[np.ndarray, "documents"]:
         """The split of each stored document: train, held out or a reason to drop it (codes in prepare/splits.py)."""
-        return np.asarray(np.load(self.folder / source / "split.npy", allow_pickle=False))
+        return np.asarray(np.load(self.folder / source / _SPLIT, allow_pickle=False))
 
     def kept(self, source: str, document: int) -> tuple[str, int]:
         """For a stored document that is dropped as a copy: source and number of the document that was kept."""

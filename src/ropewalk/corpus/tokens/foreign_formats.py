@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Int64, Shaped, UInt8
 
 from ropewalk.core.error import UserError, explain_import_fault
+from ropewalk.core.quantity import format_count
 from ropewalk.corpus.tokens.store import token_dtype
 
 Format = Literal["megatron", "datatrove", "olmo", "datasets"]
@@ -65,7 +66,7 @@ def read_tokens(path: Path, *, format: Format, vocabulary: int, eos_id: int) -> 
         ids = _map(path, token_dtype(vocabulary))
         ends = _ends_at(ids, eos_id)
     if len(ends) and (ends[-1] != len(ids) or (np.diff(ends, prepend=0) < 0).any()):
-        raise _broken(path, f"its last document ends at {ends[-1]:,}, but the file has {len(ids):,} ids")
+        raise _broken(path, f"its last document ends at {ends[-1]:,}, but the file has {format_count(len(ids), 'id')}")
     masks = path.with_name(f"{path.name}.loss")
     mask = _map(masks, np.dtype("u1")) if masks.exists() else np.broadcast_to(np.uint8(1), ids.shape)
     begin = 0

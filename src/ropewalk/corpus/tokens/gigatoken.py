@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import UInt32
 
 from ropewalk.core.error import UserError
-from ropewalk.core.progress import say, say_once
+from ropewalk.core.progress import say_once
 from ropewalk.corpus.tokens.word_cache import load_words
 
 Encode = Callable[[list[str]], list[UInt32[np.ndarray, "_"]]]
@@ -87,7 +87,7 @@ class Fast:
                 self._encoder = None
 
     def _tell_difference(self, where: str) -> None:
-        say(f"{self._library}'s ids differ from the ids of the tokenizer on {where}: it is not used")
+        say_once(f"{self._library}'s ids differ from the ids of the tokenizer on {where}: it is not used")
 
 
 def _lost_trust(library: str) -> UserError:
