@@ -8,16 +8,18 @@ import pytest
 import torch
 from transformers import AutoModel, LlamaConfig, PreTrainedConfig, Qwen3Config, SmolLM3Config
 
+from ropewalk.plan.block_memory import (
+    checkpoint_bytes,
+    copied_bytes,
+    kept_attention_bytes,
+    offloaded_checkpoint_bytes,
+)
 from ropewalk.plan.memory import (
     GRADIENT_BYTES,
     MASTER_BYTES,
     MOMENT_BYTES,
-    checkpoint_bytes,
     chunked_loss_bytes,
-    copied_bytes,
     estimate_memory,
-    kept_attention_bytes,
-    offloaded_checkpoint_bytes,
 )
 from ropewalk.plan.saved_tensors import stored_block_bytes
 from ropewalk.plan.savings import Savings, list_savings

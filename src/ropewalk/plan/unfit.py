@@ -21,7 +21,7 @@ from ropewalk.recipe.stretch import stretch_stages
 from ropewalk.shape.model_shape import ModelShape
 
 _SOURCE = "plan, docs/plan.md"
-_OPEN = ("recompute", "mlp_tile_tokens", "offload", "states", "loss_chunk_tokens")
+_OPEN = ("recompute", "recompute_blocks", "mlp_tile_tokens", "offload", "states", "loss_chunk_tokens")
 _MOST_RANKS, _SHORTEST = 64, 1024
 """How many times more ranks are tried, and the shortest sequence that is offered."""
 
