@@ -22,8 +22,6 @@ class Savings:
     """One way to save memory: what is recomputed, computed in tiles, or kept on the host."""
 
     recompute: Recompute = "none"
-    recompute_blocks: int | None = None
-    """The first blocks, of this number, are recomputed; None is all. ``OPEN`` (0) is as few as fit (plan/fit.py)."""
     mlp_tile_tokens: int | None = None
     """Tokens of one tile; None takes all tokens through an MLP at once."""
     offload: bool = False
@@ -34,6 +32,8 @@ class Savings:
     """Masters, gradients and moments are kept in host memory, and the optimizer runs there."""
     eight_bit: bool = False
     """The moments of matrices are kept in 8 bits. This changes the result, so ``auto`` never takes it."""
+    recompute_blocks: int | None = None
+    """The first blocks, of this number, are recomputed; None is all. ``OPEN`` (0) is as few as fit (plan/fit.py)."""
 
     def describe(self) -> str:
         """The way in the words of the recipe."""
@@ -81,12 +81,12 @@ def list_savings(
     ways = [
         Savings(
             recompute,
-            blocks,
             tile,
             offload=offload != "none",
             attention_on_host=offload == "attention",
             states_on_host=place == "host",
             eight_bit=place == "8bit",
+            recompute_blocks=blocks,
         )
         for place, (recompute, blocks), offload, tile in itertools.product(states, recomputes, offloads, tiles)
     ]

@@ -67,7 +67,7 @@ def _list_rows(stage: StageReceipt) -> list[list[str]]:
 
 def describe_recomputation(totals: StepTotals) -> str:
     """What is recomputed of which blocks, in the words of a plan."""
-    return Savings(totals.recompute, totals.recompute_blocks).describe()
+    return Savings(totals.recompute, recompute_blocks=totals.recompute_blocks).describe()
 
 
 def _bytes(name: str, measured: float, planned: float | None) -> list[str]:
