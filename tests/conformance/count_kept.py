@@ -56,9 +56,7 @@ def choose_sizes(architecture: str) -> dict[str, Any]:
     return sizes
 
 
-def count_storages(
-    architecture: str, dtype: torch.dtype, sizes: dict[str, Any]
-) -> list[Counter[tuple[float, bool]]]:
+def count_storages(architecture: str, dtype: torch.dtype, sizes: dict[str, Any]) -> list[Counter[tuple[float, bool]]]:
     """The storages that each block of a tiny model keeps: numbers a token, and whether they are float32 in any type."""
     model: Any = make_model(architecture, **sizes).to(dtype).train()
     model.config._experts_implementation = "grouped_mm"

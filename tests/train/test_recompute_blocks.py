@@ -146,5 +146,7 @@ def test_the_peak_of_a_step_is_as_planned(way: Savings) -> None:
 
 def test_the_first_blocks_need_least() -> None:
     """What the last blocks keep is free before the first second run; if they run again, all is there beside it."""
-    first, spread, last = (measure(Savings("full", recompute_blocks=3), again=again) for again in ((0, 1, 2), (0, 2, 4), (3, 4, 5)))
+    first, spread, last = (
+        measure(Savings("full", recompute_blocks=3), again=again) for again in ((0, 1, 2), (0, 2, 4), (3, 4, 5))
+    )
     assert first <= spread and first < 0.85 * last

@@ -39,7 +39,7 @@ class Savings:
         """The way in the words of the recipe."""
         words = [f"recompute {self.recompute}"]
         if self.recompute_blocks is not None:
-            words[0] += f" in the first {format_count(self.recompute_blocks, 'block')}"
+            words = [f"recompute {self.recompute} in the first {format_count(self.recompute_blocks, 'block')}"]
         words += [f"MLP in tiles of {self.mlp_tile_tokens}"] if self.mlp_tile_tokens else []
         if self.offload:
             words += ["inputs and attention on the host" if self.attention_on_host else "inputs on the host"]
