@@ -33,7 +33,7 @@ def test_the_peak_is_the_largest_of_all_blocks_one_by_one(
         walked = [sum(kept) + found.loss]
         for index in reversed(range(shape.layers)):
             run = full - attention if index < count else 0.0
-            done = head + GRADIENT_BYTES * shape.block_parameters * (shape.layers - 1 - index)
+            done = head + GRADIENT_BYTES * shape.block_parameters * (shape.layers - index) + head * (index == 0)
             walked.append(sum(kept[: index + 1]) + run + done + tokens * shape.width * 10 + blocks.moving())
         assert found.kept == pytest.approx(sum(kept))
         planned = found.peak_bytes - found.states - found.gathered

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from ropewalk.plan.fit import list_memory
 from ropewalk.plan.savings import Savings
 from ropewalk.plan.search import LayoutPlan, find_fastest, find_front
 from search_cases import SearchCase, draw_case, list_settings, make_case, plan_setting
@@ -35,12 +36,12 @@ def test_no_setting_is_faster_than_the_one_that_is_found(seed: int) -> None:
 def test_the_fastest_is_one_of_the_settings_and_heads_the_front() -> None:
     case = make_case("8b", "h100-sxm", "64Ki", 4, context_parallel=4, replicas=1, micro=1)
     best, front = search(case), find_front([case.space], case.layouts)
-    found = {option.savings.recompute_blocks for each in [best, *front] for option in each.options}
-    few = {blocks + more for blocks in found if blocks for more in (-1, 0, 1)} | {None}
-    settings = [each for each in list_settings(case) if each.savings.recompute_blocks in few]
-    fitting = [plan for plan in (plan_setting(case, each) for each in settings) if plan.fits]
+    split = case.space.split(case.layouts[0])
+    ways = {way for way, _ in list_memory(case.space.load, ranks=4, split=split, machine=case.machine)}
+    assert any(way.recompute_blocks for way in ways), "of some ways the fewest blocks that fit"
+    plans = [plan_setting(case, each) for each in list_settings(case) if each.savings in ways]
+    fitting = [plan for plan in plans if plan.fits]
     assert best.seconds == pytest.approx(min(plan.seconds for plan in fitting)) == front[0].seconds
-    assert len(found) > 2, "some candidates recompute some blocks"
     for candidate in front:
         quicker = [plan for plan in fitting if plan.seconds < candidate.seconds * (1 - 1e-9)]
         assert all(plan.memory.peak_bytes > candidate.peak_bytes for plan in quicker), "nothing beats it"
@@ -94,7 +95,7 @@ def test_replicas_keep_gathers_inside_a_node() -> None:
     assert [each.layout.replicas for each in found] == [1, 4]
 
 
-@pytest.mark.parametrize(("name", "length", "ranks"), [("8b", "128Ki", 8), ("70b", "32Ki", 32), ("0.6b", "512Ki", 4)])
+@pytest.mark.parametrize(("name", "length", "ranks"), [("8b", "128Ki", 8), ("70b", "64Ki", 32), ("0.6b", "512Ki", 4)])
 def test_the_fewest_blocks_that_fit_are_recomputed(name: str, length: str, ranks: int) -> None:
     """One block less does not fit, whatever is saved beside."""
     pinned = {"context_parallel": ranks, "replicas": 1, "mlp_tile_tokens": None, "offload": "none", "states": "device"}
@@ -102,7 +103,7 @@ def test_the_fewest_blocks_that_fit_are_recomputed(name: str, length: str, ranks
     found = search(case)
     way = found.options[0].savings
     assert way.recompute == "save_attention" and way.recompute_blocks is not None
-    setting = next(each for each in list_settings(case) if each.savings == way)
-    assert plan_setting(case, setting).seconds == pytest.approx(found.seconds)
+    settings = [each for each in list_settings(case) if each.savings == way]
+    assert min(plan_setting(case, each).seconds for each in settings) == pytest.approx(found.seconds)
     fewer = replace(way, recompute_blocks=way.recompute_blocks - 1) if way.recompute_blocks > 1 else Savings()
-    assert not plan_setting(case, setting._replace(savings=fewer)).fits
+    assert not plan_setting(case, settings[0]._replace(savings=fewer)).fits

@@ -103,7 +103,7 @@ def estimate_memory(
     border = 0.0
     if 0 < count < shape.layers:
         # Of the head's gradient a rank holds all until the backward ends, of a block's its shard.
-        one_unit, done = is_whole and ranks > 1, (shape.layers - count) / shape.layers
+        one_unit, done = is_whole and ranks > 1, (shape.layers - count + 1) / shape.layers
         gradients = head_gradient * (1 - on_device) + GRADIENT_BYTES * on_device * (
             shape.vocabulary * shape.width * trained.head * (1 - done) + trained.parameters * done
         )
