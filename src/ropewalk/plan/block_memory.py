@@ -11,7 +11,7 @@ from ropewalk.plan.saved_tensors import kept_of, stored_layer_bytes, sum_layers
 from ropewalk.plan.savings import Savings
 from ropewalk.plan.trained import count_kept, kept_mlp_tensors
 from ropewalk.recipe.lora import Lora
-from ropewalk.shape.alike import is_recurrent
+from ropewalk.shape.alike import has_recurrence
 from ropewalk.shape.model_shape import ModelShape
 
 _MLP_TENSORS = 5
@@ -119,7 +119,7 @@ def kept_attention_bytes(
 
     def bytes_of(layer: int) -> float:
         width = shape.heads * shape.heads_of(layer)[1]
-        return 0.0 if is_recurrent(shape, layer) else float(local_tokens * (width * element_bytes + shape.heads * 4))
+        return 0.0 if has_recurrence(shape, layer) else float(local_tokens * (width * element_bytes + shape.heads * 4))
 
     return sum_layers(shape, bytes_of, range(shape.layers if blocks is None else blocks))
 

@@ -18,7 +18,7 @@ from jaxtyping import Int64
 from ropewalk.partition.cost import pairs_before
 from ropewalk.plan.trained import count_trained
 from ropewalk.recipe.lora import Lora
-from ropewalk.shape.alike import has_mixture, is_recurrent
+from ropewalk.shape.alike import has_mixture, has_recurrence
 from ropewalk.shape.model_shape import ModelShape
 
 Recompute = Literal["none", "save_attention", "full"]
@@ -30,7 +30,7 @@ FORWARD_PASSES: dict[Recompute, tuple[float, float]] = {"none": (1, 1), "full": 
 BACKWARD_LINEAR, BACKWARD_ATTENTION = 2.0, 2.5
 
 
-class Share(NamedTuple):
+class BlockShare(NamedTuple):
     """What recomputed blocks are of all: of their number, of their products, of attention."""
 
     blocks: float = 1.0
@@ -38,7 +38,7 @@ class Share(NamedTuple):
     attention: float = 1.0
 
 
-def count_passes(recompute: Recompute, share: Share) -> tuple[float, float]:
+def count_passes(recompute: Recompute, share: BlockShare) -> tuple[float, float]:
     """Forward passes over products and over attention, where ``share`` of them runs again."""
     linear, attention = FORWARD_PASSES[recompute]
     return 1 + (linear - 1) * share.linear, 1 + (attention - 1) * share.attention
@@ -69,12 +69,12 @@ class TokenFlops:
     def attention_share(self) -> float:
         return self.attention / (self.linear + self.attention)
 
-    def share_of(self, blocks: int | None) -> Share:
+    def share_of(self, blocks: int | None) -> BlockShare:
         """What the first ``blocks`` blocks are of all; None is all of them."""
         if blocks is None or blocks >= len(self.block_linear):
-            return Share()
+            return BlockShare()
         linear, attention = sum(self.block_linear), sum(self.block_attention)
-        return Share(
+        return BlockShare(
             blocks / len(self.block_linear),
             sum(self.block_linear[:blocks]) / linear,
             sum(self.block_attention[:blocks]) / attention if attention else 0.0,
@@ -140,7 +140,7 @@ def _count_block_products(shape: ModelShape, adapters: int) -> tuple[float, ...]
             inner = experts.active_width() + inner * experts.beside
             total += 2.0 * shape.width * experts.count
         total += 2.0 * matrices * shape.width * inner
-        if shape.recurrent is not None and is_recurrent(shape, layer):
+        if shape.recurrent is not None and has_recurrence(shape, layer):
             total += shape.recurrent.token_flops
         else:
             total += 2.0 * sum(into * out for into, out in shape.attention_matrices_of(layer).values())

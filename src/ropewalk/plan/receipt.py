@@ -15,7 +15,7 @@ import numpy as np
 from ropewalk.core.error import UserError
 from ropewalk.core.quantity import format_amount
 from ropewalk.core.read_json import read_written
-from ropewalk.plan.flops import BACKWARD_ATTENTION, BACKWARD_LINEAR, Recompute, Share, count_passes
+from ropewalk.plan.flops import BACKWARD_ATTENTION, BACKWARD_LINEAR, BlockShare, Recompute, count_passes
 
 AttentionSoftware = Literal[
     "ropewalk",
@@ -160,7 +160,7 @@ class Receipt:
 
 def compute_seconds(totals: StepTotals, rig: Rig) -> tuple[float, float]:
     """Seconds of the busiest rank's products and attention in a step, at the rates that were measured at the start."""
-    share = Share(linear=totals.linear_again, attention=totals.attention_again)
+    share = BlockShare(linear=totals.linear_again, attention=totals.attention_again)
     linear, attention = count_passes(totals.recompute, share)
     products = totals.linear_flops * (linear + BACKWARD_LINEAR) / rig.ranks / rig.products_flops
     pairs = totals.attention_flops * (attention + BACKWARD_ATTENTION) / rig.ranks * totals.balance

@@ -7,7 +7,7 @@ their bytes with those that torch keeps.
 from bisect import bisect_left
 from collections.abc import Callable
 
-from ropewalk.shape.alike import has_mixture, is_recurrent
+from ropewalk.shape.alike import has_mixture, has_recurrence
 from ropewalk.shape.kept import Counts, Kept, row_of_kept, weigh_kept
 from ropewalk.shape.kept_recurrent import KEPT_RECURRENT, kept_summary_bytes
 from ropewalk.shape.model_shape import ModelShape
@@ -21,7 +21,7 @@ def stored_layer_bytes(
     ``summed``: context ranks share documents, and all segments of recurrent layers are summed up for others. In packs
     few are, so this is the most that they keep.
     """
-    if is_recurrent(shape, layer):
+    if has_recurrence(shape, layer):
         mixing = _recurrent_bytes(shape, element_bytes, summed=summed)
     else:
         mixing = _attention_bytes(shape, layer, element_bytes)

@@ -4,27 +4,41 @@ Layers differ in their mixer (attention or a recurrence), in their heads, in whe
 their MLP (dense, wider, or a mixture of experts). Windows and positions are not sizes.
 """
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from ropewalk.shape.model_shape import ModelShape
+from ropewalk.shape.experts import Experts
+from ropewalk.shape.recurrent import RecurrentLayers
 
 
-def is_recurrent(shape: "ModelShape", layer: int) -> bool:
+class Layered(Protocol):
+    """What is asked of a ``ModelShape``."""
+
+    @property
+    def layers(self) -> int: ...
+    @property
+    def recurrent(self) -> RecurrentLayers | None: ...
+    @property
+    def experts(self) -> Experts | None: ...
+    def heads_of(self, layer: int) -> tuple[int, int]: ...
+    def shares_keys(self, layer: int) -> bool: ...
+    def mlp_factor(self, layer: int) -> int: ...
+
+
+def has_recurrence(shape: Layered, layer: int) -> bool:
     """Whether a layer has a recurrence in place of attention."""
     return shape.recurrent is not None and layer in shape.recurrent.layers
 
 
-def has_mixture(shape: "ModelShape", layer: int) -> bool:
+def has_mixture(shape: Layered, layer: int) -> bool:
     """Whether a layer has a mixture of experts."""
     return shape.experts is not None and layer in shape.experts.layers
 
 
-def group_layers(shape: "ModelShape") -> tuple[tuple[int, ...], ...]:
+def group_layers(shape: Layered) -> tuple[tuple[int, ...], ...]:
     """All layers in groups of equal sizes, each from first to last; ``ModelShape.alike`` keeps the result."""
     groups: dict[tuple[object, ...], list[int]] = {}
     for layer in range(shape.layers):
-        own = is_recurrent(shape, layer), has_mixture(shape, layer)
+        own = has_recurrence(shape, layer), has_mixture(shape, layer)
         sizes = (*shape.heads_of(layer), shape.shares_keys(layer), shape.mlp_factor(layer))
         groups.setdefault((*own, *sizes), []).append(layer)
     return tuple(map(tuple, groups.values()))
