@@ -4,12 +4,13 @@ Layers differ in their mixer (attention or a recurrence), in their heads, in whe
 their MLP (dense, wider, or a mixture of experts). Windows and positions are not sizes.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from ropewalk.shape.experts import Experts
 from ropewalk.shape.recurrent import RecurrentLayers
 
 
+@runtime_checkable
 class Layered(Protocol):
     """What is asked of a ``ModelShape``."""
 
