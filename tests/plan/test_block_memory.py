@@ -40,6 +40,21 @@ def test_the_peak_is_the_largest_of_all_blocks_one_by_one(
         assert planned == pytest.approx(max(walked), rel=0.06), (count, planned / max(walked))
 
 
+@pytest.mark.parametrize("count", [29, 30, 31])
+def test_the_last_recomputed_block_may_be_the_peak(shapes: Mapping[str, ModelShape], count: int) -> None:
+    """On eight ranks: its second run stands beside the head's gradient, which is whole until the end."""
+    shape, way = shapes["llama-8b"], Savings("full", recompute_blocks=count)
+    blocks, found = BlockMemory(shape, TOKENS, way, summed=True), plan(shape, way)
+    row, whole = TOKENS * shape.width * 10, GRADIENT_BYTES * shape.vocabulary * shape.width
+    block = shape.block_parameters
+    shards = GRADIENT_BYTES * block * (shape.layers - count + 1) / 8
+    peak = count * TOKENS * shape.width * 2 + blocks.saved(0) + blocks.moving() + row + whole + shards + 6 * block
+    assert found.border == pytest.approx(peak, rel=0.02)
+    assert found.border > found.first_block
+    if count == 31:
+        assert found.peak_bytes == found.states + found.gathered + found.border
+
+
 def test_a_block_more_keeps_less_and_takes_longer(shapes: Mapping[str, ModelShape]) -> None:
     """So the fewest that fit are found by halving."""
     for tokens in (2048, TOKENS):
