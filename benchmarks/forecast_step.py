@@ -6,6 +6,7 @@ All terms are those of plan/step_time. Messages are hidden behind compute in it;
 tables are steps of 1,048,576 tokens with activations on the host: of stock transformers, as published, and ours.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from ropewalk.plan.plan import Split
 from ropewalk.plan.room import USABLE_MEMORY
 from ropewalk.plan.savings import Savings
 from ropewalk.plan.step_time import FITTED, Factors, Software, StepTime, Work, estimate_step_time
+from ropewalk.recipe.parallel import LOSS_CHUNK_TOKENS
 from ropewalk.rope.layers import plain_layers
 from ropewalk.shape.experts import Experts
 from ropewalk.shape.model_shape import ModelShape
@@ -92,13 +94,24 @@ def find_times(
     return estimate_step_time(LLAMA_8B, work, savings=savings, machine=CARD, software=Software(fused), factors=factors)
 
 
-def find_kept_share(tokens: int, ranks: int) -> float:
-    """The share of blocks that need not run again, where the others do: as many as an H100 has room for."""
-    least, most = (
-        estimate_memory(LLAMA_8B, tokens // ranks, ranks=ranks, savings=savings).peak_bytes
-        for savings in (Savings("save_attention"), Savings())
-    )
-    return (USABLE_MEMORY * CARD.memory_bytes - least) / (most - least)
+def find_fewest(tokens: int, ranks: int, savings: Savings) -> int:
+    """The fewest first blocks that are recomputed on an H100, where the others keep everything."""
+    for blocks in range(1, LLAMA_8B.layers):
+        memory = estimate_memory(
+            LLAMA_8B, tokens // ranks, ranks=ranks, savings=replace(savings, recompute_blocks=blocks),
+            loss_chunk_tokens=LOSS_CHUNK_TOKENS[True], context_ranks=ranks,
+        )  # fmt: skip
+        if memory.peak_bytes <= USABLE_MEMORY * CARD.memory_bytes:
+            return blocks
+    return LLAMA_8B.layers
+
+
+def _list_tiled(tokens: int, ranks: int, share: float) -> Iterator[tuple[str, StepTime]]:
+    """What else an H100 has room for: MLPs in tiles of 4096 in all blocks, and nothing else recomputed."""
+    way = Savings(mlp_tile_tokens=4096)
+    memory = estimate_memory(LLAMA_8B, tokens // ranks, ranks=ranks, savings=way, loss_chunk_tokens=4096)
+    assert memory.peak_bytes <= USABLE_MEMORY * CARD.memory_bytes
+    yield "MLPs in tiles instead", find_times(tokens, ranks, share, way)
 
 
 def print_step() -> None:
@@ -121,8 +134,8 @@ def print_step() -> None:
             "with attention at its plain rate": find_times(tokens, ranks, share, again, factors=PLAIN_ATTENTION),
             "with both, without recomputation": find_times(tokens, ranks, share, Savings(), factors=PLAIN_BOTH),
         }
-        kept = find_kept_share(tokens, ranks)
-        partly = (1 - kept) * total + kept * others["without recomputation"].total
+        blocks = find_fewest(tokens, ranks, again)
+        partly = find_times(tokens, ranks, share, replace(again, recompute_blocks=blocks))
         needed = float(partition.traffic_tokens.sum()) / ((ranks - 1) * tokens)
         plan = forecast(
             LLAMA_8B, context_tokens=tokens, tokens=tokens, ranks=ranks, machine=CARD,
@@ -136,7 +149,9 @@ def print_step() -> None:
             "step, s": f"{total:.2f}",
             "MFU": f"{useful / total:.0%}",
             **{f"MFU {name}": f"{useful / each.total:.0%}" for name, each in others.items()},
-            f"MFU with {kept:.0%} of the blocks not run again": f"{useful / partly:.0%}",
+            f"step with {blocks} of {LLAMA_8B.layers} blocks recomputed, s": f"{partly.total:.2f}",
+            f"MFU with {blocks} of {LLAMA_8B.layers} blocks recomputed": f"{useful / partly.total:.0%}",
+            **{f"MFU with {name}": f"{useful / each.total:.0%}" for name, each in _list_tiled(tokens, ranks, share)},
             "step at 50% and 45% MFU, the goal, s": f"{useful / GOALS[name]:.2f}",
             "hidden: keys, s": f"{plan.context_bytes / link:.2f}",
             "hidden: weights and gradients, s": f"{plan.state_bytes / link:.2f}",

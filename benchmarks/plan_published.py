@@ -11,9 +11,10 @@ from pathlib import Path
 from statistics import median
 
 from published_rows import ALST_NODE_BYTES, ALST_NODES, H100, LONGEST, ROUNDED_SECONDS, ROWS, Row
+from ropewalk.plan.block_memory import copied_bytes
 from ropewalk.plan.devices import read_devices
 from ropewalk.plan.forecast import forecast
-from ropewalk.plan.memory import copied_bytes, estimate_memory
+from ropewalk.plan.memory import estimate_memory
 from ropewalk.plan.plan import Plan, Split
 from ropewalk.plan.room import USABLE_HOST_MEMORY, USABLE_MEMORY
 from ropewalk.plan.savings import Savings

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from planned_recipe import make_planned
+from ropewalk.core.quantity import OPEN
 from ropewalk.plan.forecast import forecast
 from ropewalk.plan.hardware import KNOWN, Machine
 from ropewalk.plan.plan import Plan, Split
@@ -65,8 +66,16 @@ def list_settings(case: SearchCase) -> Iterator[Setting]:
         whole = case.space.split(layout)
         for size in case.space.list_micro_batches(layout):
             split = replace(whole, micro_batch_size=size)
-            for cut, way in itertools.product(case.space.list_cuts(layout, split), whole.savings):
+            ways = [each for way in whole.savings for each in spell_blocks(way, case.space.load.shape.layers)]
+            for cut, way in itertools.product(case.space.list_cuts(layout, split), ways):
                 yield Setting(layout, split, cut, way)
+
+
+def spell_blocks(way: Savings, layers: int) -> list[Savings]:
+    """``way`` with every number of recomputed blocks, where that is open."""
+    if way.recompute_blocks != OPEN:
+        return [way]
+    return [replace(way, recompute_blocks=blocks) for blocks in range(1, layers)]
 
 
 def plan_setting(case: SearchCase, setting: Setting) -> Plan:

@@ -56,8 +56,8 @@ def choose_sizes(architecture: str) -> dict[str, Any]:
     return sizes
 
 
-def count_storages(architecture: str, dtype: torch.dtype, sizes: dict[str, Any]) -> Counter[tuple[float, bool]]:
-    """The storages that the blocks of a tiny model keep: numbers a token, and whether they are float32 in any type."""
+def count_storages(architecture: str, dtype: torch.dtype, sizes: dict[str, Any]) -> list[Counter[tuple[float, bool]]]:
+    """The storages that each block of a tiny model keeps: numbers a token, and whether they are float32 in any type."""
     model: Any = make_model(architecture, **sizes).to(dtype).train()
     model.config._experts_implementation = "grouped_mm"
     model.set_attn_implementation(NAME)
@@ -66,12 +66,14 @@ def count_storages(architecture: str, dtype: torch.dtype, sizes: dict[str, Any])
     mix_documents(model)
     known = {each.untyped_storage().data_ptr() for each in (*model.parameters(), *model.buffers())}
     alive: list[torch.Tensor] = []  # keeps every tensor, so that no address is used twice
-    inside = [False]
+    inside, owner = [-1], dict[int, int]()
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         alive.append(tensor)
-        if not inside[0]:
-            known.add(tensor.untyped_storage().data_ptr())
+        address = tensor.untyped_storage().data_ptr()
+        if inside[0] < 0:
+            known.add(address)
+        owner.setdefault(address, inside[0])
         return tensor
 
     def leave_out(module: Any, given: Any, made: Any) -> None:
@@ -81,30 +83,36 @@ def count_storages(architecture: str, dtype: torch.dtype, sizes: dict[str, Any])
 
     rotary_of(model).register_forward_hook(leave_out)
     blocks = blocks_of(model)
-    blocks[0].register_forward_pre_hook(lambda *given: inside.__setitem__(0, True))
-    blocks[-1].register_forward_hook(lambda *given: inside.__setitem__(0, False))
+    for index, block in enumerate(blocks):
+        block.register_forward_pre_hook(lambda *given, index=index: inside.__setitem__(0, index))
+    blocks[-1].register_forward_hook(lambda *given: inside.__setitem__(0, -1))
     tokens = TOKENS if SUPPORTED[architecture].recurrent is None else RECURRENT_TOKENS
     places, partition = torch.arange(tokens)[None], partition_tokens(np.zeros((1, tokens), np.int32), ranks=1)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         backbone_of(model)(places % 97, position_ids=places, use_cache=False, partition=partition, context_group=None)
     found = {tensor.untyped_storage().data_ptr(): tensor for tensor in alive}
-    kept = [tensor for address, tensor in found.items() if address not in known]
-    return Counter(
-        (tensor.untyped_storage().nbytes() / tokens / tensor.dtype.itemsize, tensor.dtype == torch.float32)
-        for tensor in kept
-    )
+    counts = [Counter[tuple[float, bool]]() for _ in blocks]
+    for address, tensor in found.items():
+        if address not in known:
+            size = tensor.untyped_storage().nbytes() / tokens / tensor.dtype.itemsize
+            counts[owner[address]][size, tensor.dtype == torch.float32] += 1
+    return counts
 
 
-def count_bytes(architecture: str, dtype: torch.dtype, sizes: dict[str, Any]) -> float:
-    """Bytes that the blocks keep of one token, without the one or two numbers that a norm keeps of it.
+def count_bytes(architecture: str, dtype: torch.dtype, sizes: dict[str, Any]) -> list[float]:
+    """Bytes that each block keeps of one token, without the one or two numbers that a norm keeps of it.
 
     The states of a recurrence, one in each chunk, are no whole numbers of a token.
     """
-    kept = [each for each in count_storages(architecture, dtype, sizes).items() if each[0][0] not in (1, 2)]
-    return sum(size * count * (4 if wide else dtype.itemsize) for (size, wide), count in kept)
+
+    def weigh(counts: Counter[tuple[float, bool]]) -> float:
+        kept = [each for each in counts.items() if each[0][0] not in (1, 2)]
+        return sum(size * count * (4 if wide else dtype.itemsize) for (size, wide), count in kept)
+
+    return [weigh(each) for each in count_storages(architecture, dtype, sizes)]
 
 
 if __name__ == "__main__":
     for architecture in sys.argv[1:]:
-        found = count_storages(architecture, torch.bfloat16, choose_sizes(architecture))
+        found = sum(count_storages(architecture, torch.bfloat16, choose_sizes(architecture)), Counter())
         print(architecture, *(f"{size:g}{' float32' * wide}: {count}" for (size, wide), count in sorted(found.items())))

@@ -11,7 +11,7 @@ from conformance.count_kept import choose_sizes, count_bytes
 from conformance.tiny_families import make_model, make_settings
 from ropewalk.partition import partition_tokens
 from ropewalk.plan.flops import token_flops
-from ropewalk.plan.saved_tensors import stored_block_bytes
+from ropewalk.plan.saved_tensors import stored_block_bytes, stored_layer_bytes
 from ropewalk.recurrence import scan
 from ropewalk.shape.families import SUPPORTED
 from ropewalk.shape.read import parse_shape
@@ -60,6 +60,8 @@ def test_flops_are_those_that_torch_counts(architecture: str, monkeypatch: pytes
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(torch.arange(tokens)[None], use_cache=False)
     flops = token_flops(shape, tokens)
+    assert sum(flops.block_attention) == pytest.approx(flops.attention)
+    assert sum(flops.block_linear) + 2 * shape.vocabulary * shape.width == pytest.approx(flops.linear)
     square = (
         2 * (shape.query_width + shape.output_width) * tokens * shape.attention_layers
     )  # the eager attention computes all pairs
@@ -72,4 +74,8 @@ def test_saved_bytes_are_those_that_torch_counts(architecture: str, dtype: torch
     sizes = choose_sizes(architecture)
     shape = parse_shape(make_settings(architecture) | sizes, "config.json")
     planned = shape.layers * stored_block_bytes(shape, 1, element_bytes=dtype.itemsize)
-    assert planned == pytest.approx(count_bytes(architecture, dtype, sizes), rel=0.02)
+    counted = count_bytes(architecture, dtype, sizes)
+    assert planned == pytest.approx(sum(counted), rel=0.02)
+    if len(shape.alike) > 1:
+        layers = [stored_layer_bytes(shape, layer, 1, element_bytes=dtype.itemsize) for layer in range(shape.layers)]
+        assert layers == pytest.approx(counted, rel=0.02)

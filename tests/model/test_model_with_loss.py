@@ -26,6 +26,7 @@ from ropewalk.parallel.launch import run_ranks
 from ropewalk.parallel.mesh import make_mesh
 from ropewalk.parallel.recompute import set_recompute
 from ropewalk.partition import local_shard, partition_tokens
+from tiny_hybrid import make_hybrid
 
 VOCABULARY, CONTEXT = 97, 40
 LENGTHS = ((17, 16), (40,))  # documents of each row; the first row ends in padding
@@ -74,6 +75,7 @@ def train_once(
     tile_tokens: int | None = None,
     host: bool = False,
     backend: str | None = None,
+    again: int | None = None,
 ) -> tuple[float, Gradients]:
     """The same on this rank of data x context, in whole: called by run_ranks."""
     learner = ModelWithLoss(make(attn_implementation=NAME), chunk_tokens=13).train()
@@ -83,11 +85,13 @@ def train_once(
             compile_in_place((block.get_submodule("mlp") for block in learner.blocks), backend=backend)
         tile_mlps(learner.causal, tile_tokens)
     copies = HostCopies(torch.device("cpu")) if host else None
-    set_recompute(learner.causal, recompute, keep=copies.keep if copies and recompute == "save_attention" else None)
+    again = len(learner.blocks) if again is None else again
+    keep = copies.keep if copies and recompute == "save_attention" else None
+    set_recompute(learner.causal, recompute, keep=keep, spared=learner.blocks[again:])
     if backend is not None:
         compile_in_place(learner.blocks, backend=backend)
     if copies is not None:
-        offload_blocks(learner.blocks, copies)
+        offload_blocks(learner.blocks[:again], copies)
     shard_model(learner, mesh, precision=precision, whole_bytes=whole_bytes, states_on_host=host)
     batch = packed_batch()
     rows = slice(mesh.data_rank, None, mesh.data_ranks)
@@ -170,6 +174,24 @@ def test_compiled_blocks_change_no_gradient(
     once = partial(train_once, backend="aot_eager", **more)
     for found in run_ranks(once, ranks, make, ranks, "float32", recompute):
         assert_same(found, plain_truth(make), 1e-5)
+
+
+def make_recurrent(attn_implementation: str) -> PreTrainedModel:
+    model = make_hybrid()
+    model.set_attn_implementation(attn_implementation)
+    return model
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_one_recomputed_block_in_units_of_two_ranks_gives_the_same_bits(make_tiny: Make, recurrent: bool) -> None:
+    """Sharded by FSDP2, a unit a block, over two context ranks; also with recurrent layers."""
+    make = make_recurrent if recurrent else partial(make_tiny, "LlamaForCausalLM")
+    expected = run_ranks(train_once, 2, make, 2)
+    for recompute in ("full", "save_attention"):
+        found = run_ranks(partial(train_once, again=1), 2, make, 2, "float32", recompute)
+        for mine, plain in zip(found, expected, strict=True):
+            assert mine[0] == plain[0]
+            assert all(torch.equal(mine[1][name], gradient) for name, gradient in plain[1].items())
 
 
 def count_kernels(make: Make, recompute: str, tile_tokens: int | None = None) -> Counter[str]:

@@ -60,6 +60,8 @@ def test_seconds_follow_the_passes() -> None:
     assert compute_seconds(TOTALS, RIG) == (1.5, 7.0)
     assert compute_seconds(replace(TOTALS, recompute="full"), RIG) == (2.0, 9.0)
     assert compute_seconds(replace(TOTALS, recompute="save_attention", balance=1.5), RIG) == (2.0, 10.5)
+    some = replace(TOTALS, recompute="full", recompute_blocks=3, linear_again=0.5, attention_again=0.25)
+    assert compute_seconds(some, RIG) == (1.75, 7.5), "of the blocks that run again"
 
 
 def test_a_receipt_comes_back_from_its_file(tmp_path: Path) -> None:
@@ -81,6 +83,7 @@ def test_the_baseline_comes_from_a_closed_list(tmp_path: Path) -> None:
         ("skipped pairs", replace(TOTALS, attention_flops=4e12), 15.5 / 8.5),
         ("balance", replace(TOTALS, balance=1.5), 12.0 / 8.5),
         ("recompute", replace(TOTALS, recompute="full"), 11.0 / 8.5),
+        ("recompute", replace(TOTALS, recompute="full", linear_again=0.5, attention_again=0.5), 9.75 / 8.5),
     ],
 )
 def test_one_difference_is_one_factor(factor: str, theirs: StepTotals, expected: float) -> None:

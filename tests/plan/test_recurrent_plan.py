@@ -76,8 +76,10 @@ def test_a_plan_counts_what_recurrent_layers_send(hybrid: ModelShape) -> None:
     split = Split(context_ranks=8)
     without = forecast(hybrid, split=split, **size)
     more = forecast(hybrid, split=dataclasses.replace(split, recurrent_traffic=Traffic(3.0 * MIB, 5.0 * MIB)), **size)
-    forwards = 1 if more.savings.recompute == "none" else 2  # summaries travel again
-    assert more.context_bytes - without.context_bytes == 24 * (forwards * 3 + 5) * MIB
+    again = more.savings.count_again(hybrid.layers)  # summaries travel again in recomputed blocks
+    assert 0 < again < hybrid.layers and hybrid.recurrent is not None
+    twice = sum(layer < again for layer in hybrid.recurrent.layers)
+    assert more.context_bytes - without.context_bytes == (24 * (3 + 5) + twice * 3) * MIB
 
 
 def test_a_stage_takes_them_from_its_partition(hybrid: ModelShape, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import pytest
 
+from ropewalk.plan.fit import list_memory
+from ropewalk.plan.savings import Savings
 from ropewalk.plan.search import LayoutPlan, find_fastest, find_front
 from search_cases import SearchCase, draw_case, list_settings, make_case, plan_setting
 
@@ -32,9 +34,12 @@ def test_no_setting_is_faster_than_the_one_that_is_found(seed: int) -> None:
 
 
 def test_the_fastest_is_one_of_the_settings_and_heads_the_front() -> None:
-    case = make_case("8b", "h100-sxm", "64Ki", 4)
+    case = make_case("8b", "h100-sxm", "64Ki", 4, context_parallel=4, replicas=1, micro=1)
     best, front = search(case), find_front([case.space], case.layouts)
-    plans = [plan_setting(case, each) for each in list_settings(case)]
+    split = case.space.split(case.layouts[0])
+    ways = {way for way, _ in list_memory(case.space.load, ranks=4, split=split, machine=case.machine)}
+    assert any(way.recompute_blocks for way in ways), "of some ways the fewest blocks that fit"
+    plans = [plan_setting(case, each) for each in list_settings(case) if each.savings in ways]
     fitting = [plan for plan in plans if plan.fits]
     assert best.seconds == pytest.approx(min(plan.seconds for plan in fitting)) == front[0].seconds
     for candidate in front:
@@ -44,31 +49,32 @@ def test_the_fastest_is_one_of_the_settings_and_heads_the_front() -> None:
     assert front[-1].peak_bytes == pytest.approx(least), "its other end needs least"
 
 
-# Five cases by hand. The states of N parameters are 12 N bytes, and 4 N more for gradients; an H100 may use 73 GiB.
+# Five cases by hand. The states of N parameters are 12 N bytes, and 4 N more for gradients; an H100 may use 73 GiB. A
+# block keeps 24.5 widths of 8B's and of 70B's in bfloat16, or two of a token if all but its attention runs again.
 HAND = [
-    # 70B: states of 106 GB and gradients of 35 GB a rank exceed an H200, so they go to the host. What is left holds the
-    # inputs of 80 blocks and attention's results (2 x 43 GB), which spares running attention again.
-    ("70b", "h200-sxm", "32Ki", 1, (None, "save_attention", False, True)),
-    # The same over 8 context ranks on an H100. Everything but the insides of the MLPs, 66 GiB, just fits beside the
-    # weights, but tiles of 2Ki add up 0.9 TB of MLP gradients a micro-batch, more than running all matrices again.
-    ("70b", "h100-sxm", "32Ki", 8, (None, "save_attention", False, True)),
-    # 8B on one card: 96 GB of states go to the host. 32Ki tokens keep 8.6 + 8.7 GB of inputs and attention on it.
-    ("8b", "h100-sxm", "32Ki", 1, (None, "save_attention", False, True)),
-    # 16Ki tokens a rank beside 12 GB of states: everything but the insides of the MLPs is 45 GB and fits.
-    ("8b", "h100-sxm", "128Ki", 8, (4096, "none", False, False)),
+    # 70B: states of 106 GB and gradients of 35 GB a rank exceed an H200, so they go to the host. 32Ki tokens keep 13 GB
+    # a block, or 0.5 GB with its input on the host: beside 40 GB of those and 20 GB of weights five have room for all.
+    ("70b", "h200-sxm", "32Ki", 1, ("save_attention", 75, True, True)),
+    # The same over 8 context ranks: 1.6 GB a block, or 0.13. All 80 are 131 GB, which almost fits.
+    ("70b", "h200-sxm", "32Ki", 8, ("save_attention", 5, False, True)),
+    # 8B on one card: 96 GB of states go to the host. 32Ki tokens keep 6.6 GB a block.
+    ("8b", "h100-sxm", "32Ki", 1, ("save_attention", 22, True, True)),
+    # 16Ki tokens a rank beside 12 GB of states: 3.3 GB a block. With inputs on the host there is room for one more.
+    ("8b", "h100-sxm", "128Ki", 8, ("save_attention", 15, True, False)),
     # 4Ki tokens a rank: everything is 27 GB.
-    ("8b", "h100-sxm", "32Ki", 8, (None, "none", False, False)),
+    ("8b", "h100-sxm", "32Ki", 8, ("none", None, False, False)),
 ]
 
 
 @pytest.mark.parametrize(("name", "device", "length", "context", "expected"), HAND)
 def test_what_arithmetic_says(
-    name: str, device: str, length: str, context: int, expected: tuple[int | None, str, bool, bool]
+    name: str, device: str, length: str, context: int, expected: tuple[str, int | None, bool, bool]
 ) -> None:
     ranks = 8 if name == "70b" or context == 8 else 1
     case = make_case(name, device, length, ranks, context_parallel=context, replicas=1, micro=1)
     way = search(case).options[0].savings
-    assert (way.mlp_tile_tokens, way.recompute, way.offload, way.states_on_host) == expected
+    assert (way.recompute, way.recompute_blocks, way.offload, way.states_on_host) == expected
+    assert way.mlp_tile_tokens is None
 
 
 def test_messages_and_memory_decide_the_context_ranks() -> None:
@@ -87,3 +93,17 @@ def test_replicas_keep_gathers_inside_a_node() -> None:
         for each in (case.machine, slow)
     ]
     assert [each.layout.replicas for each in found] == [1, 4]
+
+
+@pytest.mark.parametrize(("name", "length", "ranks"), [("8b", "128Ki", 8), ("70b", "64Ki", 32), ("0.6b", "512Ki", 4)])
+def test_the_fewest_blocks_that_fit_are_recomputed(name: str, length: str, ranks: int) -> None:
+    """One block less does not fit, whatever is saved beside."""
+    pinned = {"context_parallel": ranks, "replicas": 1, "mlp_tile_tokens": None, "offload": "none", "states": "device"}
+    case = make_case(name, "h100-sxm", length, ranks, micro=1, **pinned)
+    found = search(case)
+    way = found.options[0].savings
+    assert way.recompute == "save_attention" and way.recompute_blocks is not None
+    settings = [each for each in list_settings(case) if each.savings == way]
+    assert min(plan_setting(case, each).seconds for each in settings) == pytest.approx(found.seconds)
+    fewer = replace(way, recompute_blocks=way.recompute_blocks - 1) if way.recompute_blocks > 1 else Savings()
+    assert not plan_setting(case, settings[0]._replace(savings=fewer)).fits

@@ -102,6 +102,20 @@ def test_ranks_must_divide() -> None:
     assert [f.key for f in find(parallel={"ranks": 6, "replicas": 4}) if f.level == "error"] == ["parallel.replicas"]
 
 
+def test_blocks_that_the_model_does_not_have_are_not_recomputed() -> None:
+    assert not [f for f in find(parallel={"ranks": 8, "recompute_blocks": 32}) if f.level == "error"]
+    (error,) = [f for f in find(parallel={"ranks": 8, "recompute_blocks": 33}) if f.level == "error"]
+    assert error.key == "parallel.recompute_blocks" and "33 blocks" in error.message and "up to 32" in error.message
+    for settings, named in (
+        ({"recompute_blocks": 0}, "parallel.recompute_blocks"),
+        ({"recompute_blocks": -2}, "parallel.recompute_blocks"),
+        ({"recompute": "none", "recompute_blocks": 4}, "with recompute: none there are no such blocks"),
+        ({"offload": "inputs", "recompute_blocks": 1}, "keeps its input on the device"),
+    ):
+        with pytest.raises(UserError, match=named):
+            find(parallel={"ranks": 8, **settings})
+
+
 def test_adapters_need_a_trained_model_and_a_trained_embedding_its_rate() -> None:
     init = {"layers": 2, "width": 32, "heads": 4, "kv_heads": 2, "head_dim": 8, "mlp_width": 48, "context_length": 4096}
     found = find({"lora": {}}, model={"init": {**init, "tokenizer": 500}})

@@ -52,6 +52,7 @@ def change(recipe: Recipe, *overrides: str) -> tuple[Recipe, set[str]]:
     "override",
     [
         "parallel={ranks: 8, context_parallel: 4, replicas: 2, precision: bfloat16, states: 8bit, recompute: full}",
+        "parallel.recompute_blocks=1",
         "stages.0.checkpoint_steps=7",
         "stages.1.guard.spike=20",
         "stages.0.micro_batch_size=2",

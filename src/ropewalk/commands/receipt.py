@@ -25,6 +25,7 @@ from ropewalk.corpus.mix.dataset import Dataset
 from ropewalk.corpus.tokens.corpus_folder import Corpus, open_corpus
 from ropewalk.partition.choose import choose_partition
 from ropewalk.partition.ulysses import UlyssesPartition
+from ropewalk.plan.block_memory import count_attending
 from ropewalk.plan.compare_receipts import compare_receipts
 from ropewalk.plan.devices import recognise_device
 from ropewalk.plan.flops import token_flops
@@ -164,6 +165,7 @@ def _make_stage(
     step_tokens = spec.step_sequences * spec.context_length
     per_sequence = [token_flops(shape, spec.context_length, document_tokens=each, lora=spec.lora) for each in held]
     attention = fmean(each.attention for each in per_sequence) * step_tokens
+    shares = [each.share_of(savings.recompute_blocks) for each in per_sequence]
     element_bytes = 2 if precision == "bfloat16" else 4
     loss = next(metric.value for metric in metrics if metric.stage == stage and metric.name == "loss/train")
     return StageReceipt(
@@ -176,6 +178,9 @@ def _make_stage(
             true_attention_flops=attention,
             balance=median(found["imbalance"]),
             recompute=savings.recompute,
+            recompute_blocks=savings.recompute_blocks,
+            linear_again=shares[0].linear,
+            attention_again=fmean(share.attention for share in shares),
         ),
         rig=rig,
         tokens_per_second=Percentiles.of(found["tokens_per_second"]),
@@ -207,8 +212,9 @@ def _count_attention_bytes(
     if ranks == 1:
         return 0.0
     sharing = plan_sharing(recipe.parallel, shape, device=rig.kind, element_bytes=wide)
-    forwards, each = 2 if savings.recompute == "full" else 1, []
-    again, price = 1 if savings.recompute == "none" else 2, sharing.price.recurrent  # as in plan/workload.py
+    each, price, blocks = [], sharing.price.recurrent, savings.count_again(shape.layers)  # as in plan/workload.py
+    again = count_attending(shape, blocks)
+    forwards = again * (savings.recompute == "full")
     size = min(spec.micro_batch_size, spec.step_sequences)
     for number in range(0, min(_CUT_SEQUENCES, dataset.sequences - size + 1), size):
         partition = choose_partition(dataset.batch(number, size).document, ranks=ranks, sharing=sharing).partition
@@ -221,12 +227,14 @@ def _count_attention_bytes(
                 exchange="heads",
                 element_bytes=wide,
             )
-            sent, partition = traffic.training_bytes(forwards=again), partition.token_partition
+            sent = shape.attention_layers * traffic.training_bytes() + again * traffic.forward
+            partition = partition.token_partition
         tokens = float(partition.traffic_tokens.sum(axis=0).max()) if partition.ranks > 1 else 0.0
         degree = ranks // partition.ranks
-        total = shape.attention_layers * (sent + tokens * shape.sent_width * wide * (forwards + 2) / degree)
+        total = sent + tokens * shape.sent_width * wide * (3 * shape.attention_layers + forwards) / degree
         if shape.recurrent is not None and price is not None:
-            total += len(shape.recurrent.layers) * recurrent_traffic(partition, price).training_bytes(forwards=again)
+            summaries = recurrent_traffic(partition, price)
+            total += len(shape.recurrent.layers) * summaries.training_bytes() + (blocks - again) * summaries.forward
         each.append(total)
     return fmean(each) * _count_micro_batches(spec, rig)
 

@@ -24,7 +24,7 @@ from ropewalk.parallel.verify_folder import require_intact
 from ropewalk.rope.frequency import wavelengths
 from ropewalk.rope.layers import LayerPosition, LayerRule
 from ropewalk.rope.scaling import Rope
-from ropewalk.shape.change_layers import change_layers, convert_config, list_converted
+from ropewalk.shape.change_layers import change_layers, convert_config, describe_change, list_converted
 from ropewalk.shape.families import require_row
 from ropewalk.shape.guessed import describe_guess
 from ropewalk.shape.layer_keys import SpelledLayers, spell_layers
@@ -73,7 +73,7 @@ def extend(base: Path, out: Path, *, rope: Rope, layers: tuple[LayerRule, ...] =
         if require_row(shape.architecture).methods is not None:  # config.json may have another word for the method
             facts |= {"positions": inputs["positions"]}
         facts |= check_positions(model, positions, head_dim=shape.rotary_dims, context_tokens=context_tokens)
-        facts |= {"layers": shape.describe(positions)}  # from the request: read back, a new theta is plain RoPE
+        facts |= {"layers": describe_change(shape, positions)}  # from the request: read back, a new theta is plain RoPE
         facts |= _tell(shape, read_shape(work), spelled, context_tokens=context_tokens)
 
 

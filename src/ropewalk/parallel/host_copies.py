@@ -152,6 +152,8 @@ def _take(give_back: Callable[[], Shaped[Tensor, "*shape"]]) -> Shaped[Tensor, "
 def offload_blocks(blocks: nn.ModuleList, copies: HostCopies) -> None:
     """Let ``copies`` keep what autograd saves of ``blocks``; of recomputed blocks, that is their inputs.
 
+    Where blocks follow that are not recomputed, they are not in ``blocks``: all that they save would be copied.
+
     The class of a block is replaced by a derived class whose call, with the recomputation in it, runs inside
     ``copies.block``.
     """

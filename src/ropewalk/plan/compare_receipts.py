@@ -60,6 +60,9 @@ def compare_stages(number: int, ours: StageReceipt, theirs: StageReceipt) -> Sta
     return StageRatio(number, seconds[0] / seconds[-1], factors, tuple(notes))
 
 
+_RECOMPUTED = ("recompute", "recompute_blocks", "linear_again", "attention_again", "linear_flops")
+
+
 def _list_seconds(ours: StageReceipt, theirs: StageReceipt, *, my_rig: Rig, its_rig: Rig) -> list[float]:
     """Seconds of the other's step, then with one more term of ours each, to those of our step."""
     totals, rest = theirs.totals, theirs.step_seconds - sum(compute_seconds(theirs.totals, its_rig))
@@ -67,7 +70,7 @@ def _list_seconds(ours: StageReceipt, theirs: StageReceipt, *, my_rig: Rig, its_
     for changed in (
         {"attention_flops": ours.totals.attention_flops},
         {"balance": ours.totals.balance},
-        {"recompute": ours.totals.recompute, "linear_flops": ours.totals.linear_flops},
+        {name: getattr(ours.totals, name) for name in _RECOMPUTED},
     ):
         totals = replace(totals, **changed)  # type: ignore[arg-type]
         steps.append((totals, its_rig))

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+from ropewalk.core.quantity import OPEN
 from ropewalk.plan.hardware import Machine
 from ropewalk.plan.memory import Memory, estimate_memory
 from ropewalk.plan.plan import Split
@@ -40,7 +41,7 @@ def find_fit(load: Workload, *, ranks: int, split: Split, machine: Machine) -> t
     """The way to save memory with the shortest step of those that fit, or the one that lacks least if none fits."""
     if not split.savings:
         split = replace(split, savings=tuple(list_savings(Parallel(), load.shape, host_is_apart=machine.name != "cpu")))
-    found = list_memory(load, ranks=ranks, split=split)
+    found = list_memory(load, ranks=ranks, split=split, machine=machine)
     fitting = [(way, memory) for way, memory in found if fits(memory, machine)]
     if not fitting:
         return min(found, key=lambda each: rank_lack(each[1], machine))
@@ -52,10 +53,50 @@ def find_fit(load: Workload, *, ranks: int, split: Split, machine: Machine) -> t
     return next(each for each, time in zip(fitting, times, strict=True) if time <= (1 + _ROUNDING) * min(times))
 
 
-def list_memory(load: Workload, *, ranks: int, split: Split) -> list[tuple[Savings, Memory]]:
-    """The ways of ``split`` with the memory of one of ``ranks`` ranks; those that come to the same are left out."""
-    ways = drop_idle_tiles(split.savings, _count_local_tokens(load, split))
-    return [(way, estimate_split_memory(load, way, ranks=ranks, split=split)) for way in ways]
+def list_memory(load: Workload, *, ranks: int, split: Split, machine: Machine) -> list[tuple[Savings, Memory]]:
+    """The ways of ``split`` with the memory of one of ``ranks`` ranks; those that come to the same are left out.
+
+    Where the number of recomputed blocks is open, it is the smallest that fits on ``machine``. The way is left out if
+    not even all blocks but one fit, or if it fits without any.
+    """
+    found, without = [], set[Savings]()
+    for way in drop_idle_tiles(split.savings, _count_local_tokens(load, split)):
+        if way.recompute_blocks != OPEN:
+            memory = estimate_split_memory(load, way, ranks=ranks, split=split)
+            found.append((way, memory))
+            if way.recompute == "none" and fits(memory, machine):
+                without.add(way)
+        elif _spare_all(way) in without:
+            continue
+        elif fewest := _find_fewest(load, way, ranks=ranks, split=split, machine=machine):
+            found.append(fewest)
+    return found
+
+
+def _spare_all(way: Savings) -> Savings:
+    """``way`` without recomputation, so with nothing of blocks on the host."""
+    return replace(way, recompute="none", recompute_blocks=None, offload=False, attention_on_host=False)
+
+
+def _find_fewest(
+    load: Workload, way: Savings, *, ranks: int, split: Split, machine: Machine
+) -> tuple[Savings, Memory] | None:
+    """``way`` with the fewest recomputed blocks that fit, by halving, or None: each block more keeps less."""
+
+    def try_blocks(blocks: int) -> tuple[Savings, Memory] | None:
+        tried = replace(way, recompute_blocks=blocks)
+        memory = estimate_split_memory(load, tried, ranks=ranks, split=split)
+        return (tried, memory) if fits(memory, machine) else None
+
+    least, most = 1 + way.offload, load.shape.layers - 1  # the last recomputed block keeps its input on the device
+    best = try_blocks(most) if least <= most else None
+    while best is not None and least < most:
+        middle = (least + most) // 2
+        if found := try_blocks(middle):
+            best, most = found, middle
+        else:
+            least = middle + 1
+    return best
 
 
 def _count_local_tokens(load: Workload, split: Split) -> int:
@@ -78,7 +119,7 @@ def estimate_split_memory(load: Workload, way: Savings, *, ranks: int, split: Sp
 
 def time_split(load: Workload, way: Savings, *, ranks: int, split: Split, machine: Machine) -> StepTime:
     """The step of one of ``ranks`` ranks with ``way``."""
-    work = share_work(load, ranks=ranks, split=split, recompute=way.recompute, machine=machine).work
+    work = share_work(load, ranks=ranks, split=split, savings=way, machine=machine).work
     return estimate_step_time(load.shape, work, savings=way, machine=machine, software=split.software)
 
 
@@ -107,7 +148,9 @@ def fits_somehow(parallel: Parallel, stage: Stage, extended: ModelShape, *, mach
     machine = assume_gpu(parallel, extended, machine)
     split = split_stage(parallel, stage, extended, machine=machine)
     load = describe_stage_workload(stage, extended)
-    return any(fits(memory, machine) for _, memory in list_memory(load, ranks=parallel.ranks, split=split))
+    return any(
+        fits(memory, machine) for _, memory in list_memory(load, ranks=parallel.ranks, split=split, machine=machine)
+    )
 
 
 def describe_stage_workload(stage: Stage, extended: ModelShape) -> Workload:

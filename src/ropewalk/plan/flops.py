@@ -8,10 +8,9 @@ over the full square and four passes report 1.8 times our figure for the same sp
 count).
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Int64
@@ -19,6 +18,7 @@ from jaxtyping import Int64
 from ropewalk.partition.cost import pairs_before
 from ropewalk.plan.trained import count_trained
 from ropewalk.recipe.lora import Lora
+from ropewalk.shape.alike import has_mixture, has_recurrence
 from ropewalk.shape.model_shape import ModelShape
 
 Recompute = Literal["none", "save_attention", "full"]
@@ -28,6 +28,20 @@ Documents = Sequence[int] | Int64[np.ndarray, "documents"]
 # computes the scores again. Recomputation repeats the forward pass of all tensors that were not kept.
 FORWARD_PASSES: dict[Recompute, tuple[float, float]] = {"none": (1, 1), "full": (2, 2), "save_attention": (2, 1)}
 BACKWARD_LINEAR, BACKWARD_ATTENTION = 2.0, 2.5
+
+
+class BlockShare(NamedTuple):
+    """What recomputed blocks are of all: of their number, of their products, of attention."""
+
+    blocks: float = 1.0
+    linear: float = 1.0
+    attention: float = 1.0
+
+
+def count_passes(recompute: Recompute, share: BlockShare) -> tuple[float, float]:
+    """Forward passes over products and over attention, where ``share`` of them runs again."""
+    linear, attention = FORWARD_PASSES[recompute]
+    return 1 + (linear - 1) * share.linear, 1 + (attention - 1) * share.attention
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +55,10 @@ class TokenFlops:
     attention: float
     frozen: float = 0.0
     """The part of ``linear`` in matrices that are not trained; their backward has one product instead of two."""
+    block_linear: tuple[float, ...] = ()
+    """``linear`` of each block, first to last; the head has the rest. Empty: blocks are not told apart."""
+    block_attention: tuple[float, ...] = ()
+    """``attention`` of each block."""
 
     @property
     def model(self) -> float:
@@ -51,15 +69,28 @@ class TokenFlops:
     def attention_share(self) -> float:
         return self.attention / (self.linear + self.attention)
 
-    def hardware(self, recompute: Recompute) -> float:
-        """FLOPs that the machine executes per token of a training step, with recomputation."""
-        linear, attention = FORWARD_PASSES[recompute]
+    def share_of(self, blocks: int | None) -> BlockShare:
+        """What the first ``blocks`` blocks are of all; None is all of them."""
+        if blocks is None or blocks >= len(self.block_linear):
+            return BlockShare()
+        linear, attention = sum(self.block_linear), sum(self.block_attention)
+        return BlockShare(
+            blocks / len(self.block_linear),
+            sum(self.block_linear[:blocks]) / linear,
+            sum(self.block_attention[:blocks]) / attention if attention else 0.0,
+        )
+
+    def hardware(self, recompute: Recompute, blocks: int | None = None) -> float:
+        """FLOPs that the machine executes per token of a training step, with the first ``blocks`` blocks recomputed."""
+        linear, attention = count_passes(recompute, self.share_of(blocks))
         products = (linear + BACKWARD_LINEAR) * self.linear - self.frozen
         return products + (attention + BACKWARD_ATTENTION) * self.attention
 
-    def seconds(self, recompute: Recompute, *, matmul: float, forward: float, backward: float) -> tuple[float, float]:
+    def seconds(
+        self, recompute: Recompute, blocks: int | None = None, *, matmul: float, forward: float, backward: float
+    ) -> tuple[float, float]:
         """Seconds per token in matrix products and in attention; the three rates are in FLOP/s."""
-        linear, attention = FORWARD_PASSES[recompute]
+        linear, attention = count_passes(recompute, self.share_of(blocks))
         return (
             ((linear + BACKWARD_LINEAR) * self.linear - self.frozen) / matmul,
             attention * self.attention / forward + BACKWARD_ATTENTION * self.attention / backward,
@@ -87,26 +118,48 @@ def token_flops(
     inputs = shape.unequal.input_products(shape.width, shape.layers) if shape.unequal else 0
     recurrent = len(shape.recurrent.layers) * shape.recurrent.token_flops if shape.recurrent else 0.0
     dense = shape.attention_products + shape.layers * mlp + router + inputs
+    widths = _count_pair_widths(shape, documents)
     return TokenFlops(
         linear=2.0 * (dense + shape.vocabulary * shape.width + trained.adapters) + recurrent,
-        attention=2.0 * _count_pair_widths(shape, documents) / context_tokens,
+        attention=2.0 * sum(widths) / context_tokens,
         frozen=2.0 * trained.frozen_matrices,
+        block_linear=_count_block_products(shape, trained.adapters),
+        block_attention=tuple(2.0 * width / context_tokens for width in widths),
     )
 
 
-def _count_pair_widths(shape: ModelShape, documents: Int64[np.ndarray, "documents"]) -> float:
-    """The sum, over layers and pairs of a query and a key, of the widths of all heads' keys and values."""
+def _count_block_products(shape: ModelShape, adapters: int) -> tuple[float, ...]:
+    """Forward FLOPs of one token in each block, beside attention's pairs; ``adapters`` are those of all blocks."""
+    matrices = 3 if shape.mlp == "gated" else 2
+    found = [0.0] * shape.layers
+    for group in shape.alike:
+        layer, experts = group[0], shape.experts
+        inner = shape.mlp_width * shape.mlp_factor(layer)
+        total = 2.0 * adapters / shape.layers
+        if experts is not None and has_mixture(shape, layer):
+            inner = experts.active_width() + inner * experts.beside
+            total += 2.0 * shape.width * experts.count
+        total += 2.0 * matrices * shape.width * inner
+        if shape.recurrent is not None and has_recurrence(shape, layer):
+            total += shape.recurrent.token_flops
+        else:
+            total += 2.0 * sum(into * out for into, out in shape.attention_matrices_of(layer).values())
+        if shape.unequal is not None:
+            total += 2.0 * shape.unequal.input_products(shape.width, 1)
+        for each in group:
+            found[each] = total
+    return tuple(found)
+
+
+def _count_pair_widths(shape: ModelShape, documents: Int64[np.ndarray, "documents"]) -> list[float]:
+    """Of each layer the sum, over pairs of a query and a key, of the widths of all heads' keys and values."""
+    windows = {layer.window_tokens for layer in shape.positions if layer.mixer is None}
+    pairs = {window: count_document_pairs(documents, window) for window in windows}
+    width = shape.query_width + shape.output_width
     if shape.unequal is None:
-        windows = Counter(layer.window_tokens for layer in shape.positions if layer.mixer is None)
-        pairs = sum(layers * count_document_pairs(documents, window) for window, layers in windows.items())
-        return (shape.query_width + shape.output_width) * pairs
-    layers_of = Counter(
-        (layer.window_tokens, dim) for layer, dim in zip(shape.positions, shape.rotary_dims, strict=True)
-    )
-    return sum(
-        layers * 2 * shape.heads * head_dim * count_document_pairs(documents, window)
-        for (window, head_dim), layers in layers_of.items()
-    )
+        return [0 if each.mixer else width * pairs[each.window_tokens] for each in shape.positions]
+    both = zip(shape.positions, shape.rotary_dims, strict=True)
+    return [2 * shape.heads * head_dim * pairs[each.window_tokens] for each, head_dim in both]
 
 
 def count_document_pairs(document_tokens: Documents, window_tokens: int | None = None) -> int:

@@ -21,7 +21,7 @@ from ropewalk.recipe.stage import Stage
 from ropewalk.recipe.stretch import stretch_stages
 from ropewalk.shape.model_shape import ModelShape
 
-_PINNING = ("recompute", "mlp_tile_tokens", "offload", "states")
+_PINNING = ("recompute", "recompute_blocks", "mlp_tile_tokens", "offload", "states")
 _TOLD = 1.02
 """A pinned setting that costs less than 2 % is not told."""
 
@@ -57,7 +57,7 @@ def forecast(
 def plan_load(load: Workload, *, tokens: int, ranks: int, split: Split, machine: Machine) -> Plan:
     """The plan of ``tokens`` tokens in steps of ``load``, with the fastest of the split's savings that fits."""
     savings, memory = find_fit(load, ranks=ranks, split=split, machine=machine)
-    share = share_work(load, ranks=ranks, split=split, recompute=savings.recompute, machine=machine)
+    share = share_work(load, ranks=ranks, split=split, savings=savings, machine=machine)
     times = estimate_step_time(load.shape, share.work, savings=savings, machine=machine, software=split.software)
     steps = max(1, tokens // load.step_tokens)
     return Plan(

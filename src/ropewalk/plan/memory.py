@@ -2,7 +2,9 @@
 
 A step has three candidates for the peak. At the loss, all activations are kept and there is no gradient yet. In the
 backward of the last block, all activations are kept and one block runs again. In the backward of the first block, few
-activations are kept and all gradients exist.
+activations are kept and all gradients exist. Where only the first blocks are recomputed there are two more, at the
+border of the two kinds: the last block that keeps everything needs no second run, and when the one before it runs
+again, the memory of all that kept everything is free. Between these, the peak is a straight line.
 
 tests/train/test_memory.py compares the total with the allocator's peak. Parts of it are compared with published runs of
 Llama 3.1 8B on one H200. Without a chunked loss, the logits are the largest tensor on the card: 14 bytes each.
@@ -10,9 +12,9 @@ Llama 3.1 8B on one H200. Without a chunked loss, the logits are the largest ten
 
 from dataclasses import dataclass
 
-from ropewalk.plan.saved_tensors import kept_of, largest_block_bytes, stored_block_bytes
+from ropewalk.plan.block_memory import BlockMemory, copied_bytes
 from ropewalk.plan.savings import Savings
-from ropewalk.plan.trained import Trained, count_kept, count_trained, kept_mlp_tensors
+from ropewalk.plan.trained import Trained, count_trained
 from ropewalk.recipe.lora import Lora
 from ropewalk.shape.model_shape import ModelShape
 
@@ -51,12 +53,18 @@ class Memory:
     loss: float
     last_block: float
     first_block: float
+    border: float = 0.0
+    """As ``first_block``, of the first block that keeps everything and of the one before, which is recomputed."""
     host: float = 0.0
     """What waits in pinned host memory between forward and backward, and states on the host; not a part of the peak."""
 
     @property
     def peak_bytes(self) -> float:
-        return self.states + self.gathered + max(self.kept + max(self.loss, self.last_block), self.first_block)
+        return (
+            self.states
+            + self.gathered
+            + max(self.kept + max(self.loss, self.last_block), self.first_block, self.border)
+        )
 
 
 def estimate_memory(
@@ -74,10 +82,10 @@ def estimate_memory(
 
     Where several ``context_ranks`` share a sequence, recurrent layers sum up segments, and keep more for it.
     """
-    trained = count_trained(shape, lora)
-    summed = context_ranks > 1
-    kept = kept_bytes(shape, local_tokens, savings=savings, element_bytes=element_bytes, lora=lora, summed=summed)
-    block = block_bytes(shape, local_tokens, savings=savings, element_bytes=element_bytes, lora=lora, summed=summed)
+    trained, summed = count_trained(shape, lora), context_ranks > 1
+    blocks = BlockMemory(shape, local_tokens, savings, element_bytes, lora, summed)
+    again, count, run, moving = blocks.kept_by_again(), blocks.again, blocks.second_run(), blocks.moving()
+    kept = again + blocks.kept_by_rest()
     on_device = 0.0 if savings.states_on_host else 1 / ranks
     head_gradient = GRADIENT_BYTES * shape.vocabulary * shape.width * trained.head
     row = row_bytes(shape, local_tokens, element_bytes=element_bytes)
@@ -91,128 +99,36 @@ def estimate_memory(
     reduced = min(unit, trained.parameters) * (element_bytes + GRADIENT_BYTES * (not is_whole)) * (ranks > 1)
     state_bytes = MASTER_BYTES * weights + moment_bytes * trained.parameters
     copied = copied_bytes(shape, local_tokens, savings=savings, element_bytes=element_bytes, pinned=True)
+    own = again / count if count else kept / shape.layers
+    border = 0.0
+    if 0 < count < shape.layers:
+        # Of the head's gradient a rank holds all until the backward ends, of a block's its shard.
+        one_unit, done = is_whole and ranks > 1, (shape.layers - count + 1) / shape.layers
+        gradients = head_gradient * (1 - on_device) + GRADIENT_BYTES * on_device * (
+            shape.vocabulary * shape.width * trained.head * (1 - done) + trained.parameters * done
+        )
+        flat = row + moving + (0.0 if one_unit else gradients + reduced)
+        border = again + flat + max(run, blocks.saved(count))
     return Memory(
         states=state_bytes * on_device,
         gathered=gathered_bytes(shape, element_bytes=element_bytes, trained=trained),
         kept=kept,
         loss=row + loss + element_bytes * unit * (ranks > 1),
-        last_block=row + head_gradient + block + (0.0 if is_whole else reduced),
+        last_block=row + head_gradient + moving + run * (count == shape.layers) + (0.0 if is_whole else reduced),
         first_block=row
-        + kept / shape.layers
-        + block
+        + own
+        + moving
+        + run
         + reduced
         + (0.0 if is_whole and ranks > 1 else GRADIENT_BYTES * trained.parameters * on_device),
+        border=border,
         host=copied + (state_bytes + GRADIENT_BYTES * trained.parameters) / ranks * savings.states_on_host,
     )
-
-
-def kept_bytes(
-    shape: ModelShape,
-    local_tokens: int,
-    *,
-    savings: Savings,
-    element_bytes: int = 2,
-    lora: Lora | None = None,
-    summed: bool = False,
-) -> float:
-    """Bytes that all blocks keep on the device between forward and backward."""
-    if savings.recompute == "none":
-        block = saved_block_bytes(
-            shape, local_tokens, savings=savings, element_bytes=element_bytes, lora=lora, summed=summed
-        )
-        return shape.layers * block
-    inputs = offloaded_checkpoint_bytes if savings.offload else checkpoint_bytes
-    kept = inputs(shape, local_tokens, element_bytes=element_bytes)
-    if savings.recompute == "save_attention":
-        attention = kept_attention_bytes(shape, local_tokens, element_bytes=element_bytes)
-        kept += attention * min(1.0, 2 / shape.attention_layers) if savings.attention_on_host else attention
-    return kept
-
-
-def copied_bytes(
-    shape: ModelShape, local_tokens: int, *, savings: Savings, element_bytes: int = 2, pinned: bool = False
-) -> float:
-    """Bytes of one rank's activations that are copied to the host.
-
-    They are those of all blocks but the last, which needs its own at once. With ``pinned`` the result is the host
-    memory that they take: torch rounds each buffer up to a power of two.
-    """
-    if not savings.offload:
-        return 0.0
-    sizes = [local_tokens * shape.width * element_bytes]
-    if savings.attention_on_host:
-        sizes += [local_tokens * shape.query_width * element_bytes, local_tokens * shape.heads * 4]
-    return float((shape.layers - 1) * sum(1 << (size - 1).bit_length() if pinned else size for size in sizes))
-
-
-def block_bytes(
-    shape: ModelShape,
-    local_tokens: int,
-    *,
-    savings: Savings,
-    element_bytes: int = 2,
-    lora: Lora | None = None,
-    summed: bool = False,
-) -> float:
-    """Bytes that the backward of one block adds: the block, if it runs again, and gradients in transit."""
-    again = 0.0
-    if savings.recompute != "none":
-        again = saved_block_bytes(shape, local_tokens, savings=savings, element_bytes=element_bytes, lora=lora)
-        again += largest_block_bytes(shape, local_tokens, element_bytes=element_bytes, summed=summed)
-        again -= stored_block_bytes(shape, local_tokens, element_bytes=element_bytes)
-    if savings.recompute == "save_attention" and shape.recurrent is None:  # the results of attention were kept
-        again -= kept_attention_bytes(shape, local_tokens, element_bytes=element_bytes) / shape.layers
-    if savings.mlp_tile_tokens is None or local_tokens <= savings.mlp_tile_tokens:
-        moving = _MLP_TENSORS - kept_mlp_tensors(lora)
-        return again + moving * local_tokens * shape.mean_mlp_width * element_bytes
-    weights = shape.mlp_parameters if lora is None else 0
-    tile = _MLP_TENSORS * savings.mlp_tile_tokens * shape.mean_mlp_width * element_bytes
-    return again + tile + weights * (4 + element_bytes)
-
-
-_MLP_TENSORS = 5
-"""Tensors of the MLP's width at the peak of its backward; a stored tensor is freed after its use."""
-
-
-def saved_block_bytes(
-    shape: ModelShape,
-    local_tokens: int,
-    *,
-    savings: Savings,
-    element_bytes: int = 2,
-    lora: Lora | None = None,
-    summed: bool = False,
-) -> float:
-    """Bytes that one block's forward saves: all tensors, or with tiles all but those inside the MLP."""
-    stored = stored_block_bytes(shape, local_tokens, element_bytes=element_bytes, summed=summed)
-    tiled = savings.mlp_tile_tokens is not None and local_tokens > savings.mlp_tile_tokens
-    if lora is not None:
-        stored += float(local_tokens * count_kept(shape, lora, tiled=tiled) * element_bytes)
-    if tiled:
-        inside = min(kept_mlp_tensors(lora), kept_of(shape).mlp[0])  # a mixture is never cut into tiles
-        stored -= float(inside * local_tokens * shape.mean_mlp_width * element_bytes)
-    return stored
 
 
 def row_bytes(shape: ModelShape, local_tokens: int, *, element_bytes: int = 2) -> float:
     """Bytes of tensors outside the blocks: the last hidden state, its norm's tensors and its gradient."""
     return float(local_tokens * shape.width * (3 * element_bytes + 4))
-
-
-def checkpoint_bytes(shape: ModelShape, local_tokens: int, *, element_bytes: int = 2) -> float:
-    """Bytes of the inputs of all layers, which are kept when everything else is recomputed."""
-    return float(shape.layers * local_tokens * shape.width * element_bytes)
-
-
-def offloaded_checkpoint_bytes(shape: ModelShape, local_tokens: int, *, element_bytes: int = 2) -> float:
-    """Bytes that stay on the device when layer inputs are copied to the host: the inputs of two layers in transit."""
-    return 2.0 * local_tokens * shape.width * element_bytes
-
-
-def kept_attention_bytes(shape: ModelShape, local_tokens: int, *, element_bytes: int = 2) -> float:
-    """Bytes of attention's outputs and log-sum-exps, which are kept to recompute all but attention."""
-    # Kernels pad values that are narrower than keys, and the output with them.
-    return float(shape.attention_layers * local_tokens * (shape.query_width * element_bytes + shape.heads * 4))
 
 
 def chunked_loss_bytes(

@@ -15,7 +15,7 @@ import numpy as np
 from ropewalk.core.error import UserError
 from ropewalk.core.quantity import format_amount
 from ropewalk.core.read_json import read_written
-from ropewalk.plan.flops import BACKWARD_ATTENTION, BACKWARD_LINEAR, FORWARD_PASSES, Recompute
+from ropewalk.plan.flops import BACKWARD_ATTENTION, BACKWARD_LINEAR, BlockShare, Recompute, count_passes
 
 AttentionSoftware = Literal[
     "ropewalk",
@@ -96,6 +96,12 @@ class StepTotals:
     balance: float
     """The busiest rank's attention over the mean."""
     recompute: Recompute
+    recompute_blocks: int | None = None
+    """The first blocks that are recomputed; None is all."""
+    linear_again: float = 1.0
+    """The part of products that lies in them."""
+    attention_again: float = 1.0
+    """The part of attention that lies in them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +160,8 @@ class Receipt:
 
 def compute_seconds(totals: StepTotals, rig: Rig) -> tuple[float, float]:
     """Seconds of the busiest rank's products and attention in a step, at the rates that were measured at the start."""
-    linear, attention = FORWARD_PASSES[totals.recompute]
+    share = BlockShare(linear=totals.linear_again, attention=totals.attention_again)
+    linear, attention = count_passes(totals.recompute, share)
     products = totals.linear_flops * (linear + BACKWARD_LINEAR) / rig.ranks / rig.products_flops
     pairs = totals.attention_flops * (attention + BACKWARD_ATTENTION) / rig.ranks * totals.balance
     return products, pairs / rig.attention_flops

@@ -4,44 +4,65 @@ The tensors of a class are rows of data (shape/kept.py, shape/kept_recurrent.py)
 their bytes with those that torch keeps.
 """
 
+from bisect import bisect_left
+from collections.abc import Callable
+
+from ropewalk.shape.alike import has_mixture, has_recurrence
 from ropewalk.shape.kept import Counts, Kept, row_of_kept, weigh_kept
 from ropewalk.shape.kept_recurrent import KEPT_RECURRENT, kept_summary_bytes
 from ropewalk.shape.model_shape import ModelShape
 
 
-def stored_block_bytes(shape: ModelShape, local_tokens: int, *, element_bytes: int = 2, summed: bool = False) -> float:
-    """Bytes that autograd keeps of one layer without recomputation, in the mean over layers.
+def stored_layer_bytes(
+    shape: ModelShape, layer: int, local_tokens: int, *, element_bytes: int = 2, summed: bool = False
+) -> float:
+    """Bytes that autograd keeps of one layer without recomputation.
 
     ``summed``: context ranks share documents, and all segments of recurrent layers are summed up for others. In packs
     few are, so this is the most that they keep.
     """
-    attending = _attention_bytes(shape, element_bytes)
-    if shape.recurrent is None:
-        mixing = attending
+    if has_recurrence(shape, layer):
+        mixing = _recurrent_bytes(shape, element_bytes, summed=summed)
     else:
-        count = len(shape.recurrent.layers)
-        recurrent = _recurrent_bytes(shape, element_bytes, summed=summed)
-        mixing = (shape.attention_layers * attending + count * recurrent) / shape.layers
-    return float(local_tokens * (_shared_bytes(shape, element_bytes) + mixing))
+        mixing = _attention_bytes(shape, layer, element_bytes)
+    return float(local_tokens * (_shared_bytes(shape, layer, element_bytes) + mixing))
+
+
+def stored_block_bytes(shape: ModelShape, local_tokens: int, *, element_bytes: int = 2, summed: bool = False) -> float:
+    """The same in the mean over layers."""
+
+    def bytes_of(layer: int) -> float:
+        return stored_layer_bytes(shape, layer, local_tokens, element_bytes=element_bytes, summed=summed)
+
+    return sum_layers(shape, bytes_of, range(shape.layers)) / shape.layers
 
 
 def largest_block_bytes(shape: ModelShape, local_tokens: int, *, element_bytes: int = 2, summed: bool = False) -> float:
-    """As ``stored_block_bytes``, of the kind of layer that keeps most, attention or recurrence."""
-    mixing = _attention_bytes(shape, element_bytes) if shape.attention_layers else 0.0
-    if shape.recurrent is not None:
-        mixing = max(mixing, _recurrent_bytes(shape, element_bytes, summed=summed))
-    return float(local_tokens * (_shared_bytes(shape, element_bytes) + mixing))
+    """The same of the layer that keeps most."""
+    return max(
+        stored_layer_bytes(shape, group[0], local_tokens, element_bytes=element_bytes, summed=summed)
+        for group in shape.alike
+    )
 
 
-def _attention_bytes(shape: ModelShape, element_bytes: int) -> float:
+def sum_layers(shape: ModelShape, bytes_of: Callable[[int], float], layers: range) -> float:
+    """The sum of ``bytes_of(layer)`` over neighbouring ``layers``; of layers alike in size, only one is asked."""
+    total = 0.0
+    for group in shape.alike:
+        if count := bisect_left(group, layers.stop) - bisect_left(group, layers.start):
+            total += count * bytes_of(group[0])
+    return total
+
+
+def _attention_bytes(shape: ModelShape, layer: int, element_bytes: int) -> float:
     """Bytes that attention keeps of one token: the tensors that torch keeps of the class, and the log-sum-exp."""
-    kept = kept_of(shape)
+    kept, (kv_heads, head_dim) = kept_of(shape), shape.heads_of(layer)
     numbers = weigh_kept(kept.angles, shape.rotary_dim, element_bytes) + 4 * shape.heads
     if shape.latent is not None:
         return numbers + _kept_of_latents(shape, element_bytes)
-    own = 1 - shape.unequal.sharing / shape.layers if shape.unequal else 1
-    numbers += weigh_kept(kept.query, shape.query_width, element_bytes)
-    return numbers + weigh_kept(kept.key, own * shape.kv_width, element_bytes)
+    numbers += weigh_kept(kept.query, shape.heads * head_dim, element_bytes)
+    keys = 0 if shape.shares_keys(layer) else kv_heads * head_dim
+    return numbers + weigh_kept(kept.key, keys, element_bytes)
 
 
 def _recurrent_bytes(shape: ModelShape, element_bytes: int, *, summed: bool) -> float:
@@ -51,24 +72,24 @@ def _recurrent_bytes(shape: ModelShape, element_bytes: int, *, summed: bool) -> 
     return bytes_of_token + (kept_summary_bytes(shape.recurrent) if summed else 0.0)
 
 
-def _shared_bytes(shape: ModelShape, element_bytes: int) -> float:
-    """Bytes that the norms and the MLP of a layer keep of one token, in the mean over layers."""
+def _shared_bytes(shape: ModelShape, layer: int, element_bytes: int) -> float:
+    """Bytes that the norms and the MLP of a layer keep of one token."""
     kept = kept_of(shape)
 
     def weigh(counts: Counts, width: float) -> float:
         return weigh_kept(counts, width, element_bytes)
 
-    numbers = weigh(kept.width, shape.width)
-    dense = weigh(kept.mlp, shape.layers * shape.dense_mlp_width)
-    if shape.experts is not None:
-        experts = shape.experts
+    numbers, experts = weigh(kept.width, shape.width), shape.experts
+    if experts is None or experts.beside or not has_mixture(shape, layer):
+        numbers += weigh(kept.mlp, shape.mlp_width * shape.mlp_factor(layer))
+    if experts is not None and has_mixture(shape, layer):
         mixture = weigh(kept.mixed, shape.width) + weigh(kept.routed, experts.per_token * shape.width)
         mixture += weigh(kept.inner, experts.per_token * experts.width) + weigh(kept.shared, experts.shared_width)
         mixture += _CHOICE_BYTES * experts.per_token + 4 * experts.count + weigh(kept.beside, shape.width)
-        dense += shape.mixtures * mixture
+        numbers += mixture
     if shape.unequal is not None:
         numbers += weigh(_KEPT_INPUTS, shape.unequal.input_width)
-    return numbers + dense / shape.layers
+    return numbers
 
 
 _CHOICE_BYTES = 3 * 8 + 2 * 4

@@ -124,7 +124,9 @@ def _list_options(space: StageSpace, layout: Layout, limit: float) -> Iterator[O
     machine, whole = space.machine_of(layout.ranks), space.split(layout)
     for size in reversed(space.list_micro_batches(layout)):
         sized = replace(whole, micro_batch_size=size)
-        found = list_memory(space.load, ranks=layout.ranks, split=sized)
+        if space.steps * _time(space, layout, replace(sized, needed_share=0.0), Savings()) >= limit:
+            continue
+        found = list_memory(space.load, ranks=layout.ranks, split=sized, machine=machine)
         fitting = [(way, memory) for way, memory in found if fits(memory, machine)]
         for cut in space.list_cuts(layout, sized) if fitting else ():
             split = cut.apply(sized)
@@ -146,9 +148,11 @@ def _least_lack(space: StageSpace, layout: Layout) -> float:
 
 def _list_leanest(space: StageSpace, layout: Layout) -> Iterator[Memory]:
     """The memory of all ways, with the smallest micro-batch."""
+    machine = space.machine_of(layout.ranks)
     for size in space.list_micro_batches(layout)[:1]:
         split = replace(space.split(layout), micro_batch_size=size)
-        yield from (memory for _, memory in list_memory(space.load, ranks=layout.ranks, split=split))
+        found = list_memory(space.load, ranks=layout.ranks, split=split, machine=machine)
+        yield from (memory for _, memory in found)
 
 
 def _combine(stages: Sequence[StageSpace], layout: Layout, options: Sequence[Option]) -> LayoutPlan:

@@ -11,12 +11,12 @@ each against rows that it did not see.
 import math
 from dataclasses import dataclass, fields, replace
 
+from ropewalk.plan.block_memory import copied_bytes
 from ropewalk.plan.cpu_attention import scale_rate
 from ropewalk.plan.devices import Generation
 from ropewalk.plan.elementwise import elementwise_bytes
-from ropewalk.plan.flops import TokenFlops
+from ropewalk.plan.flops import BACKWARD_LINEAR, TokenFlops, count_passes
 from ropewalk.plan.hardware import Machine
-from ropewalk.plan.memory import copied_bytes
 from ropewalk.plan.savings import Savings
 from ropewalk.shape.model_shape import ModelShape
 
@@ -107,7 +107,9 @@ def estimate_step_time(
     if work.element_bytes == 4:
         machine = in_float32(machine)
     linear, forward, backward = _compute_seconds(shape, work, savings=savings, machine=machine)
-    passes = 1 if savings.recompute == "none" else 2
+    share = work.flops.share_of(savings.recompute_blocks)
+    linear_passes, attention_passes = count_passes(savings.recompute, share)
+    again = 0.0 if savings.recompute == "none" else share.blocks
     moved = elementwise_bytes(shape, fused=software.fused)
     element_forward, element_backward = (
         work.element_bytes / 2 * work.tokens * shape.layers * each / machine.memory_bytes_per_second for each in moved
@@ -116,13 +118,19 @@ def estimate_step_time(
     by_generation = factors.products
     products = by_generation.get(machine.generation, by_generation[None]) * linear
     forward, backward = factors.attention * forward, factors.attention * backward
-    elementwise = factors.elementwise * (passes * element_forward + element_backward + loss)
-    tiles = by_generation.get(machine.generation, by_generation[None]) * _tile_seconds(shape, work, savings, machine)
+    elementwise = factors.elementwise * ((1 + again) * element_forward + element_backward + loss)
+    tiles = by_generation.get(machine.generation, by_generation[None]) * _tile_seconds(
+        shape, work, savings, machine, again=again
+    )
     compute = products + forward + backward + elementwise + tiles
     optimizer, host_copies = _optimizer_seconds(shape, work, savings, machine, factors)
     copied = work.tokens * copied_bytes(shape, 1, savings=savings, element_bytes=work.element_bytes)
     copy_seconds = copied / machine.host_link_bytes_per_second + host_copies / 2
-    once = products / (passes + 2) + forward / passes + factors.elementwise * element_forward
+    once = (
+        products / (linear_passes + BACKWARD_LINEAR)
+        + forward / attention_passes
+        + factors.elementwise * element_forward
+    )
     attention = forward + backward
     launches = _launch_seconds(shape, work, machine=machine, fused=software.fused)
     busy = max(compute, launches)  # waiting for launches hides messages as computing does
@@ -170,10 +178,9 @@ def _compute_seconds(
     never = math.inf
     rate = attention_share(shape, work.flops, machine)
     forward_rate, backward_rate = rate * machine.attention_forward_flops, rate * machine.attention_backward_flops
-    linear, forward = work.flops.seconds(
-        savings.recompute, matmul=machine.matmul_flops, forward=forward_rate, backward=never
-    )
-    _, backward = work.flops.seconds(savings.recompute, matmul=never, forward=never, backward=backward_rate)
+    again = savings.recompute, savings.recompute_blocks
+    linear, forward = work.flops.seconds(*again, matmul=machine.matmul_flops, forward=forward_rate, backward=never)
+    _, backward = work.flops.seconds(*again, matmul=never, forward=never, backward=backward_rate)
     attended = work.tokens * work.imbalance
     return work.tokens * linear, attended * forward, attended * backward
 
@@ -188,14 +195,17 @@ def attention_share(shape: ModelShape, flops: TokenFlops, machine: Machine) -> f
     return narrow * 2 * keys / (2 * keys + _HALF_RATE_TOKENS)
 
 
-def _tile_seconds(shape: ModelShape, work: Work, savings: Savings, machine: Machine) -> float:
-    """An MLP's forward more where nothing else runs again, and weights' gradients added up once a tile."""
+def _tile_seconds(shape: ModelShape, work: Work, savings: Savings, machine: Machine, *, again: float) -> float:
+    """An MLP's forward more where nothing else runs again, and weights' gradients added up once a tile.
+
+    ``again`` is the share of blocks that are recomputed.
+    """
     if savings.mlp_tile_tokens is None or work.tokens / work.micro_batches <= savings.mlp_tile_tokens:
         return 0.0
     weights = shape.layers * shape.mlp_parameters
-    again = 2 * weights * work.tokens / machine.matmul_flops if savings.recompute == "none" else 0.0
+    once_more = (1 - again) * 2 * weights * work.tokens / machine.matmul_flops
     sums = work.tokens / savings.mlp_tile_tokens * weights * 2 * 4 / machine.memory_bytes_per_second
-    return again + sums
+    return once_more + sums
 
 
 def _optimizer_seconds(

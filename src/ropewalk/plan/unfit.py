@@ -24,7 +24,7 @@ from ropewalk.shape.model_shape import ModelShape
 
 _Keys = TypeVar("_Keys", bound=Spec)
 _SOURCE = "plan, docs/plan.md"
-_OPEN = ("recompute", "mlp_tile_tokens", "offload", "states", "loss_chunk_tokens")
+_OPEN = ("recompute", "recompute_blocks", "mlp_tile_tokens", "offload", "states", "loss_chunk_tokens")
 _MOST_RANKS, _SHORTEST = 64, 1024
 """How many times more ranks are tried, and the shortest sequence that is offered."""
 

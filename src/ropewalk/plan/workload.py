@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ropewalk.partition.partition import partition_tokens
-from ropewalk.plan.flops import Recompute, TokenFlops, token_flops
+from ropewalk.plan.flops import TokenFlops, token_flops
 from ropewalk.plan.hardware import Machine
 from ropewalk.plan.links import context_seconds, replica_seconds, state_seconds
 from ropewalk.plan.plan import Split
+from ropewalk.plan.savings import Savings
 from ropewalk.plan.step_time import Work
 from ropewalk.plan.traffic import attention_traffic, replica_traffic, shard_traffic
 from ropewalk.plan.trained import count_trained
@@ -76,12 +77,12 @@ class RankWork:
     state_bytes: float
 
 
-def share_work(load: Workload, *, ranks: int, split: Split, recompute: Recompute, machine: Machine) -> RankWork:
+def share_work(load: Workload, *, ranks: int, split: Split, savings: Savings, machine: Machine) -> RankWork:
     """What one of ``ranks`` ranks does of a step of ``load``, if it is split so."""
     own = load.count_busiest(ranks, split.context_ranks)
     micro_batches = math.ceil(own / split.micro_batch_size)
     # The last micro-batch may be smaller: messages for attention are by sequences, those for weights by micro-batches.
-    context_bytes = own / split.micro_batch_size * _context_bytes(load, split=split, recompute=recompute)
+    context_bytes = own / split.micro_batch_size * _context_bytes(load, split=split, savings=savings)
     shards = ranks // split.replicas
     inside = micro_batches * shard_traffic(
         load.shape, shards=shards, element_bytes=split.element_bytes, lora=split.lora
@@ -101,10 +102,9 @@ def share_work(load: Workload, *, ranks: int, split: Split, recompute: Recompute
     return RankWork(work, context_bytes, inside + between)
 
 
-def _context_bytes(load: Workload, *, split: Split, recompute: Recompute) -> float:
+def _context_bytes(load: Workload, *, split: Split, savings: Savings) -> float:
     """Bytes that one rank sends for attention and recurrent layers of one micro-batch."""
-    shape, forwards, total = load.shape, 2 if recompute == "full" else 1, 0.0
-    again = 1 if recompute == "none" else 2  # attention's own results may be kept: heads and summaries travel again
+    shape, total, blocks = load.shape, 0.0, savings.count_again(load.shape.layers)
     # Ulysses groups: each group holds one part of the sequence
     split = replace(split, context_ranks=split.context_ranks // split.ulysses_degree)
     tokens = load.context_tokens * split.micro_batch_size
@@ -124,12 +124,21 @@ def _context_bytes(load: Workload, *, split: Split, recompute: Recompute) -> flo
             element_bytes=split.element_bytes,
             needed_share=_needed_share(load, split=split, window=window),
         )
+        again = layers if blocks == shape.layers else count_layers(shape, window, blocks)
         # each rank of a group sends only its own heads
-        rows = layer.training_bytes(forwards=forwards) / split.ulysses_degree
-        total += layers * (rows + swap.training_bytes(forwards=again))
+        rows = layers * layer.training_bytes() + again * layer.forward * (savings.recompute == "full")
+        # attention's own results may be kept: heads and summaries travel again in any case
+        total += rows / split.ulysses_degree + layers * swap.training_bytes() + again * swap.forward
     if shape.recurrent is not None and split.recurrent_traffic is not None:
-        total += len(shape.recurrent.layers) * split.recurrent_traffic.training_bytes(forwards=again)
+        again = sum(layer < blocks for layer in shape.recurrent.layers)
+        sent = split.recurrent_traffic
+        total += len(shape.recurrent.layers) * sent.training_bytes() + again * sent.forward
     return total
+
+
+def count_layers(shape: ModelShape, window: int | None, blocks: int) -> int:
+    """The layers with attention and this window among the first ``blocks``."""
+    return sum(layer.mixer is None and layer.window_tokens == window for layer in shape.positions[:blocks])
 
 
 def _needed_share(load: Workload, *, split: Split, window: int | None) -> float:

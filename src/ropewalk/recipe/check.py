@@ -3,6 +3,7 @@
 An error would waste the run. A warning may be intended. The checks here read only the recipe and the base's shape.
 """
 
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -19,7 +20,7 @@ from ropewalk.recipe.check_layers import check_layers
 from ropewalk.recipe.check_units import check_units
 from ropewalk.recipe.expert_training import find_misfits, find_unusual
 from ropewalk.recipe.finding import Finding
-from ropewalk.recipe.parallel import require_even
+from ropewalk.recipe.parallel import require_blocks, require_even
 from ropewalk.recipe.role_shares import role_shares
 from ropewalk.recipe.spec import ModelSource, Recipe
 from ropewalk.recipe.stage import Stage
@@ -46,6 +47,10 @@ def check(recipe: Recipe, shape: ModelShape | None) -> list[Finding]:
     assert not recipe.open_keys, "plan/settle.py decides them first"
     findings = [*_check_ranks(recipe), *_check_heads(recipe, shape), *_check_writing(recipe, shape)]
     findings += _check_embedded(recipe)
+    try:
+        require_blocks(recipe.parallel, sys.maxsize if shape is None else shape.layers)
+    except UserError as error:
+        findings.append(Finding("error", error.where, f"{error.what}: {error.why}; {error.fix}", "arithmetic"))
     before = shape
     for index, stage in enumerate(recipe.stages):
         key = f"stages.{index}"

@@ -107,6 +107,7 @@ SIDES: Mapping[str, Side] = {
     "parallel.exchange": "means",
     "parallel.ulysses_degree": "means",
     "parallel.recompute": "means",
+    "parallel.recompute_blocks": "means",
     "parallel.mlp_tile_tokens": "means",
     "parallel.offload": "means",
     "parallel.states": "means",

@@ -44,6 +44,17 @@ def require_moments_kernel(kernel: str) -> None:
         )
 
 
+def require_blocks(parallel: "Parallel", layers: int) -> None:
+    """Raise UserError if more blocks are to be recomputed than the model's ``layers``."""
+    if parallel.recompute_blocks != "auto" and parallel.recompute_blocks > layers:
+        raise UserError(
+            f"{format_count(parallel.recompute_blocks, 'block')} cannot be recomputed",
+            where="parallel.recompute_blocks",
+            why=f"the model has {layers}",
+            fix=f"a number up to {layers}, or auto",
+        )
+
+
 MOMENTS_KERNEL = "parallel.moments_kernel"
 LOSS_CHUNK_TOKENS = {False: 1024, True: 4096}
 """Tokens whose logits exist at once, by whether they are on a GPU: there a small product does not fill the device."""
@@ -72,7 +83,10 @@ class Parallel(Spec):
     """Of the context ranks, how many share heads instead of tokens: 1 is none, ``context_parallel`` is Ulysses alone.
     ``auto`` is the cheapest for each batch, and 1 where ``exchange`` names a way for tokens."""
     recompute: Literal["auto", "none", "save_attention", "full"] = "auto"
-    """What of a block runs again in the backward pass; ``auto`` in this and the next three is the fastest that fits."""
+    """What of a block runs again in the backward pass; ``auto`` in this and the next four is the fastest that fits."""
+    recompute_blocks: Literal["auto"] | PositiveCount = "auto"
+    """How many blocks that is done in, the first of the model; ``auto``: as few as fit, and all where ``recompute``
+    names what runs again."""
     mlp_tile_tokens: Literal["auto"] | PositiveCount | None = "auto"
     """Tokens that an MLP takes at once; null is all of them."""
     offload: Literal["auto", "none", "inputs", "attention"] = "auto"
@@ -115,9 +129,23 @@ class Parallel(Spec):
                 "offload: it moves the inputs of recomputed blocks to the host, but with recompute: "
                 "none there are no such blocks"
             )
+        if self.offload in ("inputs", "attention") and self.recompute_blocks == 1:
+            raise ValueError(
+                "offload: the last recomputed block keeps its input on the device, so with recompute_blocks: 1 nothing "
+                "moves to the host"
+            )
         if self.offload == "attention" and self.recompute == "full":
             raise ValueError(
                 "offload: attention keeps the results of attention, but with recompute: full attention runs again"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_recompute_blocks(self) -> "Parallel":
+        if self.recompute == "none" and self.recompute_blocks != "auto":
+            raise ValueError(
+                f"recompute_blocks: {self.recompute_blocks} counts recomputed blocks, but with recompute: none there "
+                "are no such blocks"
             )
         return self
 

@@ -7,7 +7,7 @@ from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage import Stage
 from ropewalk.rope.longrope_search import seed_factors
 from ropewalk.rope.scaling import LongRope, Rope, Unchanged
-from ropewalk.shape.change_layers import change_layers
+from ropewalk.shape.change_layers import change_layers, describe_change
 from ropewalk.shape.model_shape import ModelShape
 
 
@@ -53,7 +53,7 @@ def stretch_stages(recipe: Recipe, shape: ModelShape) -> Iterator[ModelShape]:
 def describe_stages(recipe: Recipe, shape: ModelShape) -> Iterator[list[str]]:
     """The changes that each stage makes to the layers of the stage before, and the kept parts, in words."""
     for after in stretch_stages(recipe, shape):
-        yield shape.describe(after.positions)
+        yield describe_change(shape, after.positions)
         shape = after
 
 

@@ -1,7 +1,8 @@
 """The receipt of a run as tables, for the page and for the terminal: measured figures with the planned ones beside."""
 
 from ropewalk.core.quantity import format_amount, format_bytes, format_count
-from ropewalk.plan.receipt import ENOUGH_STEPS, Receipt, StageReceipt
+from ropewalk.plan.receipt import ENOUGH_STEPS, Receipt, StageReceipt, StepTotals
+from ropewalk.plan.savings import Savings
 from ropewalk.report.contents import Contents
 from ropewalk.report.section import Section
 from ropewalk.report.table import Table
@@ -53,7 +54,7 @@ def _list_rows(stage: StageReceipt) -> list[list[str]]:
         ],
         ["MFU", f"{stage.mfu:.1%} of {rig.describe_peak()}", ""],
         ["pairs that the mask needs", f"{stage.useful_share:.1%} of the computed ones", ""],
-        ["attention, busiest rank / mean", f"{totals.balance:.2f}; recompute {totals.recompute}", ""],
+        ["attention, busiest rank / mean", f"{totals.balance:.2f}; {describe_recomputation(totals)}", ""],
         # A process also holds code and caches, which the plan leaves out.
         _bytes("peak of the allocator", stage.peak_bytes, planned.get("peak_bytes"))
         if rig.kind == "cuda"
@@ -62,6 +63,11 @@ def _list_rows(stage: StageReceipt) -> list[list[str]]:
         _bytes("sent for states, counted", stage.state_bytes, planned.get("state_bytes")),
         ["energy of a step", "no device counts it" if stage.joules is None else f"{stage.joules:.3g} J", ""],
     ]
+
+
+def describe_recomputation(totals: StepTotals) -> str:
+    """What is recomputed of which blocks, in the words of a plan."""
+    return Savings(totals.recompute, recompute_blocks=totals.recompute_blocks).describe()
 
 
 def _bytes(name: str, measured: float, planned: float | None) -> list[str]:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from ropewalk.core.error import UserError
-from ropewalk.rope.layers import LayerPosition, LayerRule
+from ropewalk.rope.layers import LayerPosition, LayerRule, describe_layers
 from ropewalk.rope.scaling import Rope
 from ropewalk.shape.families import require_row
 from ropewalk.shape.model_shape import ModelShape
@@ -38,6 +38,11 @@ def change_layers(shape: ModelShape, pattern: tuple[LayerRule, ...], *, rope: Ro
     """
     made = shape.stretch(pattern, rope=rope, context_tokens=context_tokens)
     return _convert_shape(shape, made) if list_converted(shape, made.positions) else made
+
+
+def describe_change(shape: ModelShape, positions: Sequence[LayerPosition]) -> list[str]:
+    """The changes of ``positions`` against the model's own, in words for groups of equal layers."""
+    return describe_layers(shape.positions, positions, head_dim=shape.rotary_dim, base_tokens=shape.context_tokens)
 
 
 def list_converted(shape: ModelShape, positions: Sequence[LayerPosition]) -> tuple[int, ...]:

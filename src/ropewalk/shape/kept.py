@@ -4,6 +4,7 @@ The rows were counted on tiny models (tests/conformance/count_kept.py), and a te
 tensors. Norms of some classes keep more than Llama's, plain MLPs keep less, a mixture keeps the rows of its experts.
 """
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -90,6 +91,7 @@ KEPT: Mapping[str, Kept] = {
 """By the class in config.json; a class that is not here keeps what Llama does."""
 
 
+@functools.cache  # a search asks for it a hundred thousand times
 def row_of_kept(architecture: str, *, qk_norm: bool, block_norms: int) -> Kept:
     """The row of a class; for one that was read off its class, what Llama's norms keep."""
     if architecture in KEPT:

@@ -1,14 +1,16 @@
 """The numbers of a model that all other parts compute with: widths, counts, positions. No weights, no torch."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from statistics import fmean
 from typing import Any, Literal
 
-from ropewalk.rope.layers import FIRE_UNITS, LayerPosition, LayerRule, describe_layers, find_stretched, stretch_layers
+from ropewalk.rope.layers import FIRE_UNITS, LayerPosition, LayerRule, find_stretched, stretch_layers
 from ropewalk.rope.method import BaseRope
 from ropewalk.rope.scaling import Rope, Unchanged
+from ropewalk.shape.alike import group_layers
 from ropewalk.shape.experts import Experts
 from ropewalk.shape.family import Norm, QkNorm
 from ropewalk.shape.latent import Latent, require_score_factor, score_factor
@@ -90,8 +92,10 @@ class ModelShape:
         """By how much the MLP of a layer is wider than ``mlp_width``."""
         return 2 if self.unequal is not None and self.unequal.wide_mlp and self.shares_keys(layer) else 1
 
-    def _mean(self, widths: Sequence[int]) -> int:
-        return round(sum(widths) / self.layers)
+    @cached_property
+    def alike(self) -> tuple[tuple[int, ...], ...]:
+        """The layers in groups of equal sizes, each from first to last."""
+        return group_layers(self)
 
     @property
     def score_scale(self) -> float:
@@ -110,12 +114,12 @@ class ModelShape:
     @cached_property
     def query_width(self) -> int:
         """Width of all query heads together, in the mean over layers; not always equal to ``width``."""
-        return self._mean([self.heads * self.heads_of(layer)[1] for layer in range(self.layers)])
+        return round(fmean(self.heads * self.heads_of(layer)[1] for layer in range(self.layers)))
 
     @cached_property
     def kv_width(self) -> int:
         """Width of all key heads together, and of all value heads where those are as wide; the mean over layers."""
-        return self._mean([math.prod(self.heads_of(layer)) for layer in range(self.layers)])
+        return round(fmean(math.prod(self.heads_of(layer)) for layer in range(self.layers)))
 
     @property
     def value_dim(self) -> int:
@@ -282,10 +286,6 @@ class ModelShape:
     def base_rope(self) -> BaseRope:
         """The current position method of the layers that get stretched."""
         return self.stretched.as_base(head_dim=self.rotary_dim, context_tokens=self.context_tokens)
-
-    def describe(self, positions: Sequence[LayerPosition]) -> list[str]:
-        """The changes of ``positions`` against this model's own, in words for groups of equal layers."""
-        return describe_layers(self.positions, positions, head_dim=self.rotary_dim, base_tokens=self.context_tokens)
 
     def stretch(self, pattern: tuple[LayerRule, ...], *, rope: Rope, context_tokens: int) -> "ModelShape":
         """The model that ``rope/layers.stretch_layers`` makes of this one; raises UserError as that function does."""

@@ -35,7 +35,7 @@ from ropewalk.plan.forecast import forecast_stage
 from ropewalk.plan.precision import Precision
 from ropewalk.plan.savings import Savings, list_savings
 from ropewalk.recipe.expert_training import ExpertTraining
-from ropewalk.recipe.parallel import Parallel
+from ropewalk.recipe.parallel import Parallel, require_blocks
 from ropewalk.recipe.stage import Stage
 from ropewalk.shape.model_shape import ModelShape
 
@@ -75,6 +75,7 @@ def choose_savings(parallel: Parallel, spec: Stage, shape: ModelShape) -> Saving
     They must fit, by the plan, into the smallest memory of any rank's device. Every rank must call it: a CPU's speed is
     measured, and all ranks must make the same choice. A line tells where the rates of a device are only an estimate.
     """
+    require_blocks(parallel, shape.layers)
     ways = list_savings(parallel, shape, host_is_apart=True)
     if len(ways) == 1:
         return ways[0]
@@ -111,11 +112,12 @@ def prepare_model(
         tile_mlps(learner.causal, savings.mlp_tile_tokens)
     copies = HostCopies(mesh.device) if savings.offload else None
     keep = copies.keep if copies is not None and savings.attention_on_host else None
-    set_recompute(learner.causal, savings.recompute, keep=keep)
+    count = savings.count_again(len(learner.blocks))
+    set_recompute(learner.causal, savings.recompute, keep=keep, spared=learner.blocks[count:])
     if fusion == "compiled":
         compile_in_place(learner.blocks)
     if copies is not None:
-        offload_blocks(learner.blocks, copies)
+        offload_blocks(learner.blocks[:count], copies)
     shard_model(learner, mesh, precision=precision, states_on_host=savings.states_on_host)
     if weights is not None:
         load_shards(learner, weights, device=torch.device("cpu") if savings.states_on_host else mesh.device)

@@ -1,0 +1,141 @@
+"""The bytes of a rank's blocks: what they keep for the backward, what a second run makes, and what is in transit.
+
+The first blocks are recomputed and the others are not (``Savings.recompute_blocks``): the last block's backward comes
+first, so what the last blocks keep is free again when a recomputed block makes its tensors anew. Layers that differ in
+size are counted one by one.
+"""
+
+from dataclasses import dataclass
+
+from ropewalk.plan.saved_tensors import kept_of, stored_layer_bytes, sum_layers
+from ropewalk.plan.savings import Savings
+from ropewalk.plan.trained import count_kept, kept_mlp_tensors
+from ropewalk.recipe.lora import Lora
+from ropewalk.shape.alike import has_recurrence
+from ropewalk.shape.model_shape import ModelShape
+
+_MLP_TENSORS = 5
+"""Tensors of the MLP's width at the peak of its backward; a stored tensor is freed after its use."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockMemory:
+    """The blocks of a rank that holds ``local_tokens`` tokens; all results are bytes on the device.
+
+    ``summed``: context ranks share sequences, so recurrent layers keep more for the sums of their segments.
+    """
+
+    shape: ModelShape
+    local_tokens: int
+    savings: Savings
+    element_bytes: int = 2
+    lora: Lora | None = None
+    summed: bool = False
+
+    @property
+    def again(self) -> int:
+        """The number of blocks that run again."""
+        return self.savings.count_again(self.shape.layers)
+
+    @property
+    def _is_tiled(self) -> bool:
+        return self.savings.mlp_tile_tokens is not None and self.local_tokens > self.savings.mlp_tile_tokens
+
+    def saved(self, layer: int) -> float:
+        """What one block's forward saves: all tensors, or with tiles all but those inside the MLP."""
+        shape, tokens, width = self.shape, self.local_tokens, self.element_bytes
+        stored = stored_layer_bytes(shape, layer, tokens, element_bytes=width, summed=self.summed)
+        if self.lora is not None:
+            stored += float(tokens * count_kept(shape, self.lora, tiled=self._is_tiled) * width)
+        if self._is_tiled:  # a mixture is never cut into tiles
+            inside = min(kept_mlp_tensors(self.lora), kept_of(shape).mlp[0])
+            stored -= float(inside * tokens * shape.mlp_width * shape.mlp_factor(layer) * width)
+        return stored
+
+    def kept_by_rest(self) -> float:
+        """What the blocks keep that are not recomputed."""
+        return sum_layers(self.shape, self.saved, range(self.again, self.shape.layers))
+
+    def kept_by_again(self) -> float:
+        """What recomputed blocks keep between forward and backward."""
+        shape, tokens, again = self.shape, self.local_tokens, self.again
+        inputs = offloaded_checkpoint_bytes if self.savings.offload else checkpoint_bytes
+        kept = inputs(shape, tokens, element_bytes=self.element_bytes, blocks=again)
+        if self.savings.recompute != "save_attention":
+            return kept
+        attention = kept_attention_bytes(shape, tokens, element_bytes=self.element_bytes, blocks=again)
+        if self.savings.attention_on_host:
+            attention *= min(1.0, 2 / max(1, count_attending(shape, again)))
+        return kept + attention
+
+    def second_run(self) -> float:
+        """What a recomputed block makes when it runs again; of the largest one."""
+        if not self.again:
+            return 0.0
+        made = max(self.saved(group[0]) for group in self.shape.alike if group[0] < self.again)
+        if self.savings.recompute == "save_attention" and self.shape.recurrent is None:  # its results were kept
+            attention = kept_attention_bytes(self.shape, self.local_tokens, element_bytes=self.element_bytes)
+            made -= attention / self.shape.layers
+        return made
+
+    def moving(self) -> float:
+        """Gradients in transit in the backward of one block."""
+        shape, width = self.shape, self.element_bytes
+        if not self._is_tiled:
+            moving = _MLP_TENSORS - kept_mlp_tensors(self.lora)
+            return moving * self.local_tokens * shape.mean_mlp_width * width
+        assert self.savings.mlp_tile_tokens is not None
+        weights = shape.mlp_parameters if self.lora is None else 0
+        tile = _MLP_TENSORS * self.savings.mlp_tile_tokens * shape.mean_mlp_width * width
+        return tile + weights * (4 + width)
+
+
+def checkpoint_bytes(
+    shape: ModelShape, local_tokens: int, *, element_bytes: int = 2, blocks: int | None = None
+) -> float:
+    """Bytes of the inputs of the first ``blocks`` layers (None: all), kept when everything else is recomputed."""
+    return float((shape.layers if blocks is None else blocks) * local_tokens * shape.width * element_bytes)
+
+
+def offloaded_checkpoint_bytes(
+    shape: ModelShape, local_tokens: int, *, element_bytes: int = 2, blocks: int | None = None
+) -> float:
+    """Bytes that stay on the device when layer inputs are copied to the host: the inputs of two layers in transit."""
+    return min(2.0, 2.0 if blocks is None else blocks) * local_tokens * shape.width * element_bytes
+
+
+def count_attending(shape: ModelShape, blocks: int) -> int:
+    """The layers with attention among the first ``blocks``."""
+    return blocks - sum(layer < blocks for layer in (shape.recurrent.layers if shape.recurrent else ()))
+
+
+def kept_attention_bytes(
+    shape: ModelShape, local_tokens: int, *, element_bytes: int = 2, blocks: int | None = None
+) -> float:
+    """Bytes of attention's outputs and log-sum-exps in the first ``blocks`` layers (None: all).
+
+    They are kept to recompute all but attention. Kernels pad values that are narrower than keys, and the output too.
+    """
+
+    def bytes_of(layer: int) -> float:
+        width = shape.heads * shape.heads_of(layer)[1]
+        return 0.0 if has_recurrence(shape, layer) else float(local_tokens * (width * element_bytes + shape.heads * 4))
+
+    return sum_layers(shape, bytes_of, range(shape.layers if blocks is None else blocks))
+
+
+def copied_bytes(
+    shape: ModelShape, local_tokens: int, *, savings: Savings, element_bytes: int = 2, pinned: bool = False
+) -> float:
+    """Bytes of one rank's activations that are copied to the host.
+
+    They are those of all recomputed blocks but the last, which needs its own first. With ``pinned`` the result is the
+    host memory that they take: torch rounds each buffer up to a power of two.
+    """
+    blocks = savings.count_again(shape.layers) - 1
+    if not savings.offload or blocks < 1:
+        return 0.0
+    sizes = [local_tokens * shape.width * element_bytes]
+    if savings.attention_on_host:
+        sizes += [local_tokens * shape.query_width * element_bytes, local_tokens * shape.heads * 4]
+    return float(blocks * sum(1 << (size - 1).bit_length() if pinned else size for size in sizes))
