@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from conformance.checks import build_empty
 from conformance.tiny_families import FAMILIES, WINDOW_TOKENS, make_model, make_settings
 from ropewalk.core.error import UserError
 from ropewalk.model.architectures import blocks_of
@@ -77,6 +78,7 @@ def check_written(architecture: str) -> None:
     shape = parse_shape(settings, "config.json")
     spelled = spell_layers(settings, shape.positions, context_tokens=shape.context_tokens)
     assert not any(spelled.apply(settings)[key] for key in family.no_dropout)
+    assert sum(each.numel() for each in build_empty(spelled.apply(settings)).parameters()) == shape.parameters
     if family.kin:
         plain = make_plain(architecture)
         layers, tokens = parse_shape(plain, "config.json").positions, shape.context_tokens

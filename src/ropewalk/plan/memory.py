@@ -160,7 +160,7 @@ def block_bytes(
         again = saved_block_bytes(shape, local_tokens, savings=savings, element_bytes=element_bytes, lora=lora)
         again += largest_block_bytes(shape, local_tokens, element_bytes=element_bytes, summed=summed)
         again -= stored_block_bytes(shape, local_tokens, element_bytes=element_bytes)
-    if savings.recompute == "save_attention" and shape.recurrent is None:  # the results of attention were kept
+    if savings.recompute == "save_attention" and shape.attention_layers == shape.layers:  # its results were kept
         again -= kept_attention_bytes(shape, local_tokens, element_bytes=element_bytes) / shape.layers
     if savings.mlp_tile_tokens is None or local_tokens <= savings.mlp_tile_tokens:
         moving = _MLP_TENSORS - kept_mlp_tensors(lora)

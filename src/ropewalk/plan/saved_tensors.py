@@ -5,7 +5,7 @@ their bytes with those that torch keeps.
 """
 
 from ropewalk.shape.kept import Counts, Kept, row_of_kept, weigh_kept
-from ropewalk.shape.kept_recurrent import KEPT_RECURRENT, kept_summary_bytes
+from ropewalk.shape.kept_recurrent import kept_summary_bytes, row_of_recurrent
 from ropewalk.shape.model_shape import ModelShape
 
 
@@ -26,10 +26,10 @@ def stored_block_bytes(shape: ModelShape, local_tokens: int, *, element_bytes: i
 
 
 def largest_block_bytes(shape: ModelShape, local_tokens: int, *, element_bytes: int = 2, summed: bool = False) -> float:
-    """As ``stored_block_bytes``, of the kind of layer that keeps most, attention or recurrence."""
-    mixing = _attention_bytes(shape, element_bytes) if shape.attention_layers else 0.0
-    if shape.recurrent is not None:
-        mixing = max(mixing, _recurrent_bytes(shape, element_bytes, summed=summed))
+    """As ``stored_block_bytes``, of the kind of layer that keeps most: attention, a recurrence, or both."""
+    attending = _attention_bytes(shape, element_bytes)
+    recurring = 0.0 if shape.recurrent is None else _recurrent_bytes(shape, element_bytes, summed=summed)
+    mixing = max(attends * attending + recurs * recurring for attends, recurs in shape.kinds_of_mixers)
     return float(local_tokens * (_shared_bytes(shape, element_bytes) + mixing))
 
 
@@ -45,9 +45,9 @@ def _attention_bytes(shape: ModelShape, element_bytes: int) -> float:
 
 
 def _recurrent_bytes(shape: ModelShape, element_bytes: int, *, summed: bool) -> float:
-    """Bytes that a recurrent layer keeps of one token in place of attention."""
+    """Bytes that the recurrence of a layer keeps of one token."""
     assert shape.recurrent is not None
-    bytes_of_token = KEPT_RECURRENT[shape.recurrent.layout].bytes_of_token(shape.recurrent, element_bytes)
+    bytes_of_token = row_of_recurrent(shape.recurrent).bytes_of_token(shape.recurrent, element_bytes)
     return bytes_of_token + (kept_summary_bytes(shape.recurrent) if summed else 0.0)
 
 

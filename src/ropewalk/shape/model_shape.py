@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from ropewalk.rope.layers import FIRE_UNITS, LayerPosition, LayerRule, describe_layers, find_stretched, stretch_layers
 from ropewalk.rope.method import BaseRope
@@ -14,6 +14,13 @@ from ropewalk.shape.family import Norm, QkNorm
 from ropewalk.shape.latent import Latent, require_score_factor, score_factor
 from ropewalk.shape.recurrent import RecurrentLayers
 from ropewalk.shape.unequal import Unequal, refuse_pattern
+
+
+class Mixers(NamedTuple):
+    """What mixes the tokens in one layer; both stand side by side, and their outputs are added."""
+
+    attends: bool
+    recurs: bool
 
 
 @dataclass(frozen=True)  # no slots: a search asks for the sums below a hundred thousand times, so they are kept
@@ -60,7 +67,7 @@ class ModelShape:
     unequal: Unequal | None = None
     """What differs between layers; heads and widths of the shape are then those of layers that attend to all tokens."""
     recurrent: RecurrentLayers | None = None
-    """The layers that have a recurrence in place of attention."""
+    """The layers that have a recurrence, in place of attention or beside it."""
     query_gate: bool = False
     """Whether the matrix of queries also makes a gate, as wide, for attention's output."""
     multimodal: bool = False
@@ -102,10 +109,20 @@ class ModelShape:
     def layers(self) -> int:
         return len(self.positions)
 
-    @property
+    def mixers_of(self, layer: int) -> Mixers:
+        """What mixes the tokens in a layer."""
+        recurs = self.recurrent is not None and layer in self.recurrent.layers
+        return Mixers(self.positions[layer].mixer is None, recurs)
+
+    @cached_property
+    def kinds_of_mixers(self) -> frozenset[Mixers]:
+        """What layers of the model mix tokens with, each kind once."""
+        return frozenset(map(self.mixers_of, range(self.layers)))
+
+    @cached_property
     def attention_layers(self) -> int:
-        """The layers that have attention, and no recurrence in place of it."""
-        return self.layers - (len(self.recurrent.layers) if self.recurrent else 0)
+        """The layers that have attention, alone or beside a recurrence."""
+        return sum(layer.mixer is None for layer in self.positions)
 
     @cached_property
     def query_width(self) -> int:
@@ -210,10 +227,10 @@ class ModelShape:
         return attention + norms + inputs + self._mlp_parameters_of(layer)
 
     def mixer_parameters(self, layer: int) -> int:
-        """Parameters of one layer outside of its MLP, exactly: of its attention or its recurrence, and its norms."""
-        if self.recurrent is not None and layer in self.recurrent.layers:
-            return self.recurrent.parameters + self.block_norms * self.norm_parameters
-        return self.attention_parameters
+        """Parameters of one layer outside of its MLP, exactly: of its attention, its recurrence, and its norms."""
+        mixers = self.mixers_of(layer)
+        own = self.attention_parameters if mixers.attends else self.block_norms * self.norm_parameters
+        return own + (self.recurrent.parameters if self.recurrent and mixers.recurs else 0)
 
     @cached_property
     def attention_parameters(self) -> int:
