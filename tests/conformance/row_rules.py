@@ -130,6 +130,13 @@ def list_switches(architecture: str) -> Iterator[dict[str, Any]]:
         yield {family.experts.switch: ...}
     if family.latent and family.latent.value_of_width:
         yield {"v_head_dim": ...}
+    if family.recurrent and family.recurrent.every_key:
+        yield {family.recurrent.every_key: 2, "layer_types": ..., "num_hidden_layers": 6}
+    if family.recurrent and family.recurrent.attention_key and family.recurrent.word:
+        yield {family.recurrent.attention_key: [0, 1], "layer_types": ...}
+    if family.recurrent and family.recurrent.layout == "falcon_h1":
+        yield {"mamba_rms_norm": True}
+        yield {"mamba_d_ssm": None, "mamba_d_head": "auto"}
 
 
 RULES = (check_refusals, check_projections, check_written, check_switches)

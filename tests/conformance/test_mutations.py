@@ -126,9 +126,10 @@ def test_a_latent_attention_without_one_field_is_found_out(
 def recurrent_mutations() -> Iterator[tuple[str, str]]:
     for name, family in SUPPORTED.items():
         for field in fields(RecurrentKeys):
-            if family.recurrent is not None and field.default is not MISSING:
-                if getattr(family.recurrent, field.name) != field.default:
-                    yield name, field.name
+            if family.recurrent is None or field.default is MISSING:
+                continue
+            if getattr(family.recurrent, field.name) != field.default:
+                yield name, field.name
 
 
 @pytest.mark.parametrize(("architecture", "field"), recurrent_mutations())

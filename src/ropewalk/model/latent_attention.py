@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ropewalk.attention.exchange import Block
 from ropewalk.attention.latents import Latents
 from ropewalk.attention.value_width import widen
-from ropewalk.model.architectures import attention_of, attends, blocks_of, family_of
+from ropewalk.model.architectures import attends, attention_of, blocks_of, family_of
 
 _Keys = Float[Tensor, "rows heads tokens head_dim"]
 _Values = Float[Tensor, "rows heads tokens value_dim"]

@@ -15,7 +15,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from ropewalk.model.architectures import attention_of, attends, blocks_of, family_of, rotary_of
+from ropewalk.model.architectures import attends, attention_of, blocks_of, family_of, rotary_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ def largest_block_bytes(shape: ModelShape, local_tokens: int, *, element_bytes: 
     """As ``stored_block_bytes``, of the kind of layer that keeps most: attention, a recurrence, or both."""
     attending = _attention_bytes(shape, element_bytes)
     recurring = 0.0 if shape.recurrent is None else _recurrent_bytes(shape, element_bytes, summed=summed)
-    mixing = max(attends * attending + recurs * recurring for attends, recurs in shape.kinds_of_mixers)
+    mixing = max(attends * attending + recurs * recurring for attends, recurs in set(shape.mixers))
     return float(local_tokens * (_shared_bytes(shape, element_bytes) + mixing))
 
 

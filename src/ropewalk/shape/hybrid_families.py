@@ -1,7 +1,7 @@
 """The supported hybrids, one line of data each; what a field means stands in family.py.
 
-In most of their layers a recurrence runs in place of attention, or in all of them beside it. How the matrices of such a layer are arranged stands in
-shape/recurrent.py for the sizes, and in model/recurrent_layers.py for the modules.
+In most of their layers a recurrence runs in place of attention, or in all of them beside it. How the matrices of such a
+layer are arranged stands in shape/recurrent.py for the sizes, and in model/recurrent_layers.py for the modules.
 """
 
 from collections.abc import Mapping

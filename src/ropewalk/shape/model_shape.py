@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from ropewalk.rope.layers import FIRE_UNITS, LayerPosition, LayerRule, describe_layers, find_stretched, stretch_layers
 from ropewalk.rope.method import BaseRope
@@ -12,15 +12,9 @@ from ropewalk.rope.scaling import Rope, Unchanged
 from ropewalk.shape.experts import Experts
 from ropewalk.shape.family import Norm, QkNorm
 from ropewalk.shape.latent import Latent, require_score_factor, score_factor
+from ropewalk.shape.mixers import Mixers, find_mixers
 from ropewalk.shape.recurrent import RecurrentLayers
 from ropewalk.shape.unequal import Unequal, refuse_pattern
-
-
-class Mixers(NamedTuple):
-    """What mixes the tokens in one layer; both stand side by side, and their outputs are added."""
-
-    attends: bool
-    recurs: bool
 
 
 @dataclass(frozen=True)  # no slots: a search asks for the sums below a hundred thousand times, so they are kept
@@ -109,20 +103,15 @@ class ModelShape:
     def layers(self) -> int:
         return len(self.positions)
 
-    def mixers_of(self, layer: int) -> Mixers:
-        """What mixes the tokens in a layer."""
-        recurs = self.recurrent is not None and layer in self.recurrent.layers
-        return Mixers(self.positions[layer].mixer is None, recurs)
-
     @cached_property
-    def kinds_of_mixers(self) -> frozenset[Mixers]:
-        """What layers of the model mix tokens with, each kind once."""
-        return frozenset(map(self.mixers_of, range(self.layers)))
+    def mixers(self) -> tuple[Mixers, ...]:
+        """What mixes the tokens in each layer, first to last."""
+        return find_mixers(self.positions, self.recurrent)
 
     @cached_property
     def attention_layers(self) -> int:
         """The layers that have attention, alone or beside a recurrence."""
-        return sum(layer.mixer is None for layer in self.positions)
+        return sum(each.attends for each in self.mixers)
 
     @cached_property
     def query_width(self) -> int:
@@ -226,12 +215,6 @@ class ModelShape:
         inputs = 2 * self.width * self.unequal.input_width
         return attention + norms + inputs + self._mlp_parameters_of(layer)
 
-    def mixer_parameters(self, layer: int) -> int:
-        """Parameters of one layer outside of its MLP, exactly: of its attention, its recurrence, and its norms."""
-        mixers = self.mixers_of(layer)
-        own = self.attention_parameters if mixers.attends else self.block_norms * self.norm_parameters
-        return own + (self.recurrent.parameters if self.recurrent and mixers.recurs else 0)
-
     @cached_property
     def attention_parameters(self) -> int:
         """Parameters of one layer with attention outside of its MLP, exactly."""
@@ -249,10 +232,12 @@ class ModelShape:
         return (wide + 1) * self.width * self.mlp_width + self.mlp_bias * (wide * self.mlp_width + self.width)
 
     def layer_parameters(self, layer: int) -> int:
-        """Parameters of one layer, exactly."""
+        """Parameters of one layer, exactly: of its attention, its recurrence, its MLP and its norms."""
         if self.unequal is not None:
             return self._unequal_parameters(layer)
-        return self.mixer_parameters(layer) + self._mlp_parameters_of(layer)
+        attends, recurs = self.mixers[layer]
+        own = self.attention_parameters if attends else self.block_norms * self.norm_parameters
+        return own + (self.recurrent.parameters if self.recurrent and recurs else 0) + self._mlp_parameters_of(layer)
 
     @cached_property
     def block_parameters(self) -> int:

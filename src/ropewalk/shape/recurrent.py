@@ -219,9 +219,7 @@ def _read_falcon(
     return made
 
 
-def _size_mamba2(
-    keys: RecurrentKeys, layers: tuple[int, ...], count: Count, inner: int, where: str
-) -> RecurrentLayers:
+def _size_mamba2(keys: RecurrentKeys, layers: tuple[int, ...], count: Count, inner: int, where: str) -> RecurrentLayers:
     """Mamba-2 whose heads are ``inner`` wide together; its output passes a gated norm."""
     width, taps, heads = count("hidden_size"), count("mamba_d_conv"), count("mamba_n_heads")
     states = count("mamba_n_groups") * count("mamba_d_state")
