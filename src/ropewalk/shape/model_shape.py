@@ -91,9 +91,6 @@ class ModelShape:
         """By how much the MLP of a layer is wider than ``mlp_width``."""
         return 2 if self.unequal is not None and self.unequal.wide_mlp and self.shares_keys(layer) else 1
 
-    def _mean(self, widths: Sequence[int]) -> int:
-        return round(sum(widths) / self.layers)
-
     @property
     def score_scale(self) -> float:
         """The usual scale of scores, with the factor that a class with latent attention takes from its yarn."""
@@ -116,12 +113,12 @@ class ModelShape:
     @cached_property
     def query_width(self) -> int:
         """Width of all query heads together, in the mean over layers; not always equal to ``width``."""
-        return self._mean([self.heads * self.heads_of(layer)[1] for layer in range(self.layers)])
+        return round(sum(self.heads * self.heads_of(layer)[1] for layer in range(self.layers)) / self.layers)
 
     @cached_property
     def kv_width(self) -> int:
         """Width of all key heads together, and of all value heads where those are as wide; the mean over layers."""
-        return self._mean([math.prod(self.heads_of(layer)) for layer in range(self.layers)])
+        return round(sum(math.prod(self.heads_of(layer)) for layer in range(self.layers)) / self.layers)
 
     @property
     def value_dim(self) -> int:
