@@ -52,7 +52,7 @@ def choose_sizes(architecture: str) -> dict[str, Any]:
         sizes |= {"shared_intermediate_size": 104, "num_local_experts": 0}
     if family.recurrent:
         sizes |= {"linear_key_head_dim": 10, "linear_value_head_dim": 15}
-        sizes |= {"mamba_n_heads": 8, "mamba_d_head": 18, "mamba_d_state": 11}
+        sizes |= {"mamba_n_heads": 8, "mamba_d_head": 18, "mamba_d_state": 11, "mamba_d_ssm": 144}
     return sizes
 
 

@@ -81,7 +81,8 @@ def describe_blocks(family: Family, shape: ModelShape) -> Iterator[str]:
     if family.latent:
         yield "latent attention"
     if shape.recurrent is not None:
-        yield f"{shape.recurrent.kind.replace('_', ' ')} layers"
+        kind = shape.recurrent.kind.replace("_", " ")
+        yield f"{kind} beside attention" if shape.attention_layers == shape.layers else f"{kind} layers"
     if family.mlp == "plain":
         yield "plain MLP"
     if family.windows != "none":

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from conformance.checks import build_empty
 from conformance.tiny_families import FAMILIES, WINDOW_TOKENS, make_model, make_settings
 from ropewalk.core.error import UserError
 from ropewalk.model.architectures import blocks_of
@@ -77,6 +78,7 @@ def check_written(architecture: str) -> None:
     shape = parse_shape(settings, "config.json")
     spelled = spell_layers(settings, shape.positions, context_tokens=shape.context_tokens)
     assert not any(spelled.apply(settings)[key] for key in family.no_dropout)
+    assert sum(each.numel() for each in build_empty(spelled.apply(settings)).parameters()) == shape.parameters
     if family.kin:
         plain = make_plain(architecture)
         layers, tokens = parse_shape(plain, "config.json").positions, shape.context_tokens
@@ -128,6 +130,13 @@ def list_switches(architecture: str) -> Iterator[dict[str, Any]]:
         yield {family.experts.switch: ...}
     if family.latent and family.latent.value_of_width:
         yield {"v_head_dim": ...}
+    if family.recurrent and family.recurrent.every_key:
+        yield {family.recurrent.every_key: 2, "layer_types": ..., "num_hidden_layers": 6}
+    if family.recurrent and family.recurrent.attention_key and family.recurrent.word:
+        yield {family.recurrent.attention_key: [0, 1], "layer_types": ...}
+    if family.recurrent and family.recurrent.layout == "falcon_h1":
+        yield {"mamba_rms_norm": True}
+        yield {"mamba_d_ssm": None, "mamba_d_head": "auto"}
 
 
 RULES = (check_refusals, check_projections, check_written, check_switches)

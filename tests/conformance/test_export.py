@@ -12,7 +12,7 @@ from ropewalk.core.error import UserError
 from ropewalk.model.export import export
 from ropewalk.model.extend import extend
 from ropewalk.model.lazy_weights import LazyWeights, read_weights
-from ropewalk.model.load import load_model
+from ropewalk.model.load import build_model, load_model
 from ropewalk.model.weights import read_headers
 from ropewalk.rope.scaling import Theta
 from ropewalk.shape.families import SUPPORTED
@@ -68,6 +68,10 @@ def test_an_export_is_the_trained_model_in_plain_transformers(architecture: str,
     theirs.set_attn_implementation("eager")
     ours = load_model(out)
     ours.set_attn_implementation("eager")
+    built = dict(build_model(out).named_buffers())  # without weights, as ranks build it
+    for name, buffer in ours.named_buffers():
+        if name not in ours.state_dict():
+            torch.testing.assert_close(built[name], buffer, rtol=0, atol=0, msg=name)
     with torch.no_grad():
         torch.testing.assert_close(ours(TOKENS).logits, theirs.eval()(TOKENS).logits, rtol=0, atol=1e-6)
         first = make_model(architecture)

@@ -101,7 +101,7 @@ def test_two_context_ranks_are_one(first: int) -> None:
 
 def test_four_context_ranks_of_a_hybrid_are_one() -> None:
     """A class for each kind of recurrent layer, with inner segments."""
-    check_ranks(("Qwen3_5ForCausalLM", "Lfm2ForCausalLM", "BambaForCausalLM", "MiniMaxForCausalLM"), 4)
+    check_ranks(("Qwen3_5ForCausalLM", "Lfm2ForCausalLM", "FalconH1ForCausalLM", "MiniMaxForCausalLM"), 4)
 
 
 def check_ranks(names: tuple[str, ...], ranks: int) -> None:

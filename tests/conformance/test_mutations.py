@@ -24,7 +24,7 @@ from conformance.test_routers import check_router
 from conformance.tiny_families import make_model
 from ropewalk.model.architectures import attention_of, blocks_of, mlp_of
 from ropewalk.shape.families import SUPPORTED
-from ropewalk.shape.family import ExpertKeys, Family, LatentKeys
+from ropewalk.shape.family import ExpertKeys, Family, LatentKeys, RecurrentKeys
 from ropewalk.shape.wrappers import WRAPPERS
 
 ELSEWHERE = {
@@ -117,6 +117,29 @@ def test_a_latent_attention_without_one_field_is_found_out(
     family = SUPPORTED[architecture]
     assert family.latent is not None
     changed = replace(family, latent=replace(family.latent, **{field: False}))
+    monkeypatch.setitem(SUPPORTED, architecture, changed)  # type: ignore[misc]
+    with pytest.raises(Exception):  # noqa: B017
+        for check in CHECKS:
+            check(architecture)
+
+
+def recurrent_mutations() -> Iterator[tuple[str, str]]:
+    for name, family in SUPPORTED.items():
+        for field in fields(RecurrentKeys):
+            if family.recurrent is None or field.default is MISSING:
+                continue
+            if getattr(family.recurrent, field.name) != field.default:
+                yield name, field.name
+
+
+@pytest.mark.parametrize(("architecture", "field"), recurrent_mutations())
+def test_a_recurrence_without_one_field_is_found_out(
+    architecture: str, field: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family = SUPPORTED[architecture]
+    assert family.recurrent is not None
+    default = next(each.default for each in fields(RecurrentKeys) if each.name == field)
+    changed = replace(family, recurrent=replace(family.recurrent, **{field: default}))  # type: ignore[arg-type]
     monkeypatch.setitem(SUPPORTED, architecture, changed)  # type: ignore[misc]
     with pytest.raises(Exception):  # noqa: B017
         for check in CHECKS:

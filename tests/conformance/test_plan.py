@@ -21,7 +21,7 @@ TOKENS = 32
 ELEMENTWISE = dict.fromkeys(("BambaForCausalLM", "GraniteMoeHybridForCausalLM"), "mamba2_chunk_scan")
 """Recurrences that transformers computes without products of matrices, which is all that torch counts."""
 
-BLOCKS = {"MiniMaxForCausalLM": {"block_size": 64}}
+BLOCKS = {"MiniMaxForCausalLM": {"block_size": 64}, "FalconH1ForCausalLM": {"mamba_chunk_size": 64}}
 """Blocks as long as the chunks of ours."""
 
 

@@ -28,6 +28,12 @@ _MAMBA = {
     **{"mamba_n_heads": 4, "mamba_n_groups": 2, "mamba_d_state": 8, "mamba_d_conv": 3, "mamba_expand": 2},
     **{"mamba_d_head": 32, "mamba_chunk_size": 16, "time_step_limit": [0.1, 0.9]},
 }
+_FALCON = {
+    **{**_MAMBA, "mamba_d_ssm": 96, "mamba_d_head": 24, "mamba_rms_norm": False, "mamba_norm_before_gate": False},
+    **{"embedding_multiplier": 3.0, "lm_head_multiplier": 0.25, "key_multiplier": 0.6, "mlp_multipliers": [0.9, 0.7]},
+    **{"attention_in_multiplier": 1.2, "attention_out_multiplier": 0.8, "ssm_in_multiplier": 1.3},
+    **{"ssm_out_multiplier": 0.7, "ssm_multipliers": [0.6, 1.4, 0.8, 1.2, 0.5]},
+}
 _GRANITE = {
     "embedding_multiplier": 3.0,
     "attention_multiplier": 0.3,
@@ -195,6 +201,7 @@ OWN: dict[str, dict[str, Any]] = {
         **{"tie_embedding": False, "tie_word_embeddings": True},
     },
     "BambaForCausalLM": {**_MAMBA, "attn_layer_indices": [1, 3]},
+    "FalconH1ForCausalLM": _FALCON,
     "MiniMaxForCausalLM": {
         "layer_types": ["linear_attention", FULL] * 2,
         "num_local_experts": 4,

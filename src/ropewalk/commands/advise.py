@@ -67,7 +67,19 @@ def advise_model(
 
 
 def describe_stretched_layers(shape: ModelShape) -> list[str]:
-    """A line on the layers that a longer context changes; empty if it changes all layers."""
+    """Lines on what a longer context changes of the layers; none if it changes all of each."""
+    beside = [layer.beside for layer in shape.positions if layer.beside]
+    if not beside:
+        return _describe_chosen(shape)
+    return [
+        *_describe_chosen(shape),
+        f"{len(beside)} of {shape.layers} layers have {beside[0]} beside attention: it has no positions, so the "
+        "attention alone is extended",
+    ]
+
+
+def _describe_chosen(shape: ModelShape) -> list[str]:
+    """A line on the layers that a longer context changes; none if it changes all layers."""
     chosen = choose_stretched(shape.positions, shape.context_tokens)
     kinds = ["" if each else _name_layer(layer) for each, layer in zip(chosen, shape.positions, strict=True)]
     if set(kinds) == {""}:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ropewalk.core.error import UserError
-from ropewalk.model.architectures import blocks_of, family_of, is_embedding, is_recurrent
+from ropewalk.model.architectures import blocks_of, family_of, is_embedding, recurrent_of
 from ropewalk.model.biases import NAME as SCORE_BIAS
 from ropewalk.model.lazy_weights import LazyWeights, read_weights
 from ropewalk.recipe.lora import Lora, require_peft
@@ -55,7 +55,7 @@ def attach_adapter(model: PreTrainedModel, lora: Lora, *, seed: int) -> None:
 
 
 def _refuse_recurrent(model: PreTrainedModel, blocks: nn.ModuleList) -> None:
-    if any(is_recurrent(model, block) for block in blocks):
+    if any(recurrent_of(model, block) is not None for block in blocks):
         raise UserError(
             "adapters do not support recurrent layers yet",
             where="stages: lora",

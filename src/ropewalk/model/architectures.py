@@ -70,14 +70,21 @@ def blocks_of(model: Any) -> nn.ModuleList:
 def attention_of(model: Any, block: nn.Module) -> nn.Module:
     """The attention of one block of ``model``, or the recurrent layer in its place."""
     parts = parts_of(model)
-    return block.get_submodule(parts.recurrent if is_recurrent(model, block) else parts.attention)
+    return block.get_submodule(parts.attention if attends(model, block) else parts.recurrent)
 
 
-def is_recurrent(model: Any, block: nn.Module) -> bool:
-    """Whether one block of ``model`` has a recurrent layer in place of attention."""
+def attends(model: Any, block: nn.Module) -> bool:
+    """Whether one block of ``model`` has attention, alone or beside a recurrent layer."""
+    parts = parts_of(model)
+    recurrent = recurrent_of(model, block)
+    return recurrent is None or getattr(block, parts.attention, None) not in (None, recurrent)
+
+
+def recurrent_of(model: Any, block: nn.Module) -> nn.Module | None:
+    """The recurrent layer of one block of ``model``, in place of attention or beside it; None for a block without."""
     parts = parts_of(model)
     layer = getattr(block, parts.recurrent, None) if parts.recurrent else None
-    return layer is not None and (not parts.recurrent_mark or hasattr(layer, parts.recurrent_mark))
+    return layer if layer is not None and (not parts.recurrent_mark or hasattr(layer, parts.recurrent_mark)) else None
 
 
 def mlp_of(model: Any, block: nn.Module) -> nn.Module:

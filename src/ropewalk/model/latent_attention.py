@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ropewalk.attention.exchange import Block
 from ropewalk.attention.latents import Latents
 from ropewalk.attention.value_width import widen
-from ropewalk.model.architectures import attention_of, blocks_of, family_of, is_recurrent
+from ropewalk.model.architectures import attends, attention_of, blocks_of, family_of
 
 _Keys = Float[Tensor, "rows heads tokens head_dim"]
 _Values = Float[Tensor, "rows heads tokens value_dim"]
@@ -32,7 +32,7 @@ def exchange_latents(model: Any, implementation: str) -> None:
     if family is None or family.latent is None:
         return
     for block in blocks_of(model):
-        if is_recurrent(model, block):
+        if not attends(model, block):
             continue
         attention: Any = attention_of(model, block)
         if not isinstance(attention, LatentAttention):

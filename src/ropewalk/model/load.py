@@ -126,14 +126,16 @@ def _compute_buffers(model: PreTrainedModel) -> None:
     transformers computes them in the same way after it has read a file: frequencies, and a scale of embeddings. Those
     of a file are in float32, as their classes keep them: biases of a router, constants of an activation.
     """
-    for module in list(model.modules()):
-        buffers, computed = dict(module.named_buffers(recurse=False)), False
-        for name, buffer in buffers.items():
+    computed = set()
+    for path, module in list(model.named_modules()):
+        for name, buffer in dict(module.named_buffers(recurse=False)).items():
             stored = name not in module._non_persistent_buffers_set
             kind = torch.promote_types(buffer.dtype, torch.float32) if stored else buffer.dtype
             module.register_buffer(name, torch.empty_like(buffer, device="cpu", dtype=kind), persistent=stored)
-            computed |= not stored
-        if computed:
+            if not stored:  # a module above may compute it, as Falcon-H1's backbone does
+                computed |= {path.rsplit(".", cut)[0] for cut in range(path.count(".") + 1)} | {""}
+    for path, module in reversed(list(model.named_modules())):  # as transformers does, a module after what it holds
+        if path in computed:
             model._init_weights(module)  # its parameters stay on the meta device, where this does nothing
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from ropewalk.model.architectures import attention_of, blocks_of, family_of, is_recurrent, rotary_of
+from ropewalk.model.architectures import attends, attention_of, blocks_of, family_of, rotary_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ def read_native(model: Any) -> tuple[LiveLayer, ...]:
         prefix = f"{model.config.layer_types[index]}_" if own else ""
         inv_freq = getattr(rotary, f"{prefix}inv_freq").double().cpu().numpy()
         factor = float(getattr(rotary, f"{prefix}attention_scaling"))
-        turns = getattr(attention, "use_rope", True) and not is_recurrent(model, block)
+        turns = getattr(attention, "use_rope", True) and attends(model, block)
         if (skips_full and windows[index] is None) or not turns:
             inv_freq, factor = np.zeros_like(inv_freq), 1.0
         found.append(LiveLayer(inv_freq, factor, windows[index]))

@@ -11,18 +11,19 @@ from typing import Any
 
 from torch import nn
 
-from ropewalk.model.architectures import attention_of, blocks_of, family_of, is_recurrent
+from ropewalk.model.architectures import blocks_of, family_of, recurrent_of
 from ropewalk.model.recurrent_delta import DeltaByKeyHead, DeltaInFour
 from ropewalk.model.recurrent_layer import RecurrentLayer
 from ropewalk.model.recurrent_lightning import Lightning
 from ropewalk.model.recurrent_short import ShortConvolution
-from ropewalk.model.recurrent_ssd import StateSpace
+from ropewalk.model.recurrent_ssd import ScaledStateSpace, StateSpace
 
 LAYOUTS: Mapping[str, type[RecurrentLayer]] = {
     "qwen3_next": DeltaByKeyHead,
     "qwen3_5": DeltaInFour,
     "lfm2": ShortConvolution,
     "mamba2": StateSpace,
+    "falcon_h1": ScaledStateSpace,
     "lightning": Lightning,
 }
 """By the layout of ``RecurrentKeys``."""
@@ -35,10 +36,8 @@ def mix_documents(model: Any) -> None:
     recurrent layers stays as it is.
     """
     for block in blocks_of(model):
-        if not is_recurrent(model, block):
-            continue
-        layer: Any = attention_of(model, block)
-        if not isinstance(layer, RecurrentLayer):
+        layer: Any = recurrent_of(model, block)
+        if layer is not None and not isinstance(layer, RecurrentLayer):
             family = family_of(model)
             assert family is not None and family.recurrent is not None
             layer.__class__ = _derive(type(layer), family.recurrent.layout)  # type: ignore[arg-type]
@@ -46,7 +45,7 @@ def mix_documents(model: Any) -> None:
 
 def name_recurrent(model: Any) -> set[str]:
     """The names of the weights of the recurrent layers of ``model``, as in its files."""
-    layers = {attention_of(model, block): None for block in blocks_of(model) if is_recurrent(model, block)}
+    layers = {recurrent_of(model, block): None for block in blocks_of(model)}
     paths = [path for path, module in model.named_modules() if module in layers]
     return {f"{path}.{name}" for path in paths for name, _ in model.get_submodule(path).named_parameters()}
 

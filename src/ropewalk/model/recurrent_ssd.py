@@ -1,11 +1,12 @@
-"""Mamba-2 layers (Dao & Gu, 2405.21060) over packed documents, as Bamba and Granite 4 have them.
+"""Mamba-2 layers (Dao & Gu, 2405.21060) over packed documents, as Bamba, Granite 4 and Falcon-H1 have them.
 
 A head's state decays by exp(step A), and takes up step times its input along B; C reads it, and D adds the input again.
 The convolution is over the inputs of all heads, B and C together.
 """
 
-from typing import Any
+from typing import Any, cast
 
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -30,7 +31,7 @@ class StateSpace(RecurrentLayer):
 
     def mix(self, hidden: Hidden, tokens: PackedTokens) -> Hidden:
         this: Any = self
-        projected, exact = this.in_proj(hidden), exact_dtype(hidden.dtype)
+        projected, exact = self.project(hidden), exact_dtype(hidden.dtype)
         # [local, all] -> [local, heads * head_dim], [local, channels], [local, heads]
         gate, mixed, step = projected.split([self.intermediate_size, self.conv_dim, self.num_heads], dim=-1)
         mixed = this.act(tokens.convolve(mixed, self.conv1d))
@@ -43,5 +44,35 @@ class StateSpace(RecurrentLayer):
         decay = -self.A_log.to(exact).exp() * step
         read = tokens.scan(query, key, value * step[..., None], decay, kind="ssd")
         output = (read + self.D.to(exact)[:, None] * value).flatten(1).to(hidden.dtype)
-        mixed_again: Tensor = this.out_proj(this.norm(output, gate))
+        mixed_again: Tensor = this.out_proj(self.gate(output, gate))
         return mixed_again
+
+    def project(self, hidden: Hidden) -> Float[Tensor, "local all"]:
+        """Gate, channels of the convolution and steps of a token."""
+        projected: Tensor = cast(Any, self).in_proj(hidden)
+        return projected
+
+    def gate(
+        self, output: Float[Tensor, "local inner"], gate: Float[Tensor, "local inner"]
+    ) -> Float[Tensor, "local inner"]:
+        """The layer's norm with its gate."""
+        gated: Tensor = cast(Any, self).norm(output, gate)
+        return gated
+
+
+class ScaledStateSpace(StateSpace):
+    """Falcon-H1: the input and each part of what the matrix makes have constant factors, and the norm may be absent."""
+
+    mup_vector: Float[Tensor, "1 1 all"]
+    ssm_in_multiplier: float
+    mamba_rms_norm: bool
+
+    def project(self, hidden: Hidden) -> Float[Tensor, "local all"]:
+        projected = super().project(hidden * self.ssm_in_multiplier)
+        # The factors may be float32 beside products of 16 bits: what follows keeps the type of the products.
+        return (projected * self.mup_vector[0]).to(projected.dtype)
+
+    def gate(
+        self, output: Float[Tensor, "local inner"], gate: Float[Tensor, "local inner"]
+    ) -> Float[Tensor, "local inner"]:
+        return super().gate(output, gate) if self.mamba_rms_norm else output * functional.silu(gate)

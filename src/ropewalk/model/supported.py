@@ -183,7 +183,7 @@ def _find_reasons(model: PreTrainedModel) -> Iterator[str]:
     family = family_of(model)
     ours: set[str] = set()
     if family is not None and family.recurrent is not None:
-        ours = {*family.recurrent.words, "linear_attention"}
+        ours = {*family.recurrent.words, "hybrid" if family.recurrent.beside else "linear_attention"}
     others = sorted(set(getattr(config, "layer_types", None) or ()) - set(_LAYERS) - ours)
     if others:
         yield f"some of its layers are of another kind ({', '.join(others)})"

@@ -11,7 +11,6 @@ from ropewalk.plan.saved_tensors import kept_of, stored_layer_bytes, sum_layers
 from ropewalk.plan.savings import Savings
 from ropewalk.plan.trained import count_kept, kept_mlp_tensors
 from ropewalk.recipe.lora import Lora
-from ropewalk.shape.alike import has_recurrence
 from ropewalk.shape.model_shape import ModelShape
 
 _MLP_TENSORS = 5
@@ -73,7 +72,9 @@ class BlockMemory:
         if not self.again:
             return 0.0
         made = max(self.saved(group[0]) for group in self.shape.alike if group[0] < self.again)
-        if self.savings.recompute == "save_attention" and self.shape.recurrent is None:  # its results were kept
+        if (
+            self.savings.recompute == "save_attention" and self.shape.attention_layers == self.shape.layers
+        ):  # its results were kept
             attention = kept_attention_bytes(self.shape, self.local_tokens, element_bytes=self.element_bytes)
             made -= attention / self.shape.layers
         return made
@@ -106,7 +107,7 @@ def offloaded_checkpoint_bytes(
 
 def count_attending(shape: ModelShape, blocks: int) -> int:
     """The layers with attention among the first ``blocks``."""
-    return blocks - sum(layer < blocks for layer in (shape.recurrent.layers if shape.recurrent else ()))
+    return sum(each.attends for each in shape.mixers[:blocks])
 
 
 def kept_attention_bytes(
@@ -119,7 +120,7 @@ def kept_attention_bytes(
 
     def bytes_of(layer: int) -> float:
         width = shape.heads * shape.heads_of(layer)[1]
-        return 0.0 if has_recurrence(shape, layer) else float(local_tokens * (width * element_bytes + shape.heads * 4))
+        return float(shape.mixers[layer].attends * local_tokens * (width * element_bytes + shape.heads * 4))
 
     return sum_layers(shape, bytes_of, range(shape.layers if blocks is None else blocks))
 

@@ -18,7 +18,7 @@ from jaxtyping import Int64
 from ropewalk.partition.cost import pairs_before
 from ropewalk.plan.trained import count_trained
 from ropewalk.recipe.lora import Lora
-from ropewalk.shape.alike import has_mixture, has_recurrence
+from ropewalk.shape.alike import has_mixture
 from ropewalk.shape.model_shape import ModelShape
 
 Recompute = Literal["none", "save_attention", "full"]
@@ -140,9 +140,10 @@ def _count_block_products(shape: ModelShape, adapters: int) -> tuple[float, ...]
             inner = experts.active_width() + inner * experts.beside
             total += 2.0 * shape.width * experts.count
         total += 2.0 * matrices * shape.width * inner
-        if shape.recurrent is not None and has_recurrence(shape, layer):
+        attends, recurs = shape.mixers[layer]
+        if shape.recurrent is not None and recurs:
             total += shape.recurrent.token_flops
-        else:
+        if attends:
             total += 2.0 * sum(into * out for into, out in shape.attention_matrices_of(layer).values())
         if shape.unequal is not None:
             total += 2.0 * shape.unequal.input_products(shape.width, 1)

@@ -7,9 +7,9 @@ their bytes with those that torch keeps.
 from bisect import bisect_left
 from collections.abc import Callable
 
-from ropewalk.shape.alike import has_mixture, has_recurrence
+from ropewalk.shape.alike import has_mixture
 from ropewalk.shape.kept import Counts, Kept, row_of_kept, weigh_kept
-from ropewalk.shape.kept_recurrent import KEPT_RECURRENT, kept_summary_bytes
+from ropewalk.shape.kept_recurrent import kept_summary_bytes, row_of_recurrent
 from ropewalk.shape.model_shape import ModelShape
 
 
@@ -21,10 +21,10 @@ def stored_layer_bytes(
     ``summed``: context ranks share documents, and all segments of recurrent layers are summed up for others. In packs
     few are, so this is the most that they keep.
     """
-    if has_recurrence(shape, layer):
-        mixing = _recurrent_bytes(shape, element_bytes, summed=summed)
-    else:
-        mixing = _attention_bytes(shape, layer, element_bytes)
+    attends, recurs = shape.mixers[layer]
+    mixing = _attention_bytes(shape, layer, element_bytes) if attends else 0.0
+    if recurs:
+        mixing += _recurrent_bytes(shape, element_bytes, summed=summed)
     return float(local_tokens * (_shared_bytes(shape, layer, element_bytes) + mixing))
 
 
@@ -66,9 +66,9 @@ def _attention_bytes(shape: ModelShape, layer: int, element_bytes: int) -> float
 
 
 def _recurrent_bytes(shape: ModelShape, element_bytes: int, *, summed: bool) -> float:
-    """Bytes that a recurrent layer keeps of one token in place of attention."""
+    """Bytes that the recurrence of a layer keeps of one token."""
     assert shape.recurrent is not None
-    bytes_of_token = KEPT_RECURRENT[shape.recurrent.layout].bytes_of_token(shape.recurrent, element_bytes)
+    bytes_of_token = row_of_recurrent(shape.recurrent).bytes_of_token(shape.recurrent, element_bytes)
     return bytes_of_token + (kept_summary_bytes(shape.recurrent) if summed else 0.0)
 
 

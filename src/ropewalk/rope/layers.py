@@ -62,6 +62,8 @@ class LayerPosition(Spec):
     bias: Literal["alibi", "fire"] | None = None
     mixer: str | None = None
     """The recurrence that runs in place of attention: such a layer has no positions, and nothing to stretch."""
+    beside: str | None = None
+    """The recurrence that runs beside attention in the same layer, without positions: attention alone is stretched."""
 
     def inv_freq(self, head_dim: int) -> Float64[np.ndarray, "half"]:
         """Radians per token of each pair, as a model is built with them."""
@@ -131,6 +133,7 @@ def stretch_layers(
                 # A later stage keeps the length from which the first stage applied the temperature.
                 log_n_tokens=layer.log_n_tokens or base_tokens if rule.temperature else None,
                 bias=rule.bias,
+                beside=layer.beside,
             )
             for rule, layer, own in zip(rules, base, bases, strict=True)
         )
@@ -171,6 +174,8 @@ def describe_layers(
             parts.append(f"temperature from {format_length(new.log_n_tokens)} on")
         if new.bias is not None:
             parts.append(new.bias)
+        if new.beside is not None:
+            parts.append(f"{new.beside} beside attention, no positions")
         words.append(f"{first}-{last}: {', '.join(parts)}" if last > first else f"{first}: {', '.join(parts)}")
         first = last + 1
     return words

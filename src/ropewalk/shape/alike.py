@@ -1,13 +1,13 @@
 """Which layers of a model have equal sizes: sums over some of its layers count a group at once.
 
-Layers differ in their mixer (attention or a recurrence), in their heads, in whether they use the keys of others, and in
-their MLP (dense, wider, or a mixture of experts). Windows and positions are not sizes.
+Layers differ in their mixers (attention, a recurrence, or both), in their heads, in whether they use the keys of
+others, and in their MLP (dense, wider, or a mixture of experts). Windows and positions are not sizes.
 """
 
 from typing import Protocol, runtime_checkable
 
 from ropewalk.shape.experts import Experts
-from ropewalk.shape.recurrent import RecurrentLayers
+from ropewalk.shape.mixers import Mixers
 
 
 @runtime_checkable
@@ -17,17 +17,12 @@ class Layered(Protocol):
     @property
     def layers(self) -> int: ...
     @property
-    def recurrent(self) -> RecurrentLayers | None: ...
+    def mixers(self) -> tuple[Mixers, ...]: ...
     @property
     def experts(self) -> Experts | None: ...
     def heads_of(self, layer: int) -> tuple[int, int]: ...
     def shares_keys(self, layer: int) -> bool: ...
     def mlp_factor(self, layer: int) -> int: ...
-
-
-def has_recurrence(shape: Layered, layer: int) -> bool:
-    """Whether a layer has a recurrence in place of attention."""
-    return shape.recurrent is not None and layer in shape.recurrent.layers
 
 
 def has_mixture(shape: Layered, layer: int) -> bool:
@@ -39,7 +34,7 @@ def group_layers(shape: Layered) -> tuple[tuple[int, ...], ...]:
     """All layers in groups of equal sizes, each from first to last; ``ModelShape.alike`` keeps the result."""
     groups: dict[tuple[object, ...], list[int]] = {}
     for layer in range(shape.layers):
-        own = has_recurrence(shape, layer), has_mixture(shape, layer)
+        own = shape.mixers[layer], has_mixture(shape, layer)
         sizes = (*shape.heads_of(layer), shape.shares_keys(layer), shape.mlp_factor(layer))
-        groups.setdefault((*own, *sizes), []).append(layer)
+        groups.setdefault((own, sizes), []).append(layer)
     return tuple(map(tuple, groups.values()))

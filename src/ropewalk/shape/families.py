@@ -39,7 +39,6 @@ _MISSING = (
     (("mimov2",), "values that are wider than the keys"),
     (("llama4",), "attention in chunks"),
     (("gemma4", "gemma3n"), "heads of different sizes, and layers that share keys"),
-    (("falconh1",), f"{_RECURRENT} beside attention in the same layer"),
     (("nemotronh",), f"{_RECURRENT} in blocks that hold a mixer or an MLP, and not both"),
     (("zamba",), f"{_RECURRENT} beside a block of attention that several layers share"),
     (("olmohybrid",), f"{_RECURRENT} whose convolutions are in three parts in its files"),

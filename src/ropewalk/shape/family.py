@@ -82,7 +82,7 @@ class LatentKeys:
 
 @dataclass(frozen=True, slots=True)
 class RecurrentKeys:
-    """The recurrent layers that a class has in place of some of its attention layers.
+    """The recurrences that a class has in place of attention in some layers, or beside it in each.
 
     ``kind`` is one of shape/recurrences.py, or ``convolution``. ``layout`` says how the class arranges the matrices of
     such a layer and names their sizes (shape/recurrent.py). ``word`` names such a layer in ``layer_types``; where a
@@ -98,6 +98,8 @@ class RecurrentKeys:
     every_key: str = ""
     attention_key: str = ""
     attends_first: bool = False
+    beside: bool = False
+    """Whether each layer has both, a recurrence and attention, whose outputs are added."""
 
     @property
     def words(self) -> tuple[str, ...]:

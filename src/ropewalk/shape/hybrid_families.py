@@ -1,7 +1,7 @@
 """The supported hybrids, one line of data each; what a field means stands in family.py.
 
-In most of their layers a recurrence runs in place of attention. How the matrices of such a layer are arranged stands in
-shape/recurrent.py for the sizes, and in model/recurrent_layers.py for the modules.
+In most of their layers a recurrence runs in place of attention, or in all of them beside it. How the matrices of such a
+layer are arranged stands in shape/recurrent.py for the sizes, and in model/recurrent_layers.py for the modules.
 """
 
 from collections.abc import Mapping
@@ -76,6 +76,17 @@ HYBRIDS: Mapping[str, Family] = {
         rotary_share=0.5,
         fixed={"partial_rotary_factor": 0.5, "mamba_conv_bias": True, "mamba_proj_bias": False},
         recurrent=RecurrentKeys("ssd", "mamba2", word="", attention_key="attn_layer_indices"),
+        parts=Parts(recurrent="mamba", mlp="feed_forward", norm="final_layernorm"),
+    ),
+    "FalconH1ForCausalLM": Family(
+        "falcon_h1",
+        qkv_bias=_BIAS,
+        output_bias=_BIAS,
+        mlp_bias=("mlp_bias", False),
+        needs_kv_heads=True,
+        logit_scale=("lm_head_multiplier", 1.0),
+        fixed={"mamba_conv_bias": True, "mamba_proj_bias": False, "projectors_bias": False},
+        recurrent=RecurrentKeys("ssd", "falcon_h1", word="", beside=True),
         parts=Parts(recurrent="mamba", mlp="feed_forward", norm="final_layernorm"),
     ),
     "MiniMaxForCausalLM": Family(

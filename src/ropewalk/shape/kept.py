@@ -83,6 +83,7 @@ KEPT: Mapping[str, Kept] = {
     "Qwen3NextForCausalLM": replace(_QUERY_GATE, mixed=(1, 0)),
     "Lfm2ForCausalLM": _HEAD_NORMS,
     "BambaForCausalLM": Kept(query=(3, 0)),
+    "FalconH1ForCausalLM": Kept(width=(5, 2)),
     "Dots1ForCausalLM": Kept(query=(3, 1), key=(3, 1), mixed=(0, 0, 1)),
     "DeepseekV2ForCausalLM": _FLOAT_ROUTER,
     "DeepseekV3ForCausalLM": _FLOAT_ROUTER,

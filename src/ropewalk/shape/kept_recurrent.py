@@ -6,7 +6,7 @@ many tokens as it has.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ropewalk.shape.kept import Counts, weigh_kept
 from ropewalk.shape.recurrences import RECURRENCES
@@ -59,22 +59,32 @@ _DELTA = KeptRecurrent(
     key_scores=(0, 2),
     states=(0, 2),
 )
+_SSD = KeptRecurrent(
+    channels=(2, 2, -2),
+    key_heads=(0, 4),
+    values=(2, 8, 1),
+    steps=(0, 6, -1),
+    head_scores=(0, 2),
+    key_scores=(0, 1),
+    states=(0, 2),
+)
 KEPT_RECURRENT: Mapping[str, KeptRecurrent] = {
     "qwen3_next": _DELTA,
     "qwen3_5": _DELTA,
     "lfm2": KeptRecurrent(channels=(6, 0)),
-    "mamba2": KeptRecurrent(
-        channels=(2, 2, -2),
-        key_heads=(0, 4),
-        values=(2, 8, 1),
-        steps=(0, 6, -1),
-        head_scores=(0, 2),
-        key_scores=(0, 1),
-        states=(0, 2),
-    ),
+    "mamba2": _SSD,
+    "falcon_h1": _SSD,
     "lightning": KeptRecurrent(channels=(0, 0), values=(7, 7), steps=(0, 2), head_scores=(0, 2), states=(0, 1)),
 }
 """By the layout of ``RecurrentKeys``."""
+_WITHOUT_NORM: Mapping[str, KeptRecurrent] = {
+    "falcon_h1": replace(_SSD, channels=(3, 1, -1), values=(4, 4, 1), steps=(1, 5)),
+}
+
+
+def row_of_recurrent(layers: RecurrentLayers) -> KeptRecurrent:
+    """What the recurrence of a layer keeps; one without a norm keeps what its matrix makes for the gate."""
+    return (KEPT_RECURRENT if layers.normed else _WITHOUT_NORM)[layers.layout]
 
 
 def kept_summary_bytes(layers: RecurrentLayers) -> float:

@@ -14,6 +14,7 @@ from ropewalk.shape.alike import group_layers
 from ropewalk.shape.experts import Experts
 from ropewalk.shape.family import Norm, QkNorm
 from ropewalk.shape.latent import Latent, require_score_factor, score_factor
+from ropewalk.shape.mixers import Mixers, find_mixers
 from ropewalk.shape.recurrent import RecurrentLayers
 from ropewalk.shape.unequal import Unequal, refuse_pattern
 
@@ -62,7 +63,7 @@ class ModelShape:
     unequal: Unequal | None = None
     """What differs between layers; heads and widths of the shape are then those of layers that attend to all tokens."""
     recurrent: RecurrentLayers | None = None
-    """The layers that have a recurrence in place of attention."""
+    """The layers that have a recurrence, in place of attention or beside it."""
     query_gate: bool = False
     """Whether the matrix of queries also makes a gate, as wide, for attention's output."""
     multimodal: bool = False
@@ -106,10 +107,15 @@ class ModelShape:
     def layers(self) -> int:
         return len(self.positions)
 
-    @property
+    @cached_property
+    def mixers(self) -> tuple[Mixers, ...]:
+        """What mixes the tokens in each layer, first to last."""
+        return find_mixers(self.positions, self.recurrent)
+
+    @cached_property
     def attention_layers(self) -> int:
-        """The layers that have attention, and no recurrence in place of it."""
-        return self.layers - (len(self.recurrent.layers) if self.recurrent else 0)
+        """The layers that have attention, alone or beside a recurrence."""
+        return sum(each.attends for each in self.mixers)
 
     @cached_property
     def query_width(self) -> int:
@@ -213,12 +219,6 @@ class ModelShape:
         inputs = 2 * self.width * self.unequal.input_width
         return attention + norms + inputs + self._mlp_parameters_of(layer)
 
-    def mixer_parameters(self, layer: int) -> int:
-        """Parameters of one layer outside of its MLP, exactly: of its attention or its recurrence, and its norms."""
-        if self.recurrent is not None and layer in self.recurrent.layers:
-            return self.recurrent.parameters + self.block_norms * self.norm_parameters
-        return self.attention_parameters
-
     @cached_property
     def attention_parameters(self) -> int:
         """Parameters of one layer with attention outside of its MLP, exactly."""
@@ -236,10 +236,12 @@ class ModelShape:
         return (wide + 1) * self.width * self.mlp_width + self.mlp_bias * (wide * self.mlp_width + self.width)
 
     def layer_parameters(self, layer: int) -> int:
-        """Parameters of one layer, exactly."""
+        """Parameters of one layer, exactly: of its attention, its recurrence, its MLP and its norms."""
         if self.unequal is not None:
             return self._unequal_parameters(layer)
-        return self.mixer_parameters(layer) + self._mlp_parameters_of(layer)
+        attends, recurs = self.mixers[layer]
+        own = self.attention_parameters if attends else self.block_norms * self.norm_parameters
+        return own + (self.recurrent.parameters if self.recurrent and recurs else 0) + self._mlp_parameters_of(layer)
 
     @cached_property
     def block_parameters(self) -> int:

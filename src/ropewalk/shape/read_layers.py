@@ -37,7 +37,7 @@ def read_layers(
         others = hide_recurrent(config, family)
         found = _read_theirs(others, family, ropes, layers=layers, where=where)
         recurrent = list_recurrent(config, family, layers=layers, where=where)
-        found = tuple(_recur(family) if index in recurrent else layer for index, layer in enumerate(found))
+        found = tuple(_recur(family, layer) if index in recurrent else layer for index, layer in enumerate(found))
     for rope in {layer.rope: None for layer in found}:
         needed = [name for name in _NEEDED if name in type(rope).model_fields and (rope.kind, name) not in _OPEN]
         if missing := [name for name in needed if getattr(rope, name) is None]:
@@ -73,8 +73,11 @@ def _read_theirs(
     )
 
 
-def _recur(family: Family) -> LayerPosition:
+def _recur(family: Family, attending: LayerPosition) -> LayerPosition:
+    """A layer with the family's recurrence in place of ``attending``, or beside it."""
     assert family.recurrent is not None
+    if family.recurrent.beside:
+        return attending.model_copy(update={"beside": family.recurrent.kind})
     return LayerPosition(rope=Nope(), theta=family.theta, mixer=family.recurrent.kind)
 
 

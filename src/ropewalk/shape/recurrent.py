@@ -1,11 +1,11 @@
-"""Recurrent layers in place of attention: which layers of a config.json are such, and the sizes of theirs.
+"""Recurrences in place of attention or beside it: which layers of a config.json have one, and the sizes of theirs.
 
-A hybrid has softmax attention in some layers and a recurrence, or a short causal convolution, in the others. Those have
-no positions, so a longer context changes nothing in them. All such layers of a model are alike.
+A hybrid has softmax attention in some layers and a recurrence, or a short causal convolution, in the others; or it has
+both in each layer. A recurrence has no positions, so a longer context changes nothing in it. All of a model are alike.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ropewalk.core.error import UserError
@@ -19,11 +19,11 @@ Count = Callable[..., int]
 
 @dataclass(frozen=True, slots=True)
 class RecurrentLayers:
-    """The sizes of a model's recurrent layers, and their indices.
+    """The sizes of a model's recurrences, and the indices of the layers that have one.
 
     ``matrices`` are names, input and output widths. ``channels`` pass a causal convolution of ``taps`` tokens, 0
     without one. The state of each of ``heads`` is [key_dim, value_dim]; ``convolution`` has none. ``layout`` is that of
-    RecurrentKeys.
+    RecurrentKeys. ``normed``: the output passes a norm.
     """
 
     kind: str
@@ -36,6 +36,7 @@ class RecurrentLayers:
     heads: int = 0
     key_dim: int = 0
     value_dim: int = 0
+    normed: bool = True
 
     @property
     def key_heads(self) -> int:
@@ -76,13 +77,15 @@ class RecurrentLayers:
 
 
 def list_recurrent(config: Mapping[str, Any], family: Family, *, layers: int, where: str) -> tuple[int, ...]:
-    """The recurrent layers of a model; none for a family without. ``read_layers`` refuses a list that is not usable.
+    """The layers with a recurrence; none for a family without. ``read_layers`` refuses a list that is not usable.
 
     Raises UserError for a period that is no number.
     """
     keys = family.recurrent
     if keys is None:
         return ()
+    if keys.beside:
+        return tuple(range(layers))
     kinds = config.get("layer_types") if keys.word else None
     if isinstance(kinds, list):
         return tuple(layer for layer, kind in enumerate(kinds) if kind in keys.words)
@@ -139,16 +142,23 @@ def read_recurrent(
         return None
     if keys.layout == "lightning":
         return _read_lightning(config, keys, found, count, where)
+    if keys.layout == "falcon_h1":
+        return _read_falcon(config, keys, found, count, where)
     made = _READERS[keys.layout](keys, found, count, where)
+    if keys.layout == "mamba2":
+        _check_head(config, made, "mamba_expand x hidden_size", where)
+    return made
+
+
+def _check_head(config: Mapping[str, Any], made: RecurrentLayers, inner: str, where: str) -> None:
     own = config.get("mamba_d_head", "auto")
-    if keys.layout == "mamba2" and own not in ("auto", None, made.value_dim):
+    if own not in ("auto", None, made.value_dim):
         raise UserError(
             "the heads of the recurrent layers do not fit each other",
             where=f"{where}: mamba_d_head",
-            why=f"it is {own!r:.60}, and mamba_expand x hidden_size / mamba_n_heads is {made.value_dim}",
+            why=f"it is {own!r:.60}, and {inner} / mamba_n_heads is {made.value_dim}",
             fix="correct config.json",
         )
-    return made
 
 
 def _read_gated_delta(keys: RecurrentKeys, layers: tuple[int, ...], count: Count, where: str) -> RecurrentLayers:
@@ -187,8 +197,33 @@ def _read_convolution(keys: RecurrentKeys, layers: tuple[int, ...], count: Count
 
 def _read_mamba2(keys: RecurrentKeys, layers: tuple[int, ...], count: Count, where: str) -> RecurrentLayers:
     """Mamba-2 with the keys of Bamba: gate, inputs, B, C and steps are one matrix."""
+    return _size_mamba2(keys, layers, count, count("mamba_expand") * count("hidden_size"), where)
+
+
+def _read_falcon(
+    config: Mapping[str, Any], keys: RecurrentKeys, layers: tuple[int, ...], count: Count, where: str
+) -> RecurrentLayers:
+    """Falcon-H1: Mamba-2 of a width of its own, and without a norm unless the file asks for it."""
+    own = not ("mamba_d_ssm" in config and config["mamba_d_ssm"] is None)
+    inner = count("mamba_d_ssm") if own else count("mamba_expand") * count("hidden_size")
+    made = _size_mamba2(keys, layers, count, inner, where)
+    _check_head(config, made, "mamba_d_ssm" if own else "mamba_expand x hidden_size", where)
+    if not config.get("mamba_rms_norm"):
+        return replace(made, other_parameters=made.other_parameters - inner, normed=False)
+    if config.get("mamba_norm_before_gate", True):
+        raise UserError(
+            "the order of norm and gate is ambiguous",
+            where=f"{where}: mamba_norm_before_gate",
+            why="it is true, and the class then has the norm first, but the gate first in training with mamba-ssm",
+            fix="set it to false if the model was trained with the gate first, else choose another base",
+        )
+    return made
+
+
+def _size_mamba2(keys: RecurrentKeys, layers: tuple[int, ...], count: Count, inner: int, where: str) -> RecurrentLayers:
+    """Mamba-2 whose heads are ``inner`` wide together; its output passes a gated norm."""
     width, taps, heads = count("hidden_size"), count("mamba_d_conv"), count("mamba_n_heads")
-    inner, states = count("mamba_expand") * width, count("mamba_n_groups") * count("mamba_d_state")
+    states = count("mamba_n_groups") * count("mamba_d_state")
     _require_groups(inner, heads, where)
     _require_groups(heads, count("mamba_n_groups"), where)
     channels = inner + 2 * states
