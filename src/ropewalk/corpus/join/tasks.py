@@ -6,51 +6,64 @@ of two to four characters that stand beside many others on either side.
 """
 
 import re
-from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from functools import cached_property
 from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 
+from ropewalk.corpus.join.frequent_words import find_han_words, find_words
 from ropewalk.corpus.join.task_wordings import ANSWERS, GAP, QUESTIONS
 from ropewalk.corpus.task_rules import Family
 
-_WORDS = re.compile(r"(?<!\w)[A-Za-z_][A-Za-z0-9_'’-]*(?!\w)")
-_HAN = re.compile("[\u4e00-\u9fff]{2,}")
 _CLOSING = "\"'”’)]」』）"
 _ENDING = {"", "\n", *".!?。！？:：;；", *_CLOSING}
 _LINE = 300
+_MARKS = "。！？.!?"
 _CLOSE = f"[{re.escape(_CLOSING)}]*"
 _SENTENCES = re.compile(rf"(?:[^\n。！？.!?]|[.!?](?!{_CLOSE}(?:\s|$)))+(?:[。！？]{_CLOSE}|[.!?]{_CLOSE}(?=\s|$))")
 """A point that ends no sentence, as in a number, has a letter or digit behind it."""
-_SETTINGS = re.compile(
-    r"^[ \t]*([^\s=:：,，。(){}\[\]]{2,40})(?<![-+*/%&|^<>!~@])[ \t]*(?:=(?!=)|[:：](?!=|//))[ \t]*(\S[^\n]{0,79})$",
-    re.MULTILINE,
+
+
+class _Line:
+    """An expression that matches from the beginning of a line on. The search jumps from line break to line break."""
+
+    def __init__(self, pattern: str, flags: re.RegexFlag = re.M) -> None:
+        self._first, self._later = (re.compile(begin + pattern, re.M | flags) for begin in ("", "\n"))
+
+    def find_all(self, text: str) -> Iterator[tuple[int, re.Match[str]]]:
+        """The start of each line that matches, and the match."""
+        first = self._first.match(text)
+        if first is not None:
+            yield 0, first
+        for match in self._later.finditer(text, 0 if first is None else first.end()):
+            yield match.start() + 1, match
+
+
+_SETTINGS = _Line(
+    r"[ \t]*([^\s=:：,，。(){}\[\]]{2,40})(?<![-+*/%&|^<>!~@])[ \t]*(?:=(?!=)|[:：](?!=|//))[ \t]*(\S[^\n]{0,79})$"
 )
+_IN_PLACE = re.compile(r"[ \t]*[-+*/%&|^<>@]+=")
 _NUMBER = "[零〇一二两三四五六七八九十百千0-9０-９]+"
-_HEADINGS: Mapping[str, Sequence[re.Pattern[str]]] = MappingProxyType(
+_HEADINGS: Mapping[str, Sequence[_Line]] = MappingProxyType(
     {
         "zh": (
-            re.compile(rf"^[ \t\u3000#]*(第{_NUMBER}[编章回][^\n]{{0,40}})$", re.M),
-            re.compile(rf"^[ \t\u3000#]*(第{_NUMBER}条)(?=[\s\u3000])", re.M),
-            re.compile(r"^#{1,6} +(\S[^\n]{0,79})$", re.M),
+            _Line(rf"[ \t\u3000#]*(第{_NUMBER}[编章回][^\n]{{0,40}})$"),
+            _Line(rf"[ \t\u3000#]*(第{_NUMBER}条)(?=[\s\u3000])"),
+            _Line(r"#{1,6} +(\S[^\n]{0,79})$"),
         ),
         "en": (
-            re.compile(r"^[ \t]*((?:chapter|article|section)[ \t]+(?:[ivxlc]+|[0-9]+)\b[^\n]{0,60})$", re.M | re.I),
-            re.compile(r"^#{1,6} +(\S[^\n]{0,79})$", re.M),
+            _Line(r"[ \t]*((?:chapter|article|section)[ \t]+(?:[ivxlc]+|[0-9]+)\b[^\n]{0,60})$", re.I),
+            _Line(r"#{1,6} +(\S[^\n]{0,79})$"),
         ),
-        "code": (re.compile(r"^(?:async )?(?:class|def|func|fn|function|struct)[ \t]+(\w+)(?=[ \t]*[(:{<\[])", re.M),),
+        "code": (_Line(r"(?:async )?(?:class|def|func|fn|function|struct)[ \t]+(\w+)(?=[ \t]*[(:{<\[])"),),
     }
 )
 """What stands over a part, the largest parts first; of programs the classes and functions at the left margin."""
 _INSIDE = re.compile(r"[ \t)\]{#]|$")
 """Begins a line that does not end a definition at the left margin."""
-_FEWEST, _MOST = 3, 200
-"""Occurrences of a word that is counted."""
-_SHORTEST_WORD, _TERMS = 5, 60
 _LONGEST_QUOTE = 240
 _SHORTEST_LINE = MappingProxyType({"en": 40, "zh": 18})
 _EARLY = 0.75
@@ -69,9 +82,10 @@ class Task(NamedTuple):
     answer: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Text:
-    """A document with what questions are made of. ``terms`` are its frequent words, with all their positions."""
+    """A document with what questions are made of. ``terms`` are its frequent words, with all their positions. All else
+    is found when a family first asks for it."""
 
     text: str
     language: str
@@ -83,39 +97,41 @@ class Text:
         """The character before which an answer must stand."""
         return int(_EARLY * len(self.text))
 
+    @cached_property
+    def folded(self) -> str:
+        """The text in lower case."""
+        return self.text.lower()
+
+    @cached_property
+    def early_lines(self) -> list[str]:
+        """The lines in which an answer may stand."""
+        return self.text[: self.early].split("\n")[:-1]
+
+    @cached_property
+    def settings(self) -> dict[str, str]:
+        """The last value of each key that has another one than at first, where it stands early enough."""
+        given: dict[str, tuple[str, str, int]] = {}
+        for start, match in _SETTINGS.find_all(self.text):
+            value = match[2].strip()
+            given[match[1]] = (given[match[1]][0] if match[1] in given else value, value, start)
+        return {key: last for key, (first, last, at) in given.items() if first != last and at <= self.early}
+
+    @cached_property
+    def headings(self) -> list[tuple[int, int, str]]:
+        """Start, end and words of each heading of the largest parts of which the text has three or more."""
+        for pattern in _HEADINGS["code" if self.is_code else self.language]:
+            found = [(start, match.end(), match[1].strip()) for start, match in pattern.find_all(self.text)]
+            if len(found) >= _FEWEST_HEADINGS:
+                return found
+        return []
+
 
 def read_terms(text: str, language: str) -> Text:
     """The frequent words of a text in ``en``, ``zh`` or ``code``: whole words or identifiers, or runs of Chinese
     characters. Programs are asked about in English."""
-    found: dict[str, list[int]] = defaultdict(list)
-    if language != "zh":
-        for match in _WORDS.finditer(text):
-            found[match[0]].append(match.start())
-        fit = {word: at for word, at in found.items() if len(word) >= _SHORTEST_WORD and _FEWEST <= len(at) <= _MOST}
-        return Text(text, "en", _choose(fit, text), is_code=language == "code")
-    runs = [(match.start(), match[0]) for match in _HAN.finditer(text)]
-    counts = Counter(run[at : at + size] for _, run in runs for size in (2, 3, 4) for at in range(len(run) - size + 1))
-    beside: dict[str, tuple[set[str], set[str]]] = {
-        w: (set(), set()) for w, n in counts.items() if _FEWEST <= n <= _MOST
-    }
-    for start, run in runs:
-        for size in (2, 3, 4):
-            for at in range(len(run) - size + 1):
-                if (sides := beside.get(run[at : at + size])) is not None:
-                    sides[0].add(run[at - 1] if at else "")
-                    sides[1].add(run[at + size] if at + size < len(run) else "")
-                    found[run[at : at + size]].append(start + at)
-    free = [word for word, (left, right) in beside.items() if min(len(left), len(right)) >= _FEWEST]
-    inner = {w[at : at + n] for w in free for n in range(2, len(w)) for at in range(len(w) - n + 1)}
-    return Text(text, language, _choose({w: found[w] for w in free if w not in inner}, text))
-
-
-def _choose(found: Mapping[str, list[int]], text: str) -> dict[str, list[int]]:
-    """The most frequent words of ``found`` that are never a part of a longer word, nor written in another case."""
-    folded = text.lower()
-    order = sorted(found, key=lambda word: (-len(found[word]), word))
-    alone = (word for word in order if folded.count(word.lower()) == len(found[word]))
-    return {word: found[word] for word in islice(alone, _TERMS)}
+    if language == "zh":
+        return Text(text, language, find_han_words(text))
+    return Text(text, "en", find_words(text), is_code=language == "code")
 
 
 def make_task(text: Text, family: Family, random: np.random.Generator, *, other: Text | None = None) -> Task | None:
@@ -125,10 +141,11 @@ def make_task(text: Text, family: Family, random: np.random.Generator, *, other:
 
 
 def _count(text: Text, random: np.random.Generator, other: Text | None) -> Task | None:
-    folded = text.text.lower()
-    strange = [word for word in other.terms if word.lower() not in folded] if other else []
-    if strange and random.random() < _ABSENT:
-        return _ask(text, "count", (_draw(strange, random),), _draw(ANSWERS[text.language]["absent"], random), random)
+    strange = (word for word in other.terms if word.lower() not in text.folded) if other else iter(())
+    first = next(strange, None)
+    if first is not None and random.random() < _ABSENT:
+        word = _draw([first, *strange], random)
+        return _ask(text, "count", (word,), _draw(ANSWERS[text.language]["absent"], random), random)
     if not text.terms:
         return None
     word = _draw([*text.terms], random)
@@ -172,7 +189,7 @@ def _cloze(text: Text, random: np.random.Generator, other: Text | None) -> Task 
 
 
 def _recall(text: Text, random: np.random.Generator, other: Text | None) -> Task | None:
-    lines = text.text[: text.early].split("\n")[:-1]
+    lines = text.early_lines
     line = _draw(lines, random).strip() if lines else ""
     head = line[: len(line) // 3] if text.language == "zh" else " ".join(line.split(" ")[: len(line.split(" ")) // 3])
     if not _SHORTEST_LINE[text.language] <= len(line) <= _LONGEST_QUOTE or len(head) < 6 or text.text.count(head) > 1:
@@ -181,18 +198,24 @@ def _recall(text: Text, random: np.random.Generator, other: Text | None) -> Task
 
 
 def _overwrite(text: Text, random: np.random.Generator, other: Text | None) -> Task | None:
-    values: dict[str, list[str]] = defaultdict(list)
-    last: dict[str, int] = {}
-    for match in _SETTINGS.finditer(text.text):
-        values[match[1]].append(match[2].strip())
-        last[match[1]] = match.start()
-    changed = [key for key, given in values.items() if given[-1] != given[0] and last[key] <= text.early]
+    changed = text.settings
     if not changed:
         return None
-    key = _draw(changed, random)
-    if re.search(rf"^[ \t]*{re.escape(key)}[ \t]*[-+*/%&|^<>@]+=", text.text, re.MULTILINE):
-        return None  # its value changes in place too
-    return _ask(text, "overwrite", (key,), values[key][-1], random)
+    key = _draw([*changed], random)
+    if _changes_in_place(text.text, key):
+        return None
+    return _ask(text, "overwrite", (key,), changed[key], random)
+
+
+def _changes_in_place(text: str, key: str) -> bool:
+    """Whether a line begins with ``key`` and an operator such as ``+=``."""
+    at = text.find(key)
+    while at >= 0:
+        begins_line = not text[text.rfind("\n", 0, at) + 1 : at].strip(" \t")
+        if begins_line and _IN_PLACE.match(text, at + len(key)):
+            return True
+        at = text.find(key, at + 1)
+    return False
 
 
 def _heading(text: Text, random: np.random.Generator, other: Text | None) -> Task | None:
@@ -210,18 +233,15 @@ def _heading(text: Text, random: np.random.Generator, other: Text | None) -> Tas
 def _find_heading(text: Text, at: int) -> str | None:
     """The heading over a character: of the largest parts of which the text has three or more. None where it is not
     known, or has the words of another one."""
-    for pattern in _HEADINGS["code" if text.is_code else text.language]:
-        found = [*pattern.finditer(text.text)]
-        if len(found) < _FEWEST_HEADINGS:
-            continue
-        over = [match for match in found if match.start() <= at]
-        names = [match[1].strip() for match in found]
-        if not over or at < over[-1].end() or names.count(over[-1][1].strip()) > 1:
-            return None
-        if text.is_code and not all(map(_INSIDE.match, text.text[over[-1].end() : at + 1].split("\n")[1:])):
-            return None  # it stands behind the definition
-        return over[-1][1].strip()
-    return None
+    over = [each for each in text.headings if each[0] <= at]
+    if not over:
+        return None
+    _, end, name = over[-1]
+    if at < end or sum(name == other for _, _, other in text.headings) > 1:
+        return None
+    if text.is_code and not all(map(_INSIDE.match, text.text[end : at + 1].split("\n")[1:])):
+        return None  # it stands behind the definition
+    return name
 
 
 def _frequent(text: Text, random: np.random.Generator, other: Text | None) -> Task | None:
@@ -268,8 +288,13 @@ def _draw(of: Sequence[str], random: np.random.Generator) -> str:
 
 def _sentence_around(text: Text, at: int) -> str | None:
     """The sentence with a character, if it is not too long to quote."""
-    begin = max((text.text.rfind(mark, 0, at) for mark in "\n。！？"), default=-1) + 1
-    for match in _SENTENCES.finditer(text.text, begin, min(len(text.text), at + _LONGEST_QUOTE)):
+    line = text.text.rfind("\n", 0, at) + 1
+    begin = max(line, *(text.text.rfind(mark, line, at) + 1 for mark in "。！？"))
+    line_end = text.text.find("\n", at, at + _LONGEST_QUOTE)  # no sentence goes on behind it
+    stop = line_end + 1 if line_end >= 0 else min(len(text.text), at + _LONGEST_QUOTE)
+    if not any(text.text.find(mark, at, stop) >= 0 for mark in _MARKS):
+        return None
+    for match in _SENTENCES.finditer(text.text, begin, stop):
         if match.start() <= at < match.end():
             before, _, rest = text.text[max(0, match.start() - _LINE) : match.start()].rpartition("\n")
             if not rest.strip() and (before.rstrip(" \t") + "\n")[-2:-1] not in _ENDING:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Bool, Int64, UInt8, UInt32, UInt64
+from jaxtyping import Bool, Int64, UInt32, UInt64
 
 HAN = ((0x3400, 0x4DBF), (0x4E00, 0x9FFF))
 """Letters of Han in the basic plane. The hexagrams between the two blocks are signs."""
@@ -43,7 +43,7 @@ class ApartPairs:
                 whole.append((ord(before.decode("utf-8", "replace")[0]), ord(after.decode("utf-8", "replace")[0])))
             else:
                 parts[before, after] = len(parts) % _GROUPS
-        self._joined: Bool[np.ndarray, "table"] = np.zeros(1 << _TABLE_BITS, dtype=bool)
+        self._joined = np.zeros(1 << _TABLE_BITS, dtype=bool)
         pairs = np.array(whole, dtype=np.uint32).reshape(-1, 2)
         self._joined[_hash(pairs[:, 0], pairs[:, 1])] = True
         self._before, self._after = _mark_parts(parts)
@@ -69,7 +69,7 @@ def _neighbours(text: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _hash(first: UInt32[np.ndarray, "pairs"], second: UInt32[np.ndarray, "pairs"]) -> UInt32[np.ndarray, "pairs"]:
-    hashed: UInt32[np.ndarray, "pairs"] = ((first << np.uint32(16)) ^ second) * _FACTOR >> np.uint32(32 - _TABLE_BITS)
+    hashed: UInt32[np.ndarray, pairs] = ((first << np.uint32(16)) ^ second) * _FACTOR >> np.uint32(32 - _TABLE_BITS)
     return hashed
 
 
@@ -77,10 +77,8 @@ def _mark_parts(
     parts: dict[tuple[bytes, bytes], int],
 ) -> tuple[UInt64[np.ndarray, "characters"], UInt64[np.ndarray, "characters"]]:
     """For each character from the first to the last of Han a bit for each token that may end, or begin, with it."""
-    codes: Int64[np.ndarray, "characters"] = np.arange(_FIRST, _LAST + 1)
-    encoded: UInt8[np.ndarray, "characters 3"] = np.stack(
-        [0xE0 | codes >> 12, 0x80 | codes >> 6 & 0x3F, 0x80 | codes & 0x3F], axis=1
-    ).astype(np.uint8)
+    codes: Int64[np.ndarray, characters] = np.arange(_FIRST, _LAST + 1)
+    encoded = np.stack([0xE0 | codes >> 12, 0x80 | codes >> 6 & 0x3F, 0x80 | codes & 0x3F], axis=1).astype(np.uint8)
     before, after = np.zeros(len(codes), dtype=np.uint64), np.zeros(len(codes), dtype=np.uint64)
     for (head, tail), bit in parts.items():
         if len(head) > 3 or len(tail) > 3:
