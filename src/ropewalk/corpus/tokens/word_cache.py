@@ -73,11 +73,15 @@ class WordCache:
             return self._split_ascii(text)
         if _UNSETTLED.search(text):
             return None
-        if not _HAN.search(text):
-            return self._split(text)
-        if self._apart is not None and _BORDER not in text:
-            return self._cut_han(self._split(text))
-        return None if _is_han(text) else self._split(text)
+        cuts_han = _HAN.search(text) is not None
+        if cuts_han and (self._apart is None or _BORDER in text):
+            if _is_han(text):
+                return None
+            cuts_han = False
+        words = []
+        for piece in cut_text(text, _CUT_CHARACTERS):  # most lines of a program are ASCII
+            words += self._split_ascii(piece) if piece.isascii() else self._split(piece)
+        return self._cut_han(words) if cuts_han else words
 
     def _cut_han(self, words: list[str]) -> list[str]:
         """``words`` with those of Han cut into parts. A border character is put into each place and split at."""
