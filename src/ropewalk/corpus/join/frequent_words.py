@@ -66,11 +66,7 @@ def find_words(text: str) -> dict[str, list[int]]:
     """The most frequent words and identifiers of ASCII, and where each begins."""
     found, runs = _find_words(text)
     order = sorted(found, key=lambda word: (-len(found[word]), word))
-    if runs is None:
-        folded = text.lower()
-        alone = (word for word in order if folded.count(word.lower()) == len(found[word]))
-    else:
-        alone = _find_alone(order, found, runs)
+    alone = _find_alone(order, found, runs) if runs else _count_alone(order, found, text.lower())
     return {word: found[word] for word in islice(alone, TERMS)}
 
 
@@ -140,6 +136,11 @@ def _find_alone(
             at = text.find(folded, at + len(folded))
         if left == 0:
             yield word
+
+
+def _count_alone(order: Iterable[str], found: dict[str, list[int]], folded: str) -> Iterator[str]:
+    """The same words, by a search of the whole text in lower case."""
+    return (word for word in order if folded.count(word.lower()) == len(found[word]))
 
 
 def _ascii(runs: str) -> str:

@@ -78,7 +78,7 @@ class WordCache:
             if _is_han(text):
                 return None
             cuts_han = False
-        words = []
+        words: list[str] = []
         for piece in cut_text(text, _CUT_CHARACTERS):  # most lines of a program are ASCII
             words += self._split_ascii(piece) if piece.isascii() else self._split(piece)
         return self._cut_han(words) if cuts_han else words
