@@ -30,7 +30,7 @@ _RIDGE = 3.0
 class _Earlier(NamedTuple):
     """Of the run of tokens that ends at each place: how often it stood before, whether near, whether far."""
 
-    count: Float64[np.ndarray, "tokens"]
+    times: Float64[np.ndarray, "tokens"]
     near: Bool[np.ndarray, "tokens"]
     far: Bool[np.ndarray, "tokens"]
 
@@ -63,14 +63,14 @@ def count_repeats(
     for length in _RUNS:
         run = earlier[length]
         only_far = run.far & ~run.near
-        columns += [only_far, run.far & run.near, run.near & ~run.far, np.log1p(run.count) * only_far]
+        columns += [only_far, run.far & run.near, run.near & ~run.far, np.log1p(run.times) * only_far]
         if length < 3:
             columns.append(only_far * rarity[tokens])
     for length in _CONTEXTS:
         context, run = earlier[length], earlier[length + 1]
-        seen, is_far = np.roll(context.count, 1), np.roll(context.far, 1)
+        seen, is_far = np.roll(context.times, 1), np.roll(context.far, 1)
         seen[0] = is_far[0] = 0
-        goes_on = np.divide(run.count, seen, out=np.zeros(len(seen)), where=seen > 0)
+        goes_on = np.divide(run.times, seen, out=np.zeros(len(seen)), where=seen > 0)
         columns += [goes_on * is_far * ~run.near, (1 - goes_on) * is_far]
     columns.append(rarity[tokens])
     return np.stack([column.astype(np.float64) for column in columns], axis=1)
@@ -79,7 +79,8 @@ def count_repeats(
 def find_rarity(texts: Sequence[Int64[np.ndarray, "_"]]) -> Float64[np.ndarray, "vocabulary"]:
     """Minus the logarithm of each token's share of ``texts``, up to the largest token in them."""
     counts = np.bincount(np.concatenate(texts))
-    return -np.log((counts + 1) / (counts.sum() + len(counts)))
+    rarity: Float64[np.ndarray, vocabulary] = -np.log((counts + 1) / (counts.sum() + len(counts)))
+    return rarity
 
 
 class Blocks(NamedTuple):

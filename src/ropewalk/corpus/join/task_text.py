@@ -18,8 +18,8 @@ _FEWEST_HEADINGS = 3
 class _Line:
     """An expression that matches from the beginning of a line on. The search jumps from line break to line break."""
 
-    def __init__(self, pattern: str, flags: re.RegexFlag = re.M) -> None:
-        self._first, self._later = (re.compile(begin + pattern, re.M | flags) for begin in ("", "\n"))
+    def __init__(self, line: re.Pattern[str]) -> None:
+        self._first, self._later = (re.compile(begin + line.pattern, re.M | line.flags) for begin in ("", "\n"))
 
     def find_all(self, text: str) -> Iterator[tuple[int, re.Match[str]]]:
         """The start of each line that matches, and the match."""
@@ -31,21 +31,23 @@ class _Line:
 
 
 _SETTINGS = _Line(
-    r"[ \t]*([^\s=:：,，。(){}\[\]]{2,40})(?<![-+*/%&|^<>!~@])[ \t]*(?:=(?!=)|[:：](?!=|//))[ \t]*(\S[^\n]{0,79})$"
+    re.compile(
+        r"[ \t]*([^\s=:：,，。(){}\[\]]{2,40})(?<![-+*/%&|^<>!~@])[ \t]*(?:=(?!=)|[:：](?!=|//))[ \t]*(\S[^\n]{0,79})$"
+    )
 )
 _NUMBER = "[零〇一二两三四五六七八九十百千0-9０-９]+"
 _HEADINGS: Mapping[str, Sequence[_Line]] = MappingProxyType(
     {
         "zh": (
-            _Line(rf"[ \t\u3000#]*(第{_NUMBER}[编章回][^\n]{{0,40}})$"),
-            _Line(rf"[ \t\u3000#]*(第{_NUMBER}条)(?=[\s\u3000])"),
-            _Line(r"#{1,6} +(\S[^\n]{0,79})$"),
+            _Line(re.compile(rf"[ \t\u3000#]*(第{_NUMBER}[编章回][^\n]{{0,40}})$")),
+            _Line(re.compile(rf"[ \t\u3000#]*(第{_NUMBER}条)(?=[\s\u3000])")),
+            _Line(re.compile(r"#{1,6} +(\S[^\n]{0,79})$")),
         ),
         "en": (
-            _Line(r"[ \t]*((?:chapter|article|section)[ \t]+(?:[ivxlc]+|[0-9]+)\b[^\n]{0,60})$", re.I),
-            _Line(r"#{1,6} +(\S[^\n]{0,79})$"),
+            _Line(re.compile(r"[ \t]*((?:chapter|article|section)[ \t]+(?:[ivxlc]+|[0-9]+)\b[^\n]{0,60})$", re.I)),
+            _Line(re.compile(r"#{1,6} +(\S[^\n]{0,79})$")),
         ),
-        "code": (_Line(r"(?:async )?(?:class|def|func|fn|function|struct)[ \t]+(\w+)(?=[ \t]*[(:{<\[])"),),
+        "code": (_Line(re.compile(r"(?:async )?(?:class|def|func|fn|function|struct)[ \t]+(\w+)(?=[ \t]*[(:{<\[])")),),
     }
 )
 """What stands over a part, the largest parts first; of programs the classes and functions at the left margin."""
