@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from ropewalk.evaluate.gain_regression import Blocks, count_repeats, estimate_gains, find_rarity
+from ropewalk.evaluate.gain_regression import SampledBlocks, count_repeats, estimate_gains, find_rarity
 
 
 def count_slowly(tokens: list[int], near: int, rarity: np.ndarray) -> list[list[float]]:
@@ -57,7 +57,7 @@ def test_estimates_order_documents_better_than_their_few_blocks() -> None:
     own = truth[document] + 0.3 * (counts - whole[document])[:, 0]
     drift = random.normal(0, 0.2, documents * windows)[window]
     gain = own + drift + random.normal(0, 0.8, len(window))
-    blocks = Blocks(document, window, np.full(len(window), float(size)), gain, counts)
+    blocks = SampledBlocks(document, window, np.full(len(window), float(size)), gain, counts)
     found = estimate_gains(blocks, whole, np.full(documents, 4000.0), source)
     plain = np.bincount(document, weights=gain) / np.bincount(document)
     closer = [float(np.corrcoef(each, truth)[0, 1]) for each in (found.gain, plain)]
@@ -70,7 +70,7 @@ def test_a_document_that_was_read_whole_keeps_its_gain() -> None:
     random = np.random.default_rng(6)
     document = np.repeat(np.arange(20), 8)
     gain = random.normal(0, 1, 160)
-    blocks = Blocks(document, np.arange(160) // 4, np.full(160, 8.0), gain, random.normal(0, 1, (160, 2)))
+    blocks = SampledBlocks(document, np.arange(160) // 4, np.full(160, 8.0), gain, random.normal(0, 1, (160, 2)))
     counts = blocks.counts.reshape(20, 8, 2).mean(axis=1)
     found = estimate_gains(blocks, counts, np.full(20, 64.0), np.zeros(20, dtype=np.int64))
     assert np.allclose(found.gain, gain.reshape(20, 8).mean(axis=1)) and (found.error == 0).all()

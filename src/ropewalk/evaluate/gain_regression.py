@@ -4,7 +4,7 @@ A sample of a tenth has too few tokens to order documents: a document's gain spr
 But most of the gain comes from what stands far before and returns, and that is counted without a model. So the gains of
 all sampled blocks are regressed on such counts (ridge), and the regression says what to expect of a whole document.
 What its own blocks show beyond that counts by its reliability: the variance between documents over the variance of the
-document's mean with it (Fay and Herriot 1979, doi 10.2307/2286322).
+document's mean with it (Fay and Herriot 1979, J. Am. Stat. Assoc. 74).
 
 For a sampled block the counts reach back to the beginning of the stretch only, as the model's context did; for the
 expectation they reach over the whole document. So the missing context of a stretch is made up for, too.
@@ -83,7 +83,7 @@ def find_rarity(texts: Sequence[Int64[np.ndarray, "_"]]) -> Float64[np.ndarray, 
     return rarity
 
 
-class Blocks(NamedTuple):
+class SampledBlocks(NamedTuple):
     """Sampled blocks of tokens: the document, the window and the number of tokens of each, its mean gain and its mean
     counts."""
 
@@ -102,7 +102,7 @@ class Estimates(NamedTuple):
 
 
 def estimate_gains(
-    blocks: Blocks,
+    blocks: SampledBlocks,
     whole: Float64[np.ndarray, "documents features"],
     tokens: Float64[np.ndarray, "documents"],
     source: Int64[np.ndarray, "documents"],
@@ -128,7 +128,7 @@ def estimate_gains(
 
 
 def _spread_within(
-    blocks: Blocks, rest: Float64[np.ndarray, "blocks"], mean: Float64[np.ndarray, "documents"]
+    blocks: SampledBlocks, rest: Float64[np.ndarray, "blocks"], mean: Float64[np.ndarray, "documents"]
 ) -> float:
     """The variance of a token within its document, as the windows of a document differ, which are of unlike parts; as
     the blocks do, where documents have one window each."""

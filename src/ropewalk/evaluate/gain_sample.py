@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from ropewalk.core.seed import stream
-from ropewalk.evaluate.gain_regression import Blocks, count_repeats, estimate_gains, find_rarity
+from ropewalk.evaluate.gain_regression import SampledBlocks, count_repeats, estimate_gains, find_rarity
 from ropewalk.evaluate.items import Item, Sums
 from ropewalk.evaluate.student_t import Z
 
@@ -127,7 +127,7 @@ def collect_blocks(
     *,
     truncated_tokens: int,
     rarity: Float64[np.ndarray, "vocabulary"],
-) -> tuple[Blocks, Float64[np.ndarray, "documents features"]]:
+) -> tuple[SampledBlocks, Float64[np.ndarray, "documents features"]]:
     """The sampled blocks with the counts of their tokens within the stretch, and the mean counts of each document."""
     step = truncated_tokens // SAMPLED
     document, window, tokens, gain, counts, whole = [], [], [], [], [], []
@@ -150,4 +150,4 @@ def collect_blocks(
                     counts.append(own[block == at].mean(axis=0))
                 group += 2
     places = np.array(document, dtype=np.int64), np.array(window, dtype=np.int64)
-    return Blocks(*places, np.array(tokens), np.array(gain), np.stack(counts)), np.stack(whole)
+    return SampledBlocks(*places, np.array(tokens), np.array(gain), np.stack(counts)), np.stack(whole)

@@ -8,7 +8,7 @@ from itertools import islice
 import pytest
 
 from made_texts import WORDS, han
-from ropewalk.corpus.join.frequent_words import FEWEST, MOST, TERMS, find_han_words, find_words
+from ropewalk.corpus.join.frequent_words import FEWEST, MOST, TERMS, find_frequent_words, find_han_words
 
 ODD = ["'", "’", "-", "_", " ", "\n", "é", "ï", "x", "9", "\u0130", "\u212a", ".", "中", "İstanbul", "Kelvin"]
 
@@ -64,15 +64,15 @@ def test_words_are_those_of_the_slow_search(number: int) -> None:
         draw.choice(stems) + draw.choice(["", " ", " ", " ", draw.choice(odd)]) for _ in range(draw.choice([9, 900]))
     ]
     text = "".join(pieces)
-    assert [*find_words(text).items()] == [*find_slowly(text).items()]
+    assert [*find_frequent_words(text).items()] == [*find_slowly(text).items()]
 
 
 def test_some_words_are_found_and_the_frequent_ones_are_not() -> None:
     text = " ".join(
         [*["orchard"] * 5, *["meadow"] * (MOST + 1), *["meadows"] * 4, *["Harbour", "harbour"] * 3, "oncehere"]
     )
-    assert Counter({word: len(at) for word, at in find_words(text).items()}) == {"orchard": 5, "meadows": 4}
-    assert find_words("") == find_han_words("") == find_han_words("天") == find_words("x") == {}
+    assert Counter({word: len(at) for word, at in find_frequent_words(text).items()}) == {"orchard": 5, "meadows": 4}
+    assert find_frequent_words("") == find_han_words("") == find_han_words("天") == find_frequent_words("x") == {}
 
 
 @pytest.mark.parametrize("number", range(40))

@@ -62,7 +62,7 @@ def _group(keys: UInt64[np.ndarray, "keys"], places: Int64[np.ndarray, "keys"], 
     return Groups(places[np.repeat(fits, counts)], np.concatenate([[0], np.cumsum(counts[fits])]))
 
 
-def find_words(text: str) -> dict[str, list[int]]:
+def find_frequent_words(text: str) -> dict[str, list[int]]:
     """The most frequent words and identifiers of ASCII, and where each begins."""
     found, runs = _find_words(text)
     order = sorted(found, key=lambda word: (-len(found[word]), word))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
 
-from ropewalk.corpus.join.frequent_words import find_han_words, find_words
+from ropewalk.corpus.join.frequent_words import find_frequent_words, find_han_words
 
 _EARLY = 0.75
 _FEWEST_HEADINGS = 3
@@ -102,4 +102,4 @@ def read_terms(text: str, language: str) -> Text:
     characters. Programs are asked about in English."""
     if language == "zh":
         return Text(text, language, find_han_words(text))
-    return Text(text, "en", find_words(text), is_code=language == "code")
+    return Text(text, "en", find_frequent_words(text), is_code=language == "code")
