@@ -7,7 +7,8 @@ subprocess (benchmarks/corpus_peers.py). Both sides get the same texts (corpus_c
 turns. datatrove judges each text by its Gopher, repetition and FineWeb filters, which here drop nothing (they are made
 for English web pages and would leave a thirtieth), then runs its four stages of MinHash and its tokeniser; it has no
 joins. Ours is `prepare`: reading, cleaning, copies, sections, held-out text, store and corpus; then the same with
-documents joined by their key, and with related ones. Processor seconds, imports not counted. Prints JSON lines.
+documents joined by their key, and with related ones. Processor seconds; imports, and what each side loads to judge
+languages and to split words, come before them. Prints JSON lines.
 """
 
 import argparse
@@ -34,6 +35,8 @@ from ropewalk.corpus.prepare.build import build
 from ropewalk.corpus.spec import CorpusSpec
 from ropewalk.corpus.tokens.corpus_folder import open_corpus
 from ropewalk.corpus.tokens.tokenizer import load_tokenizer
+from ropewalk.corpus.text.language import judge_language
+judge_language("a first text in English, long enough for the model of languages")
 spec, tokenizer, folder = json.loads(sys.argv[1]), load_tokenizer(Path(sys.argv[2])), Path(sys.argv[3])
 start = os.times()
 made = build(CorpusSpec.model_validate(spec), tokenizer=tokenizer, seed=0, folder=folder / "corpus")

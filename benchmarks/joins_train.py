@@ -16,7 +16,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from ropewalk.corpus.join.tasks import Task, Text, make_task, read_terms
+from ropewalk.corpus.join.task_text import Text, read_terms
+from ropewalk.corpus.join.tasks import Task, make_task
 from ropewalk.corpus.mix.dataset import Dataset, open_dataset
 from ropewalk.corpus.prepare.build import build
 from ropewalk.corpus.spec import CorpusSpec

@@ -5,8 +5,9 @@
 Documents: the texts of each .jsonl.zst in FOLDER (books in pieces), as many of each file, cut to the model's context.
 Both readings score the same documents in one process; processor seconds are of the readings alone. Prints a JSON line
 for the whole reading and one for each share, with what counted in a window and the number of documents: Spearman's
-correlation with the whole reading (and its 95 % interval by resampling documents), the share of the documents whose
-whole gain lies in the interval of the sample, agreement on the upper half, and the cost.
+correlation with the whole reading (and its 95 % interval by resampling documents), the same for the windows without the
+regression, the share of the documents whose whole gain lies in the interval of the sample, agreement on the upper half,
+and the cost.
 """
 
 import argparse
@@ -94,6 +95,7 @@ def main() -> None:
     for share in given.share:
         sampled_seconds, rows = clocked(learner, texts, truncated_tokens=given.truncated, share=share)
         found = np.array([row["gain"] for row in rows])
+        windows = np.array([row["of_windows"] for row in rows])
         again = [rng.integers(0, len(texts), len(texts)) for _ in range(RESAMPLED)]
         low, high = np.percentile([spearman(found[at], whole[at]) for at in again], [2.5, 97.5])
         inside = [row["low"] <= gain <= row["high"] for row, gain in zip(rows, whole.tolist(), strict=True)]
@@ -111,6 +113,7 @@ def main() -> None:
             "tokens_share": round(sum(row["tokens_read"] for row in rows) / tokens, 3),
             "cpu_share": round(sampled_seconds / seconds, 3),
             "spearman": round(spearman(found, whole), 3),
+            "spearman_of_windows_alone": round(spearman(windows, whole), 3),
             "spearman_interval": [round(low, 3), round(high, 3)],
             "spearman_within_source": own,
             "same_half": round(float(same.mean()), 3),

@@ -19,7 +19,8 @@ import numpy as np
 from corpus.join.test_tasks import check
 from joins_text import missing_files, read_book, read_laws, read_programs
 from ropewalk.core.artifact import write_whole
-from ropewalk.corpus.join.tasks import Task, Text, make_task, read_terms
+from ropewalk.corpus.join.task_text import Text, read_terms
+from ropewalk.corpus.join.tasks import Task, make_task
 from ropewalk.corpus.task_rules import FAMILIES
 
 FEWEST_CHARACTERS = 8000

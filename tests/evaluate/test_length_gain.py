@@ -122,7 +122,7 @@ def test_a_sampled_gain_is_that_of_its_windows(models: dict[str, Path], corpus: 
             gains = [
                 loss(at + step - NEAR, at, at + step) - loss(row["read"][0], at, at + step) for at in row["windows"]
             ]
-            assert row["gain"] == pytest.approx(sum(gains) / step / len(gains), abs=1e-5)
+            assert row["of_windows"] == pytest.approx(sum(gains) / step / len(gains), abs=1e-5)
 
 
 def test_joined_documents_get_no_score_and_this_is_told(

@@ -5,7 +5,7 @@ truncated context. A sampled one reads one stretch of the document with full con
 document's id, and few windows of it with truncated context. The context reaches back to the beginning of the stretch
 only, and truncated context is half to all of ``truncated_tokens``, so that more tokens count for the cost.
 
-The interval is that of the mean over all such blocks of the document, from the spread of those that were read.
+The mean gain of these windows is the raw material; gain_regression.py makes the document's gain of it.
 """
 
 from collections.abc import Sequence
@@ -16,8 +16,9 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from ropewalk.core.seed import stream
+from ropewalk.evaluate.gain_regression import SampledBlocks, count_repeats, estimate_gains, find_rarity
 from ropewalk.evaluate.items import Item, Sums
-from ropewalk.evaluate.student_t import standard_errors
+from ropewalk.evaluate.student_t import Z
 
 WINDOWS, SAMPLED, BLOCKS = 4, 2, 4
 """Of a window of a whole reading its last quarter counts, of a sampled one its last half, in four blocks."""
@@ -84,30 +85,69 @@ def sample_items(
 
 @dataclass(frozen=True, slots=True)
 class SampledGain:
-    """The gain of a document with its 95 % interval, and its loss with full context, in nats. One block has no
-    interval."""
+    """The gain of a document with its 95 % interval, the mean gain of its windows alone, and its loss with full
+    context, in nats."""
 
     gain: float
-    low: float | None
-    high: float | None
+    low: float
+    high: float
+    of_windows: float
     loss: float
 
 
-def find_gains(sums: Sums, firsts: Sequence[int]) -> list[SampledGain]:
-    """The gain of each document from the sums of its blocks; ``firsts`` as ``sample_items`` returned them."""
-    found = []
-    for first, last in pairwise(firsts):
-        counts, nll = (column[first:last].reshape(-1, 2) for column in (sums.count, sums.nll))
-        held = counts[:, 0] > 0  # a window of fewer tokens than blocks leaves some empty
-        found.append(_find_gain(counts[held, 0], nll[held]))
-    return found
+def find_gains(
+    texts: Sequence[Int64[np.ndarray, "_"]],
+    stretches: Sequence[SampledStretch],
+    sums: Sums,
+    firsts: Sequence[int],
+    *,
+    truncated_tokens: int,
+    source: Sequence[str],
+) -> list[SampledGain]:
+    """The gain of each document from the sums of all blocks; ``firsts`` as ``sample_items`` returned them, ``source``
+    the name of each document's source."""
+    rarity = find_rarity(texts)
+    blocks, whole = collect_blocks(texts, stretches, sums, firsts, truncated_tokens=truncated_tokens, rarity=rarity)
+    names = [*dict.fromkeys(source)]
+    counted = np.array([len(text) - truncated_tokens for text in texts], dtype=np.float64)
+    found = estimate_gains(blocks, whole, counted, np.array([names.index(name) for name in source]))
+    made = []
+    for (first, last), gain, error in zip(pairwise(firsts), found.gain.tolist(), found.error.tolist(), strict=True):
+        count, nll = sums.count[first:last:2].sum(), sums.nll[first:last].reshape(-1, 2).sum(axis=0)
+        of_windows, loss = float(nll[1] - nll[0]) / count, float(nll[0]) / count
+        made.append(SampledGain(gain, gain - Z * error, gain + Z * error, float(of_windows), float(loss)))
+    return made
 
 
-def _find_gain(counts: Float64[np.ndarray, "blocks"], nll: Float64[np.ndarray, "blocks 2"]) -> SampledGain:
-    gain, loss = float((nll[:, 1] - nll[:, 0]).sum() / counts.sum()), float(nll[:, 0].sum() / counts.sum())
-    number = len(counts)
-    if number < 2:
-        return SampledGain(gain, None, None, loss)
-    off = (nll[:, 1] - nll[:, 0] - gain * counts) / counts.mean()
-    wide = standard_errors(number - 1) * float(np.sqrt((off**2).sum() / (number - 1) / number))
-    return SampledGain(gain, gain - wide, gain + wide, loss)
+def collect_blocks(
+    texts: Sequence[Int64[np.ndarray, "_"]],
+    stretches: Sequence[SampledStretch],
+    sums: Sums,
+    firsts: Sequence[int],
+    *,
+    truncated_tokens: int,
+    rarity: Float64[np.ndarray, "vocabulary"],
+) -> tuple[SampledBlocks, Float64[np.ndarray, "documents features"]]:
+    """The sampled blocks with the counts of their tokens within the stretch, and the mean counts of each document."""
+    step = truncated_tokens // SAMPLED
+    document, window, tokens, gain, counts, whole = [], [], [], [], [], []
+    windows = 0
+    for number, (text, stretch) in enumerate(zip(texts, stretches, strict=True)):
+        seen = count_repeats(text[stretch.begin : stretch.end], truncated_tokens=truncated_tokens, rarity=rarity)
+        whole.append(count_repeats(text, truncated_tokens=truncated_tokens, rarity=rarity)[truncated_tokens:].mean(0))
+        group = firsts[number]
+        for begin in stretch.windows:
+            own = seen[begin - stretch.begin : begin - stretch.begin + step]
+            block = np.arange(step) * BLOCKS // step
+            windows += 1
+            for at in range(BLOCKS):
+                size = float(sums.count[group])
+                if size > 0:  # a window of fewer tokens than blocks leaves some empty
+                    window.append(windows - 1)
+                    document.append(number)
+                    tokens.append(size)
+                    gain.append(float(sums.nll[group + 1] - sums.nll[group]) / size)
+                    counts.append(own[block == at].mean(axis=0))
+                group += 2
+    places = np.array(document, dtype=np.int64), np.array(window, dtype=np.int64)
+    return SampledBlocks(*places, np.array(tokens), np.array(gain), np.stack(counts)), np.stack(whole)

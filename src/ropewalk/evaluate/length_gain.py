@@ -167,13 +167,16 @@ def read_gains(
             yield _row(text, truncated - full, full)
         return
     stretches = [choose_stretch(len(text.tokens), truncated_tokens, share, text.source, text.id) for text in texts]
-    items, firsts = sample_items([text.tokens for text in texts], stretches, truncated_tokens=truncated_tokens)
+    tokens, sources = [text.tokens for text in texts], [text.source for text in texts]
+    items, firsts = sample_items(tokens, stretches, truncated_tokens=truncated_tokens)
     sums = measure(learner, items, firsts[-1], name="gain of context")
-    for text, stretch, found in zip(texts, stretches, find_gains(sums, firsts), strict=True):
+    gains = find_gains(tokens, stretches, sums, firsts, truncated_tokens=truncated_tokens, source=sources)
+    for text, stretch, found in zip(texts, stretches, gains, strict=True):
         yield {
             **_row(text, found.gain, found.loss),
             "low": found.low,
             "high": found.high,
+            "of_windows": found.of_windows,
             "read": [stretch.begin, stretch.end],
             "windows": list(stretch.windows),
             "tokens_read": stretch.count_read(truncated_tokens),

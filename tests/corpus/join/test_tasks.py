@@ -15,8 +15,9 @@ import ropewalk
 from corpus.conftest import write_records
 from made_texts import HAN, WORDS, han
 from ropewalk.core.seed import stream
+from ropewalk.corpus.join.task_text import read_terms
 from ropewalk.corpus.join.task_wordings import ANSWERS, GAP, QUESTIONS, REQUESTS
-from ropewalk.corpus.join.tasks import Task, make_task, read_terms
+from ropewalk.corpus.join.tasks import Task, make_task
 from ropewalk.corpus.prepare.build import build
 from ropewalk.corpus.spec import CorpusSpec, Source
 from ropewalk.corpus.task_rules import FAMILIES, Family

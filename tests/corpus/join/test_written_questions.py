@@ -17,7 +17,7 @@ from made_texts import WORDS, han
 from ropewalk.core.error import UserError
 from ropewalk.core.seed import stream
 from ropewalk.corpus.join import endpoint as endpoint_module
-from ropewalk.corpus.join.tasks import read_terms
+from ropewalk.corpus.join.task_text import read_terms
 from ropewalk.corpus.join.written_questions import QuestionWriter, cut_passages, judge_question, parse_reply
 from ropewalk.corpus.prepare.build import build
 from ropewalk.corpus.spec import CorpusSpec

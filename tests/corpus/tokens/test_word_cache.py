@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import unicodedata
 from pathlib import Path
 
@@ -12,10 +13,11 @@ from tokenizers import Regex, pre_tokenizers
 from tokenizers import Tokenizer as Bpe
 
 from made_texts import han, sentence
-from ropewalk.corpus.tokens import gigatoken, word_cache
+from ropewalk.corpus.tokens import apart_pairs, gigatoken, word_cache
+from ropewalk.corpus.tokens.apart_pairs import ApartPairs
 from ropewalk.corpus.tokens.safe_splits import CUTTABLE
 from ropewalk.corpus.tokens.tokenizer import Tokenizer
-from ropewalk.corpus.tokens.word_cache import SETTLED, load_words
+from ropewalk.corpus.tokens.word_cache import SETTLED, in_ascii, load_words
 
 ALL = "".join(chr(code) for first, last in SETTLED for code in range(first, last + 1))
 ODD = [
@@ -63,8 +65,40 @@ def test_a_text_has_the_ids_of_its_words(
         assert np.array_equal(memory.encode(text), ids), ascii(text)
 
 
-def test_chinese_goes_without_a_memory(tokenizer: Tokenizer) -> None:
-    memory = load_words(tokenizer._made_of, tokenizer._encode_all)
+@pytest.mark.parametrize("pattern", sorted(CUTTABLE))
+def test_ascii_is_split_in_the_same_way(pattern: str) -> None:
+    split, draw = pre_tokenizers.Split(Regex(pattern), "isolated"), random.Random(1)
+    signs = ["a", "Q", "7", "'s", "'Ll", "'", " ", "  ", "\n", "\r\n", "\t", "\x0b", "\x1c", "\x00", "_", "=", "."]
+    everything = "".join(map(chr, range(128)))
+    texts = [everything, *("".join(draw.choices([*signs, *everything], k=200)) for _ in range(200))]
+    for text in texts:
+        assert re.findall(in_ascii(pattern), text, re.ASCII) == [w for w, _ in split.pre_tokenize_str(text)]
+
+
+@pytest.mark.parametrize("parts", [[], ["\x80\xe5", "\xa4\xa9\xe5\x9c", "\x9c\xb0\xe7\x8e\x84", "a\xe5", "\xb0"]])
+def test_han_is_cut_only_where_no_token_crosses(parts: list[str]) -> None:
+    """``parts``: tokens of bytes, some of which hold only a part of a character."""
+    signs = {byte: sign for sign, byte in apart_pairs._byte_of_sign().items()}
+    tokens = [token.encode() for token in ("天地", "地玄黄", "和", "，天")] + [part.encode("latin-1") for part in parts]
+    pairs = ApartPairs(["".join(signs[byte] for byte in token) for token in tokens] + ["<|not a text|>"])
+    text = "天地玄黄，宇宙洪荒天天地地玄\u4dc0\u3400黄\U00020000黄" + han(3, 300)
+    cuts = pairs.find_cuts(np.array([*map(ord, text)], dtype=np.uint32)).tolist()
+    for at in range(1, len(text)):
+        before, after = text[at - 1].encode(), text[at].encode()
+        crosses = any(
+            (before.endswith(token[:n]) or token[:n].endswith(before))
+            and (after.startswith(token[n:]) or token[n:].startswith(after))
+            for token in tokens
+            for n in range(1, len(token))
+        )
+        both = all(re.fullmatch("[\u3400-\u4dbf\u4e00-\u9fff]", sign) for sign in text[at - 1 : at + 1])
+        assert cuts[at] == (both and not crosses), (at, text[at - 1 : at + 1])
+    assert not cuts[0] and sum(cuts) > 200
+
+
+def test_chinese_goes_without_a_memory_where_words_may_not_be_cut(tokenizer: Tokenizer) -> None:
+    made_of = {**tokenizer._made_of, "model": {**tokenizer._made_of["model"], "ignore_merges": True}}
+    memory = load_words(made_of, tokenizer._encode_all)
     assert memory is not None
     for text, learns in ((han(1, 200) + sentence(1, 20), False), (sentence(2, 200) + han(2, 10), True)):
         assert np.array_equal(memory.encode(text), tokenizer._encode_all([text])[0])

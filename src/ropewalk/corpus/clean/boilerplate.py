@@ -113,9 +113,8 @@ _SIGNS: dict[Boilerplate, tuple[str, ...]] = {
     "ebook_notices": ("transcriber", "prepared by", "produced by", "isbn", "书号"),
     "page_numbers": ("共", "page "),
 }
-_NUMBER = re.compile(
-    r"^[ \t\u3000]*([-–—·~\[(（]{0,2})[ \t]?(\d{1,4})[ \t]?([-–—·~\])）]{0,2})[ \t\u3000]*$", re.MULTILINE
-)
+_NUMBER_LINE = r"[ \t\u3000]*([-–—·~\[(（]{0,2})[ \t]?(\d{1,4})[ \t]?([-–—·~\])）]{0,2})[ \t\u3000]*$"
+_NUMBER, _LATER_NUMBER = (re.compile(begin + _NUMBER_LINE, re.MULTILINE) for begin in ("^", r"\n"))
 _PAGE_MARKS = frozenset("-–—·~")
 _COMMENT = re.compile(r"<!--[\s\S]{0,2000}?-->[ \t]*\n?")
 _COMMENT_CHARACTERS = 2006  # the longest comment: one that began further up cannot end any more
@@ -149,21 +148,36 @@ def remove_boilerplate(
 
 def _keep_lines(part: str, kinds: Sequence[Boilerplate], expression: re.Pattern[str], *, all_lines: bool) -> str:
     lowered = part.lower()
-    signs = [sign for kind in kinds for sign in _SIGNS.get(kind, ()) if sign in lowered]
-    if not all_lines and not signs:
+    if all_lines or len(lowered) != len(part):  # places in a longer text are others
+        lines = part.split("\n")
+        kept = [line for line in lines if not _is_boilerplate(line, expression)]
+        return part if len(kept) == len(lines) else "\n".join(kept)
+    starts = {start for kind in kinds for sign in _SIGNS.get(kind, ()) for start in _lines_with(sign, lowered)}
+    pieces, at = [], 0
+    for start in sorted(starts):
+        end = part.find("\n", start)
+        end = len(part) if end < 0 else end
+        if _is_boilerplate(part[start:end], expression):
+            pieces.append(part[at:start])
+            at = end + 1
+    if not at:
         return part
-    lines = part.split("\n")
-    kept = [line for line in lines if not _is_boilerplate(line, expression, None if all_lines else signs)]
-    return part if len(kept) == len(lines) else "\n".join(kept)
+    # The break before a removed last line goes, too.
+    return "".join([*pieces, part[at:]]) if at <= len(part) else "".join(pieces)[:-1]
 
 
-def _is_boilerplate(line: str, expression: re.Pattern[str], signs: Sequence[str] | None) -> bool:
+def _lines_with(sign: str, text: str) -> Iterator[int]:
+    """The start of each line of ``text`` that holds ``sign``."""
+    at = text.find(sign)
+    while at >= 0:
+        yield text.rfind("\n", 0, at) + 1
+        end = text.find("\n", at)
+        at = text.find(sign, end) if end >= 0 else -1
+
+
+def _is_boilerplate(line: str, expression: re.Pattern[str]) -> bool:
     if not line or len(line) > _LONGEST_LINE:
         return False
-    if signs is not None:
-        lowered = line.lower()
-        if not any(sign in lowered for sign in signs):
-            return False
     return expression.fullmatch(line.strip()) is not None
 
 
@@ -209,7 +223,7 @@ def _without_comments(parts: Sequence[str]) -> Iterator[str]:
 
 def _remove_page_numbers(parts: list[str]) -> list[str]:
     """Remove the lines that are one number, where the numbers count up and are page numbers."""
-    found = [list(_NUMBER.finditer(part)) for part in parts]
+    found = [list(_numbered_lines(part)) for part in parts]
     numbers = [int(match[2]) for matches in found for match in matches]
     if len(numbers) < _FEWEST_PAGES:
         return parts
@@ -217,6 +231,16 @@ def _remove_page_numbers(parts: list[str]) -> list[str]:
     if rising < _COUNTED_UP * (len(numbers) - 1) or not _are_pages(parts, found):
         return parts
     return [_without_lines(part, matches) for part, matches in zip(parts, found, strict=True)]
+
+
+def _numbered_lines(part: str) -> Iterator[re.Match[str]]:
+    """The lines that are one number. The search jumps from line break to line break."""
+    if first := _NUMBER.match(part):
+        yield first
+    for found in _LATER_NUMBER.finditer(part):
+        number = _NUMBER.match(part, found.start() + 1)
+        assert number is not None
+        yield number
 
 
 def _are_pages(parts: Sequence[str], found: Sequence[Sequence[re.Match[str]]]) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import UInt64
 
-from ropewalk.corpus.text.shingle import word_hashes
+from ropewalk.corpus.text.shingle import sort_unique, word_hashes
 
 _WINDOW_CHARACTERS = 1 << 14
 _WINDOWS = 16
@@ -31,12 +31,16 @@ def find_length_facts(text: str) -> LengthFacts | None:
         return None
     chosen = starts[:: max(1, -(-len(starts) // _WINDOWS))]
     chosen = chosen if len(chosen) > 1 else starts[:2]
-    windows = [np.unique(word_hashes(text[start : start + _WINDOW_CHARACTERS])) for start in chosen]
+    windows = [sort_unique(word_hashes(text[start : start + _WINDOW_CHARACTERS])) for start in chosen]
     half = len(windows) // 2
     shares = [_share_in(far, near) for near, far in zip(windows, windows[half:], strict=False)]
-    early, late = (np.unique(np.concatenate(part)) for part in (windows[:half], windows[half:]))
+    early, late = (sort_unique(np.concatenate(part)) for part in (windows[:half], windows[half:]))
     return LengthFacts(float(np.mean(shares)), 1 - _share_in(late, early))
 
 
 def _share_in(words: UInt64[np.ndarray, "_"], others: UInt64[np.ndarray, "_"]) -> float:
-    return float(np.isin(words, others).mean()) if len(words) else 0.0
+    """The share of ``words`` that are in ``others``. Both are sorted and have no value twice."""
+    if not len(words) or not len(others):
+        return 0.0
+    at = np.minimum(np.searchsorted(others, words), len(others) - 1)
+    return float((others[at] == words).mean())

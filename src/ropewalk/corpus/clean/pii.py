@@ -31,6 +31,9 @@ _KEY = re.compile(
     r"|\bsk-(?:[a-z]+-)*[A-Za-z0-9_-]{32,200}\b|\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{20,}",
     re.ASCII,
 )
+# What every match holds, beginning with a sign, so that the search jumps from sign to sign: most text has none.
+_EMAIL_SIGN = re.compile(r"@(?<=[\w.+-]@)[A-Za-z0-9]", re.ASCII)
+_IP_SIGN = re.compile(r"\.(?<=\d\.)\d{1,3}\.\d{1,3}\.\d", re.ASCII)
 _WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
 _CHECKSUMS = "10X98765432"
 
@@ -41,13 +44,15 @@ class _Form(NamedTuple):
     expression: re.Pattern[str]
     is_real: Callable[[re.Match[str]], bool]
     placeholder: str
+    held: re.Pattern[str] | None = None
+    """A text without a match of this expression is not searched."""
 
 
 def mask(text: str, kinds: Sequence[Personal]) -> str:
     """Replace all data of ``kinds`` in the text by the placeholder of its kind."""
     for kind in kinds:
         form = _FORMS[kind]
-        if any(sign in text for sign in form.signs):
+        if any(map(text.__contains__, form.signs)) and (form.held is None or form.held.search(text)):
             text = form.expression.sub(partial(_replace, form), text)
     return text
 
@@ -72,8 +77,8 @@ def _is_somebodys_identity(found: re.Match[str]) -> bool:
 
 _FORMS: Mapping[Personal, _Form] = MappingProxyType(
     {
-        "email": _Form(("@",), _EMAIL, lambda found: not is_machine_address(found), "name@example.com"),
-        "ip": _Form((".",), _IP, lambda found: not is_public_address(found), "192.0.2.1"),
+        "email": _Form(("@",), _EMAIL, lambda found: not is_machine_address(found), "name@example.com", _EMAIL_SIGN),
+        "ip": _Form((".",), _IP, lambda found: not is_public_address(found), "192.0.2.1", _IP_SIGN),
         "mobile": _Form(
             tuple(f"1{digit}" for digit in range(3, 10)),
             _MOBILE,

@@ -58,9 +58,13 @@ class Measures:
     vocabulary_growth: float | None
     """Both are defined in long_document_quality.py. They are None for a text of one window."""
 
+    def to_whole_json(self) -> dict[str, float | None]:
+        """The measures as JSON values, not rounded."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
     def to_json(self) -> dict[str, float | None]:
         """The measures as JSON values. They are rounded, because a threshold has two digits."""
-        values = {name: getattr(self, name) for name in self.__slots__}
+        values = self.to_whole_json()
         return {name: round(value, 4) if isinstance(value, float) else value for name, value in values.items()}
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Int64, UInt32, UInt64
 
 from ropewalk.core.seed import stream
 from ropewalk.corpus.text.language import blocks
-from ropewalk.corpus.text.shingle import mix_bits, shingles, word_hashes
+from ropewalk.corpus.text.shingle import mix_bits, shingles, sort_unique, word_hashes
 
 SIGNATURE = 128
 FEWEST_WORDS = 32
@@ -37,9 +37,9 @@ def sign(text: str) -> UInt32[np.ndarray, "128"]:
         keys = np.sort(shingles(word_hashes(block), _WIDTH))
         least = np.minimum(least, _first_of_bins(keys))
         if (least == _EMPTY).any():  # then there are few shingles, and the list holds all so far
-            few.append(np.unique(keys))
+            few.append(sort_unique(keys))
     if (least == _EMPTY).any() and sum(map(len, few)):
-        _fill_empty(least, np.unique(np.concatenate(few)))
+        _fill_empty(least, sort_unique(np.concatenate(few)))
     return _shorten(least)
 
 

@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Int64, UInt64
 
 from ropewalk.core.seed import stream
-from ropewalk.corpus.join.tasks import Task, Text, make_task, read_terms
+from ropewalk.corpus.join.task_text import Text, read_terms
+from ropewalk.corpus.join.tasks import Task, make_task
 from ropewalk.corpus.join.write_pieces import Added, PieceTable
 from ropewalk.corpus.join.written_questions import QuestionWriter
 from ropewalk.corpus.task_rules import TaskRules

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from ropewalk.corpus.join.endpoint import Endpoint
+from ropewalk.corpus.join.task_text import Text
 from ropewalk.corpus.join.task_wordings import REQUESTS
-from ropewalk.corpus.join.tasks import Text
 from ropewalk.corpus.task_rules import WrittenRules
 
 _FENCED = re.compile(r"```(?:json)?\s*(.*?)```", re.DOTALL)

@@ -9,11 +9,12 @@ documents stay complete.
 
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Int64, Shaped, UInt32, UInt64
+from jaxtyping import Bool, Int64, Shaped, UInt8, UInt32, UInt64
 
 from ropewalk.core.record import Role
 from ropewalk.corpus.dedup.copies_on_disk import Copies
@@ -21,11 +22,11 @@ from ropewalk.corpus.dedup.decontaminate import Spans
 from ropewalk.corpus.dedup.external_sort import Column, PairSpool, any_of_each
 from ropewalk.corpus.prepare.filters import Cuts
 from ropewalk.corpus.spec import Source
-from ropewalk.corpus.text.language import code_points
+from ropewalk.corpus.text.language import code_points, table_of
 from ropewalk.corpus.text.shingle import shingles, window_hashes
 
-_BREAKS = np.array([ord(sign) for sign in "\n。！？"], dtype=np.uint32)
-_STOPS = np.array([ord(sign) for sign in ".!?"], dtype=np.uint32)
+_BREAKS, _STOPS = "\n。！？", ".!?"
+_BREAK, _STOP = 1, 2
 _SPACE = np.uint32(ord(" "))
 _PART_CHARACTERS = 1 << 20
 
@@ -129,11 +130,21 @@ def _find_borders(text: str) -> Int64[np.ndarray, "units"]:
     found = []
     for start in range(0, max(1, len(text)), _PART_CHARACTERS):
         points = code_points(text[start : start + _PART_CHARACTERS + 1])
-        ends = np.isin(points, _BREAKS)
-        ends[:-1] |= np.isin(points[:-1], _STOPS) & (points[1:] == _SPACE)
+        kinds = _kinds().take(points)
+        ends = kinds == _BREAK
+        ends[:-1] |= (kinds[:-1] == _STOP) & (points[1:] == _SPACE)
         found.append(start + 1 + np.flatnonzero(ends[:_PART_CHARACTERS]))
     borders = np.concatenate(found)
     return borders if len(borders) and borders[-1] == len(text) else np.append(borders, len(text))
+
+
+@cache
+def _kinds() -> UInt8[np.ndarray, "code_points"]:
+    """For every code point whether it ends a sentence, or does so before a space."""
+    kinds = table_of((0,), (0,)).copy()
+    for kind, signs in ((_BREAK, _BREAKS), (_STOP, _STOPS)):
+        kinds[[ord(sign) for sign in signs]] = kind
+    return kinds
 
 
 def _hash_units(

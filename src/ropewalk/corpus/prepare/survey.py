@@ -96,7 +96,7 @@ def _join(kept: Owned[Document], size: int, measures: Measures, rest: tuple[Any,
 
 
 def _to_line(size: int, outcome: Document | Reject, filtered: Filtered | None) -> str:
-    entry: dict[str, Any] = {"read_bytes": size, "measures": filtered and asdict(filtered.measures)}
+    entry: dict[str, Any] = {"read_bytes": size, "measures": filtered and filtered.measures.to_whole_json()}
     if isinstance(outcome, Reject):
         entry["reject"] = asdict(outcome)
     else:

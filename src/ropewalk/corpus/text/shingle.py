@@ -74,22 +74,40 @@ def shingles(words: UInt64[np.ndarray, "words"], width: int) -> UInt64[np.ndarra
     width = min(width, len(words))
     if width == 0:
         return words
-    start = np.arange(len(words) - width + 1)
-    return window_hashes(words, start, start + width)
+    return mix_bits(_run_hashes(words, width))
 
 
 def character_runs(text: str, width: int) -> UInt64[np.ndarray, "runs"]:
-    """A hash for each run of ``width`` characters of ``text``. A shorter text gives none."""
+    """A hash for each run of ``width`` characters of ``text``. A shorter text gives none. The hashes are compared with
+    each other only, so their bits are not mixed."""
     points = code_points(text)
-    start = np.arange(max(0, len(points) - width + 1))
-    return window_hashes(points, start, start + width)
+    return _run_hashes(points, width) if len(points) >= width else np.empty(0, dtype=np.uint64)
+
+
+def _run_hashes(
+    values: UInt32[np.ndarray, "values"] | UInt64[np.ndarray, "values"], width: int
+) -> UInt64[np.ndarray, "runs"]:
+    """``window_hashes`` of all runs of ``width`` values, before their bits are mixed."""
+    running, inverse = _running_sum(values), _powers(_INVERSE, len(values) + 1)
+    sums = running[width - 1 :].copy()
+    sums[1:] -= running[:-width]
+    sums *= inverse[: len(sums)]
+    return sums
+
+
+def sort_unique(values: UInt64[np.ndarray, "values"]) -> UInt64[np.ndarray, "unique"]:
+    """The distinct values, sorted. A sort of 64-bit numbers is faster than numpy's hash table."""
+    values = np.sort(values)
+    return values[np.concatenate([[True], values[1:] != values[:-1]])] if len(values) else values
 
 
 def mix_bits(values: UInt64[np.ndarray, "*any"]) -> UInt64[np.ndarray, "*any"]:
     """Spread every input bit over all 64 (the finaliser of splitmix64)."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: UInt64[np.ndarray, "*any"] = values ^ (values >> np.uint64(31))
+    mixed: UInt64[np.ndarray, "*any"] = values ^ (values >> np.uint64(30))
+    mixed *= np.uint64(0xBF58476D1CE4E5B9)
+    mixed ^= mixed >> np.uint64(27)
+    mixed *= np.uint64(0x94D049BB133111EB)
+    mixed ^= mixed >> np.uint64(31)
     return mixed
 
 
@@ -99,9 +117,17 @@ def window_hashes(
     end: Integer[np.ndarray, "windows"],
 ) -> UInt64[np.ndarray, "windows"]:
     """Hash of ``values[start:end]`` for each window: sum of value x FACTOR**(position in the window)."""
-    powers = _powers(_FACTOR, len(values) + 1)
-    running = np.concatenate([np.zeros(1, dtype=np.uint64), np.cumsum((values + np.uint64(1)) * powers[:-1])])
+    running = np.concatenate([np.zeros(1, dtype=np.uint64), _running_sum(values)])
     return mix_bits((running[end] - running[start]) * _powers(_INVERSE, len(values) + 1)[start])
+
+
+def _running_sum(
+    values: UInt32[np.ndarray, "values"] | UInt64[np.ndarray, "values"],
+) -> UInt64[np.ndarray, "values"]:
+    """Sum of (value + 1) x FACTOR**position up to and with each value."""
+    terms = values + np.uint64(1)
+    terms *= _powers(_FACTOR, len(values))
+    return np.cumsum(terms, out=terms)
 
 
 def _powers(factor: int, count: int) -> UInt64[np.ndarray, "count"]:

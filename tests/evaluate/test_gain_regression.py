@@ -1,0 +1,76 @@
+"""Counts of what returns, against a search of every place, and estimates against gains that are known."""
+
+import math
+
+import numpy as np
+import pytest
+
+from ropewalk.evaluate.gain_regression import SampledBlocks, count_repeats, estimate_gains, find_rarity
+
+
+def count_slowly(tokens: list[int], near: int, rarity: np.ndarray) -> list[list[float]]:
+    rows = []
+    for at in range(len(tokens)):
+
+        def before(length: int, at: int = at) -> list[int]:
+            """How far back the run that ends at ``at`` stood before."""
+            if at - length + 1 < 0:
+                return []
+            run = tokens[at - length + 1 : at + 1]
+            return [at - end for end in range(length - 1, at) if tokens[end - length + 1 : end + 1] == run]
+
+        row: list[float] = []
+        for length in (1, 2, 3, 4):
+            back = before(length)
+            far, close = any(each > near for each in back), any(each <= near for each in back)
+            row += [far and not close, far and close, close and not far, math.log(1 + len(back)) * (far and not close)]
+            if length < 3:
+                row.append((far and not close) * rarity[tokens[at]])
+        for length in (1, 2, 3):
+            context = before(length, at - 1) if at else []
+            run, is_far = before(length + 1), any(each > near for each in context)
+            share = len(run) / len(context) if context else 0
+            row += [share * (is_far and not any(each <= near for each in run)), (1 - share) * is_far]
+        rows.append([*map(float, row), float(rarity[tokens[at]])])
+    return rows
+
+
+@pytest.mark.parametrize("length", [1, 3, 120])
+def test_what_returns_is_counted_as_by_a_search_of_every_place(length: int) -> None:
+    random = np.random.default_rng(length)
+    tokens = np.concatenate([random.integers(0, 7, length), random.integers(0, 7, length)[: length // 2]])
+    tokens = np.concatenate([tokens, tokens[: length // 2]])
+    rarity = find_rarity([tokens, np.array([9])])
+    assert len(rarity) == 10 and rarity.argmin() == np.bincount(tokens).argmax()
+    found = count_repeats(tokens, truncated_tokens=16, rarity=rarity)
+    assert np.allclose(found, count_slowly(tokens.tolist(), 14, rarity))
+
+
+def test_estimates_order_documents_better_than_their_few_blocks() -> None:
+    """A gain that follows one count, a rest of each document's own, and much noise within it."""
+    random, documents, windows, size = np.random.default_rng(5), 200, 4, 8
+    whole, source = random.normal(0, 1, (documents, 3)), random.integers(0, 2, documents)
+    truth = 0.3 * whole[:, 0] + 0.4 * source + random.normal(0, 0.1, documents)
+    window = np.repeat(np.arange(documents * windows), 4)
+    document = window // windows
+    counts = whole[document] + random.normal(0, 1, (len(window), 3))
+    own = truth[document] + 0.3 * (counts - whole[document])[:, 0]
+    drift = random.normal(0, 0.2, documents * windows)[window]
+    gain = own + drift + random.normal(0, 0.8, len(window))
+    blocks = SampledBlocks(document, window, np.full(len(window), float(size)), gain, counts)
+    found = estimate_gains(blocks, whole, np.full(documents, 4000.0), source)
+    plain = np.bincount(document, weights=gain) / np.bincount(document)
+    closer = [float(np.corrcoef(each, truth)[0, 1]) for each in (found.gain, plain)]
+    assert closer[0] > 0.95 and closer[1] < closer[0] - 0.05
+    inside = np.abs(found.gain - truth) <= 1.96 * found.error
+    assert 0.75 < inside.mean() < 0.99
+
+
+def test_a_document_that_was_read_whole_keeps_its_gain() -> None:
+    random = np.random.default_rng(6)
+    document = np.repeat(np.arange(20), 8)
+    gain = random.normal(0, 1, 160)
+    blocks = SampledBlocks(document, np.arange(160) // 4, np.full(160, 8.0), gain, random.normal(0, 1, (160, 2)))
+    counts = blocks.counts.reshape(20, 8, 2).mean(axis=1)
+    found = estimate_gains(blocks, counts, np.full(20, 64.0), np.zeros(20, dtype=np.int64))
+    assert np.allclose(found.gain, gain.reshape(20, 8).mean(axis=1)) and (found.error == 0).all()
