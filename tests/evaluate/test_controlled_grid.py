@@ -38,6 +38,8 @@ def test_every_length_has_the_same_samples_at_every_depth(tokenizer: Tokenizer) 
             lengths = [len(each.items[i].tokens) for i in mine]
             assert max(lengths) <= LENGTHS[sample // 3] and max(lengths) - min(lengths) <= 3
             assert min(lengths) > 0.85 * LENGTHS[sample // 3]
+            words = [sorted(tokenizer.decode(each.items[i].tokens[1:].tolist()).split()) for i in mine]
+            assert all(other == words[0] for other in words), "cells of a row differ in the place of the fact alone"
     answers = [[tokenizer.decode(item.tokens[item.group >= 0].tolist()) for item in each.items] for each in planned]
     assert answers[0] == answers[1] and answers[2] == answers[3] and len(set(answers[0])) == 6
 
