@@ -104,8 +104,10 @@ class Retrieval:
         )
         n, prompts = int(count.sum()), int((count > 0).sum())
         where = context_tokens, depth, self.language, n
-        effect = design_effect(correct, count)
-        yield Score(model, self.task, "accuracy", *where, *wilson_of_prompts(correct, count), prompts, effect)
+        together = self.sample is not None
+        effect = design_effect(correct, count, together=together)
+        interval = wilson_of_prompts(correct, count, together=together)
+        yield Score(model, self.task, "accuracy", *where, *interval, prompts, effect)
         loss = ratio(nll[count > 0], tokens[count > 0])
         task = ANSWER_LOSS + self.task.removeprefix("retrieval/")
         yield Score(model, task, "nats", *where, *loss.interval, prompts)
