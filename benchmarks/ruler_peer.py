@@ -2,7 +2,8 @@
 
 lm-eval's side has its own prompts (lm_eval.tasks.ruler), transformers' ``generate`` with its cache, one sample at a
 time as ``--model hf`` does by default, and its own scoring. Ours is what ``evaluate.ruler`` does: prompts, one reading
-that gives the answer loss too, and writing. Both compute with one thread; a task's sides follow each other. Needs
+that gives the answer loss too, and writing. lm-eval gives cwe no solved example, so ours has none either, unless
+``--cwe-example``. Both compute with one thread; a task's sides follow each other. Needs
 lm-eval with its extra ``ruler``. A line of JSON for each task; tasks that the file has already are left out.
 
     python benchmarks/ruler_peer.py MODEL --tokens 1024 --samples 8 --dtype bfloat16 --out FILE
@@ -79,12 +80,12 @@ def measure_theirs(task: str, model: Any, tokenizer: Any, *, tokens: int, sample
     return summarise(right, read, written, samples, prompts_s=wrote - begun, model_s=ended - wrote)
 
 
-def measure_ours(task: str, learner: GreedyWriter, tokenizer: Any, *, tokens: int, samples: int) -> dict[str, Any]:
+def measure_ours(
+    task: str, learner: GreedyWriter, tokenizer: Any, *, tokens: int, samples: int, example: bool
+) -> dict[str, Any]:
     begun = time.process_time()
-    # lm-eval gives cwe no solved example
-    (planned,) = plan_ruler(
-        RulerSpec(tasks=(task,), samples=samples, example=task != "cwe"), tokenizer, lengths=[tokens], seed=3
-    )
+    spec = RulerSpec(tasks=(task,), samples=samples, example=example)
+    (planned,) = plan_ruler(spec, tokenizer, lengths=[tokens], seed=3)
     wrote = time.process_time()
     found = write_answers(learner, planned, tokenizer)
     ended = time.process_time()
@@ -112,24 +113,25 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
+    parser.add_argument("--cwe-example", action="store_true")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    keys = ("task", "tokens", "samples", "dtype")
     lines = given.out.read_text().splitlines() if given.out.exists() else []
-    done = {tuple(json.loads(line)[key] for key in keys) for line in lines}
+    done = {tuple(list(json.loads(line).values())[:5]) for line in lines}
     plain_tokenizer, tokenizer = AutoTokenizer.from_pretrained(given.model), load_tokenizer(given.model)
     model = AutoModelForCausalLM.from_pretrained(given.model, dtype=getattr(torch, given.dtype)).eval()
     learner = open_model(GreedyWriter, given.model, dtype=given.dtype)
     size = {"tokens": given.tokens, "samples": given.samples}
     for task in given.tasks:
-        if (task, given.tokens, given.samples, given.dtype) in done:
+        example = task != "cwe" or given.cwe_example
+        entry = {"task": task, **size, "dtype": given.dtype, "example": example}
+        if tuple(entry.values()) in done:
             continue
         theirs = measure_theirs(task, model, plain_tokenizer, **size)
-        ours = measure_ours(task, learner, tokenizer, **size)
+        ours = measure_ours(task, learner, tokenizer, **size, example=example)
         share = (ours["prompts_cpu_s"] + ours["model_cpu_s"]) / (theirs["prompts_cpu_s"] + theirs["model_cpu_s"])
-        entry = {"task": task, **size, "dtype": given.dtype, "ours_over_theirs": round(share, 3)}
-        line = json.dumps({**entry, "lm_eval": theirs, "ropewalk": ours})
+        line = json.dumps({**entry, "ours_over_theirs": round(share, 3), "lm_eval": theirs, "ropewalk": ours})
         print(line, flush=True)
         with given.out.open("a") as file:
             file.write(line + "\n")

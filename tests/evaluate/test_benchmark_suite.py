@@ -1,6 +1,7 @@
 """Benchmarks on the user's files: prompts are cut where the benchmark cuts them, and scores have their parts."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,10 @@ def test_scores_have_parts_with_intervals_over_independent_questions(choices: Pa
     planned.questions[:] = same
     (alone, *_) = score_benchmark(planned, texts, model="m")
     assert alone.samples == 1 and alone.high - alone.low > 0.7
+    # three records of each of two questions, all wrong: two independent answers, though no spread shows it
+    planned.questions[:] = [replace(one, group="pq"[n % 2]) for n in range(6)]
+    (paired, *_) = score_benchmark(planned, [""] * 6, model="m")
+    assert (paired.samples, paired.design_effect) == (2, 3) and paired.high > 0.6
 
 
 def test_a_model_is_measured_on_the_files_and_the_base_once(

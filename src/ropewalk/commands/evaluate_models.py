@@ -16,6 +16,7 @@ from ropewalk.report.table import Table
 from ropewalk.shape.find import find_model
 from ropewalk.shape.read import read_shape
 
+_GRID = "grid/"
 _OF_A_CORPUS = ("documents", "position_lengths", "context_law")
 
 if TYPE_CHECKING:
@@ -70,14 +71,28 @@ def measure_on_rank(
 
 
 def _tabulate(scores: Sequence[Score], models: Sequence[str]) -> str:
-    """One line per task and length, the models side by side, each with its 95 % interval."""
+    """One line per task and length, the models side by side, each with its 95 % interval; then the grid's cells."""
     whole = [score for score in scores if score.depth is None]
     found = {(score.model, score.task, score.context_tokens): score for score in whole}
     rows = [
         [task, format_length(tokens), *(_tell(found.get((model, task, tokens))) for model in models)]
         for task, tokens in dict.fromkeys((score.task, score.context_tokens) for score in whole)
     ]
-    return Table(["task", "context", *models], rows, "lr" + "r" * len(models)).to_text()
+    text = Table(["task", "context", *models], rows, "lr" + "r" * len(models)).to_text()
+    cells = [score for score in scores if score.depth is not None and score.task.startswith(_GRID)]
+    return f"{text}\n\n{_tabulate_cells(cells)}" if cells else text
+
+
+def _tabulate_cells(cells: Sequence[Score]) -> str:
+    """One line per task, length and model, a column for each position of the fact."""
+    found = {(cell.task, cell.context_tokens, cell.model, cell.depth): cell for cell in cells}
+    depths = sorted({cell.depth for cell in cells if cell.depth is not None})
+    rows = [
+        [task, format_length(tokens), model, *(_tell(found.get((task, tokens, model, depth))) for depth in depths)]
+        for task, tokens, model in dict.fromkeys((cell.task, cell.context_tokens, cell.model) for cell in cells)
+    ]
+    columns = ["task", "context", "model", *(f"fact at {depth:.0%}" for depth in depths)]
+    return Table(columns, rows, "lrl" + "r" * len(depths)).to_text()
 
 
 def _tell(score: Score | None) -> str:

@@ -167,11 +167,11 @@ def score_benchmark(planned: BenchmarkPrompts, texts: Sequence[str], *, model: s
         names = [planned.questions[number].group for number in numbers]
         group = np.unique(names, return_inverse=True)[1]
         right, count = np.bincount(group, weights=values[numbers]), np.bincount(group).astype(float)
-        interval = wilson_of_prompts(right, count)
+        interval = wilson_of_prompts(right, count, together=True)
         spoken = {planned.questions[number].language for number in numbers}
         language: Language | None = spoken.pop() if len(spoken) == 1 else None
         where = planned.context_tokens, None, language, len(numbers)
-        effect = design_effect(right, count)
+        effect = design_effect(right, count, together=True)
         yield Score(model, f"{planned.task}{part}", planned.metric, *where, *interval, len(count), effect)
     share = sum(tokens > 0 for tokens in planned.cut_tokens) / len(texts)
     where = planned.context_tokens, None, None, len(texts)

@@ -5,7 +5,7 @@ the fact alone; two fillers differ in the text around it alone. Scores are ``gri
 with the answer loss beside them. Cells of one row share their samples, so a row's interval counts samples, not prompts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -63,29 +63,21 @@ class _Prompts:
         first = max(self.sample, default=-1) + 1
         for number in range(-1, self._spec.prompts):  # the first one only gives the ratio of words to tokens
             places = middles if number >= 0 else middles[:1]
-            written = [self._fit(number, middle, context_tokens, words) for middle in places]
-            size = min(size for *_, size in written)
-            written = [each if each[2] == size else self._fit(number, middle, context_tokens, size)
-                       for each, middle in zip(written, places, strict=True)]  # fmt: skip
-            longest = max(len(item.tokens) for item, *_ in written)
+            makes = [self._write(number, middle, context_tokens) for middle in places]
+            written, size = fit_context(makes, self._tokenizer, context_tokens=context_tokens, words=words)
+            longest = max(len(tokens) for tokens, *_ in written)
             words = min(most, size * context_tokens // longest)
             if number < 0:
                 continue
-            for (item, _, _), middle in zip(written, middles, strict=True):
-                self.items.append(Item(item.tokens, np.where(item.group >= 0, len(self.depth), -1)))
+            for (tokens, asked, _), middle in zip(written, middles, strict=True):
+                self.items.append(Item(tokens, np.where(asked >= 0, len(self.depth), -1)))
                 self.context.append(context_tokens)
                 self.depth.append(middle)
                 self.sample.append(first + number)
 
-    def _fit(self, number: int, depth: float, context_tokens: int, words: int) -> tuple[Item, Prompt, int]:
-        spec = self._spec
-        cell = GridCell(self._task, self._filler, depth, spec.language)
-
-        def make(words: int) -> Prompt:
-            # Without filler and depth in the stream's name: every cell has the same facts.
-            return make_grid_prompt(
-                cell, stream("evaluate", GRID, self._task, context_tokens, self._seed, number), words=words
-            )
-
-        tokens, asked, prompt, size = fit_context(make, self._tokenizer, context_tokens=context_tokens, words=words)
-        return Item(tokens, asked), prompt, size
+    def _write(self, number: int, depth: float, context_tokens: int) -> Callable[[int], Prompt]:
+        """The prompt of a sample with its fact at ``depth``, as a function of its words."""
+        cell = GridCell(self._task, self._filler, depth, self._spec.language)
+        # Without filler and depth in the stream's name: every cell has the same facts.
+        purpose = ("evaluate", GRID, self._task, context_tokens, self._seed, number)
+        return lambda words: make_grid_prompt(cell, stream(*purpose), words=words)

@@ -4,7 +4,7 @@ Answers are teacher-forced: the prompt holds the right answers, and one forward 
 tokens would have been chosen. No text is generated, and a prompt with eight questions gives eight answers.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 
@@ -104,8 +104,10 @@ class Retrieval:
         )
         n, prompts = int(count.sum()), int((count > 0).sum())
         where = context_tokens, depth, self.language, n
-        effect = design_effect(correct, count)
-        yield Score(model, self.task, "accuracy", *where, *wilson_of_prompts(correct, count), prompts, effect)
+        together = self.sample is not None
+        effect = design_effect(correct, count, together=together)
+        interval = wilson_of_prompts(correct, count, together=together)
+        yield Score(model, self.task, "accuracy", *where, *interval, prompts, effect)
         loss = ratio(nll[count > 0], tokens[count > 0])
         task = ANSWER_LOSS + self.task.removeprefix("retrieval/")
         yield Score(model, task, "nats", *where, *loss.interval, prompts)
@@ -152,26 +154,27 @@ def _write_prompts(
         def make(words: int, number: int = number) -> Prompt:
             return make_prompt(probe, stream(*purpose, number), words=words)
 
-        tokens, asked, prompt, size = fit_context(make, tokenizer, context_tokens=context_tokens, words=words)
+        ((tokens, asked, prompt),), size = fit_context([make], tokenizer, context_tokens=context_tokens, words=words)
         words = min(most, size * context_tokens // len(tokens))
         if number:  # the first one only gives the ratio of words to tokens
             yield tokens, asked, prompt.depths
 
 
 def fit_context(
-    make: Callable[[int], Prompt], tokenizer: Tokenizer, *, context_tokens: int, words: int
-) -> tuple[Int64[np.ndarray, "tokens"], Int64[np.ndarray, "tokens"], Prompt, int]:
-    """The prompt ``make(words)``, or one of so many words fewer that it has at most ``context_tokens`` tokens.
+    makes: Sequence[Callable[[int], Prompt]], tokenizer: Tokenizer, *, context_tokens: int, words: int
+) -> tuple[list[tuple[Int64[np.ndarray, "tokens"], Int64[np.ndarray, "tokens"], Prompt]], int]:
+    """What each of ``makes`` gives for ``words``, or for so many fewer that all have at most ``context_tokens`` tokens.
 
-    The tokens, the index of the answer that each belongs to (or -1), the prompt, and its words. Raises UserError where
-    ``make`` does: if no prompt is so short.
+    For each its tokens, the index of the answer that each token belongs to (or -1), and the prompt; then the words.
+    Raises UserError where one of ``makes`` does: if no prompt is so short.
     """
     while True:
-        prompt = make(words)
-        tokens, asked = encode_prompt(prompt, tokenizer)
-        if len(tokens) <= context_tokens:
-            return tokens, asked, prompt, words
-        words = min(words - 1, words * context_tokens // len(tokens))
+        prompts = [make(words) for make in makes]
+        encoded = [encode_prompt(prompt, tokenizer) for prompt in prompts]
+        longest = max(len(tokens) for tokens, _ in encoded)
+        if longest <= context_tokens:
+            return [(*pair, prompt) for pair, prompt in zip(encoded, prompts, strict=True)], words
+        words = min(words - 1, words * context_tokens // longest)
 
 
 def encode_prompt(

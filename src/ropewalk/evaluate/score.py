@@ -50,10 +50,14 @@ def _wilson(share: float, count: float) -> Interval:
     return share, min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half))
 
 
-def design_effect(correct: Float64[np.ndarray, "prompts"], count: Float64[np.ndarray, "prompts"]) -> float:
-    """How many answers are worth as much as one independent answer (Kish 1965), at least 1; 1 if all are right or none.
+def design_effect(
+    correct: Float64[np.ndarray, "prompts"], count: Float64[np.ndarray, "prompts"], *, together: bool = False
+) -> float:
+    """How many answers are worth as much as one independent answer (Kish 1965), at least 1.
 
-    ``n / design effect`` is the effective number of answers. A single prompt counts as one answer.
+    ``n / design effect`` is the effective number of answers. A single prompt counts as one answer. If all are right or
+    none, the effect cannot be seen. Then it is 1; or, if the answers of a prompt are known to be right ``together``,
+    because they are one question asked several times, the mean number of answers of a prompt.
     """
     correct, count = correct[count > 0], count[count > 0]
     prompts, answers = len(count), float(count.sum())
@@ -62,23 +66,26 @@ def design_effect(correct: Float64[np.ndarray, "prompts"], count: Float64[np.nda
     share = float(correct.sum()) / answers
     alone = share * (1 - share) / (answers - 1)
     if not alone:  # if all are right, or none, there is no variance
-        return 1.0
+        return answers / prompts if together else 1.0
     spread = float(np.square(correct - share * count).sum()) * prompts / (prompts - 1) / answers**2
     return max(1.0, spread / alone)
 
 
-def wilson_of_prompts(correct: Float64[np.ndarray, "prompts"], count: Float64[np.ndarray, "prompts"]) -> Interval:
+def wilson_of_prompts(
+    correct: Float64[np.ndarray, "prompts"], count: Float64[np.ndarray, "prompts"], *, together: bool = False
+) -> Interval:
     """``sum(correct) / sum(count)``, where answers of one prompt may be right or wrong together.
 
     Wilson's interval at n / design effect (Kish 1965). The effect is at least 1. With few prompts the effect itself is
-    uncertain, so the effective n is smaller (Korn and Graubard 1998). One prompt counts as one answer.
+    uncertain, so the effective n is smaller (Korn and Graubard 1998). One prompt counts as one answer. ``together``:
+    as in ``design_effect``.
     """
     correct, count = correct[count > 0], count[count > 0]
     prompts, answers = len(count), float(count.sum())
     share = float(correct.sum()) / answers
     if prompts == 1:
         return _wilson(share, 1.0)
-    worth = answers / design_effect(correct, count)
+    worth = answers / design_effect(correct, count, together=together)
     worth *= (standard_errors(int(answers) - 1) / standard_errors(prompts - 1)) ** 2
     return _wilson(share, worth)
 

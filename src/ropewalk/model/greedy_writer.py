@@ -20,6 +20,7 @@ from ropewalk.model.attention_interface import make_empty_mask
 from ropewalk.model.key_cache import KeyCache
 from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.parallel.collective import rank_and_ranks, sum_over_ranks
+from ropewalk.parallel.fsdp import is_sharded
 from ropewalk.partition import AnyPartition, local_shard, partition_tokens
 
 Finished = Callable[[int, list[int]], bool]
@@ -99,7 +100,8 @@ def write_greedily(
     """
     drafts = drafts if drafts is not None else [prompt[:0] for prompt in prompts]
     lengths = np.array([len(prompt) for prompt in prompts])
-    with torch.no_grad():
+    # As in evaluate/items.py: FSDP reuses its buffers in later passes, and long tiles of bfloat16 need inference mode.
+    with torch.no_grad() if is_sharded(learner) else torch.inference_mode():
         cache, found = _read_drafts(learner, prompts, drafts)
         written: list[list[int]] = []
         alive = []

@@ -101,10 +101,15 @@ class KeyCache:
         key: Float[Tensor, "local kv_heads head_dim"],
         value: Float[Tensor, "local kv_heads value_dim"],
     ) -> None:
-        """Keep the keys and values of a layer for the tokens that this rank has read."""
+        """Keep the keys and values of a layer for the tokens that this rank has read.
+
+        On a CPU in float32, in which they are multiplied: to convert them for each new token doubled its time.
+        """
         for number, place in self._places.items():
             own = (field[place].transpose(0, 1).contiguous() for field in (key, value))
-            self._kept[layer, number] = _Kept(*own)
+            self._kept[layer, number] = _Kept(
+                *(field.float() if field.device.type == "cpu" else field for field in own)
+            )
 
     def attend(
         self,

@@ -41,7 +41,8 @@ def match_set(references: Sequence[str], written: str) -> float:
 def match_pairs(references: Sequence[str], written: str) -> float:
     """Pairwise accuracy: pairs of references in their order, over all pairs of lines; 0 below two lines.
 
-    A line that is written twice has its last place.
+    A line that is written twice has its last place. More right pairs than pairs of lines, which takes a reference that
+    is given twice, is an error in the benchmark's program, and counts as 0.
     """
     lines = split_answer(written)
     if min(len(lines), len(references)) < 2:
@@ -51,7 +52,8 @@ def match_pairs(references: Sequence[str], written: str) -> float:
         first in place and second in place and place[first] < place[second]
         for first, second in combinations(map(_fold, references), 2)
     )
-    return right / math.comb(len(lines), 2)
+    share = right / math.comb(len(lines), 2)
+    return share if share <= 1 else 0.0
 
 
 def match_order(references: Sequence[str], written: str) -> float:

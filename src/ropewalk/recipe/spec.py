@@ -105,7 +105,7 @@ class EvaluateSpec(Spec):
     seed: int = 1_000_003
     """Draws prompts and held-out text."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of matrix products."""
+    """Of matrix products; a CPU that multiplies no bfloat16 reads in float32, if its memory allows."""
 
     @field_validator("foreign")
     @classmethod
