@@ -19,14 +19,22 @@ from ropewalk.core.quantity import format_length
 from ropewalk.core.run_folder import RunFolder
 
 DOCUMENT_CHARACTERS = 120_000  # longer than a row of 16Ki tokens
-ROWS_A_STEP = 2
-RATES = {"full": 5e-5, "lora": 3e-4}
+STEPS, WARM_STEPS = 64, 2
+STEP_TOKENS = 8192  # of short rows; a longer row is a step of its own
+RATES: dict[str, dict[str, Any]] = {
+    "full": {"lr": 2e-4},
+    "lora": {"lr": 1e-3, "embedding_lr": 0.2, "lora": {}},  # the embedding is trained whole, at the rate of full
+}
 STOPPED = 75
+HANG_SECONDS = 3600.0  # a step of a row takes ten minutes on a shared core
 
 
-def train(bench: Any, kind: str, *, end: float) -> None:
-    """Train until ``end``, then export the newest checkpoint under the tokens that it has seen."""
-    recipe, run = write_recipe(bench, kind)
+def train(bench: Any, kind: str, *, method: str, row: int, end: float) -> None:
+    """Train until ``end``, then export the newest checkpoint under the tokens that it has seen.
+
+    ``row`` is the length of a training sequence; below the target, PoSE's positions reach the target.
+    """
+    recipe, run = write_recipe(bench, kind, method, row)
     for verb in ("prepare", "extend", "train"):
         if not _call(verb, recipe, end=end):
             break
@@ -35,8 +43,9 @@ def train(bench: Any, kind: str, *, end: float) -> None:
     if not step:
         print("no checkpoint yet; the same command continues", file=sys.stderr)
         return
-    tokens = step * ROWS_A_STEP * bench.targets[0]
-    name = f"{bench.methods[1]}+{kind}@{format_length(tokens)}-{format_length(bench.targets[0])}"
+    tokens = step * step_tokens(row)
+    arm = f"{method}+{kind}" + (f"-{format_length(row)}" if row < bench.targets[0] else "")
+    name = f"{arm}@{format_length(tokens)}-{format_length(bench.targets[0])}"
     out = bench.out / "trained" / name
     if not out.exists():
         subprocess.run(
@@ -45,24 +54,30 @@ def train(bench: Any, kind: str, *, end: float) -> None:
     print(f"{out}: {tokens:,} tokens seen")
 
 
-def write_recipe(bench: Any, kind: str) -> tuple[Path, Path]:
+def step_tokens(row: int) -> int:
+    """Tokens of a step of rows of ``row`` tokens."""
+    return max(row, STEP_TOKENS)
+
+
+def write_recipe(bench: Any, kind: str, method: str, row: int) -> tuple[Path, Path]:
     """The recipe, with its text beside it; and the run's folder."""
-    run, target, method = bench.out / f"run-{kind}", bench.targets[0], bench.methods[1]
+    target = bench.targets[0]
+    run = bench.out / f"run-{method}-{kind}-{format_length(row)}"
     text = bench.out / "train.jsonl"
     book = bench.unread()
     pieces = [book[at : at + DOCUMENT_CHARACTERS] for at in range(0, len(book), DOCUMENT_CHARACTERS)]
     text.write_text("".join(json.dumps({"text": piece, "id": f"part {n}"}) + "\n" for n, piece in enumerate(pieces)))
     rope = bench.survey(target)[method]
     stage: dict[str, Any] = {
-        "context_length": target,
+        "context_length": row,
         "rope": rope.model_dump(mode="json", exclude_none=True),
-        "tokens": 64 * ROWS_A_STEP * target,
-        "step_tokens": ROWS_A_STEP * target,
-        "lr": RATES[kind],
-        "schedule": {"shape": "constant", "warmup": 0.06},
-        "checkpoint_steps": 1,
+        "tokens": STEPS * step_tokens(row),
+        "step_tokens": step_tokens(row),
+        "schedule": {"shape": "constant", "warmup": WARM_STEPS / STEPS},
+        "checkpoint_steps": 4,  # a stop saves too
         "log_steps": 1,
-    } | ({"lora": {}} if kind == "lora" else {})
+    }
+    stage |= RATES[kind] | ({"pose": {"reach": target}} if row < target else {})
     recipe = {
         "model": str(bench.model),
         "run": str(run),
@@ -75,10 +90,14 @@ def write_recipe(bench: Any, kind: str) -> tuple[Path, Path]:
             "held_out": 0.1,
         },
         "stages": [stage],
-        "parallel": {"ranks": bench.threads, "context_parallel": bench.threads},
-        "evaluate": {"lengths": [1, 2], "answers": 16, "documents": 2},
+        "parallel": {
+            "ranks": bench.threads,
+            "context_parallel": bench.threads,
+            "hang_seconds": HANG_SECONDS,
+        },
+        "evaluate": {"lengths": [1], "answers": 16, "documents": 2},
     }
-    path = bench.out / f"{kind}.yaml"
+    path = bench.out / f"{run.name}.yaml"
     path.write_text(yaml.safe_dump(recipe, sort_keys=False))
     return path, run
 

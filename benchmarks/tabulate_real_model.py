@@ -3,7 +3,9 @@
     python benchmarks/tabulate_real_model.py benchmarks/results/2026-11-29-real-model.jsonl docs/real-model.md
 
 The tables are written between the page's two marks. A cell counts the texts that were read; a dash is a cell without a
-reading. Intervals are at 95 %, over texts, in pairs where two models are compared.
+reading. Intervals are at 95 %, over texts, in pairs where two models are compared. Each model and precision has tables
+of its own, because only readings of one precision make a pair. The loss is that of whole texts (``loss``) or of texts
+that end in questions for quotations (``quote``); their last positions differ, so a part has one of the two.
 """
 
 import json
@@ -19,10 +21,10 @@ from ropewalk.core.quantity import format_length, format_seconds
 from ropewalk.evaluate.score import difference, wilson_of_prompts
 
 BEGIN, END = "<!-- tables -->\n", "<!-- /tables -->"
-ROUNDS, KINDS = 4, ("loss", "key_value", "needle")
+ROUNDS, TEXTS, PROMPTS = 4, ("loss", "quote"), ("key_value", "needle")
 Reading = dict[str, Any]
 Cells = dict[tuple[str, str, str, int, int], list[Reading]]
-"""By model, kind, arm, target and tokens; the readings in the order of their texts."""
+"""By part (model, precision), kind, arm, target and tokens; the readings in the order of their texts."""
 
 
 def read_cells(path: Path) -> Cells:
@@ -31,61 +33,99 @@ def read_cells(path: Path) -> Cells:
     for line in path.read_text().splitlines():
         reading = json.loads(line)
         number, kind, arm, target, tokens = reading["key"]
-        cells[reading["model"], kind, arm, target, tokens].append(reading | {"number": number})
+        cells[f"{reading['model']}, {reading['precision']}", kind, arm, target, tokens].append(
+            reading | {"number": number}
+        )
     for readings in cells.values():
         readings.sort(key=lambda reading: int(reading["number"]))
     return cells
 
 
 def tabulate(cells: Cells) -> str:
-    """All tables of the page, one part a model."""
+    """All tables of the page, one part for a model and a precision."""
     parts = []
-    for model in dict.fromkeys(key[0] for key in cells):
-        mine: Cells = {key: value for key, value in cells.items() if key[0] == model}
-        parts += [f"### {model}", *_tabulate_losses(mine), _tabulate_answers(mine), _tell_cost(mine)]
+    for part in dict.fromkeys(key[0] for key in cells):
+        mine: Cells = {key: value for key, value in cells.items() if key[0] == part}
+        tables = [*_tabulate_texts(mine), *_tabulate_answers(mine)]
+        parts += [f"### {part}", *tables, _tell_cost(mine)]
     return "\n\n".join(parts)
 
 
-def _tabulate_losses(cells: Cells) -> Iterator[str]:
-    """For each target a table: nats by position, and the last quarter against the unchanged model."""
-    for target in sorted({key[3] for key in cells if key[1] == "loss"}):
-        here = {key[2]: readings for key, readings in cells.items() if key[1] == "loss" and key[3] == target}
+def _tabulate_texts(cells: Cells) -> Iterator[str]:
+    """For each target: nats by position, what training added there, and the quotations."""
+    for kind, target in sorted({(key[1], key[3]) for key in cells if key[1] in TEXTS}):
+        here = {key[2]: readings for key, readings in cells.items() if (key[1], key[3]) == (kind, target)}
         borders = next(iter(here.values()))[0]["borders"]
         names = [f"to {format_length(end)}" for end in borders[1:]]
         rows: list[list[str]] = []
         for arm, readings in here.items():
             sums = np.array([[reading["nll"], reading["count"]] for reading in readings]).sum(axis=0)
-            rows.append(
-                [arm, *(f"{value:.3f}" for value in sums[0] / sums[1]), _compare(here, arm), str(len(readings))]
-            )
-        columns = ["method", *names, "last, less unchanged", "texts"]
+            compared = "-" if arm == "unchanged" else _compare(readings, here.get("unchanged", []), -1)
+            rows.append([arm, *(f"{value:.3f}" for value in sums[0] / sums[1]), compared, str(len(readings))])
         yield f"Loss by position to {format_length(target)}, nats per token:"
-        yield _write_table(columns, rows)
+        yield _write_table(["method", *names, "last, less unchanged", "texts"], rows)
+        added = [
+            [arm, *(_compare(readings, here[arm.partition("+")[0]], place) for place in range(len(names)))]
+            for arm, readings in here.items()
+            if "+" in arm and arm.partition("+")[0] in here
+        ]
+        if added:
+            yield "What training added: the same, less the same method untrained, on the texts that both have read:"
+            yield _write_table(["trained", *names], added)
+        if kind == "quote":
+            yield "Quotations from the text, 16 a text:"
+            yield _tabulate_quotations(here)
 
 
-def _compare(arms: dict[str, list[Reading]], arm: str) -> str:
-    """The last quarter's loss less that of the unchanged model, on the texts that both have read."""
-    base = {reading["number"]: reading for reading in arms.get("unchanged", [])}
-    both = [(reading, base[reading["number"]]) for reading in arms[arm] if reading["number"] in base]
-    if arm == "unchanged" or not both:
+def _tabulate_quotations(arms: dict[str, list[Reading]]) -> str:
+    """Right ones with and without the text before them, the nats of their tokens, and what training added to these."""
+    rows: list[list[str]] = []
+    for arm, readings in arms.items():
+        asked, alone = ([reading[name] for reading in readings] for name in ("answers", "alone"))
+        nats = [
+            sum(sum(each["nll"]) for each in answers) / sum(sum(each["count"]) for each in answers)
+            for answers in (asked, alone)
+        ]
+        plain = arms.get(arm.partition("+")[0], []) if "+" in arm else []
+        flat = [_flatten_answers(each) for each in (readings, plain)]
+        rows.append([arm, _share(asked), _share(alone), *(f"{value:.2f}" for value in nats), _compare(*flat, -1)])
+    columns = ["method", "right", "right without the text", "nats", "nats without the text", "nats, less untrained"]
+    return _write_table(columns, rows)
+
+
+def _flatten_answers(readings: list[Reading]) -> list[Reading]:
+    """Each reading's answers as one group."""
+    return [
+        {"number": reading["number"], **{name: [sum(reading["answers"][name])] for name in ("nll", "count")}}
+        for reading in readings
+    ]
+
+
+def _compare(readings: list[Reading], others: list[Reading], place: int) -> str:
+    """The loss of one group less that of ``others``, on the texts that both have read; a dash if there is none."""
+    base = {reading["number"]: reading for reading in others}
+    both = [(reading, base[reading["number"]]) for reading in readings if reading["number"] in base]
+    if not both:
         return "-"
-    pairs = np.array([[[each["nll"][-1], each["count"][-1]] for each in pair] for pair in both], dtype=float)
+    pairs = np.array([[[each["nll"][place], each["count"][place]] for each in pair] for pair in both], dtype=float)
     value, low, high = difference((pairs[:, 0, 0], pairs[:, 0, 1]), (pairs[:, 1, 0], pairs[:, 1, 1])).interval
     return f"{value:+.3f}" + (f" [{low:+.3f}, {high:+.3f}]" if np.isfinite(low) else "")
 
 
-def _tabulate_answers(cells: Cells) -> str:
+def _tabulate_answers(cells: Cells) -> Iterator[str]:
     """Right answers of the asked ones, by method and length."""
-    asked = sorted({key[2:] for key in cells if key[1] != "loss"}, key=lambda key: (key[1], key[2], key[0]))
-    model = next(iter(cells))[0]
+    asked = sorted({key[2:] for key in cells if key[1] in PROMPTS}, key=lambda key: (key[1], key[2], key[0]))
+    if not asked:
+        return
+    part = next(iter(cells))[0]
     rows: list[list[str]] = []
     for arm, target, tokens in asked:
         row = [arm, format_length(target), format_length(tokens)]
-        for kind in KINDS[1:]:
-            row.append(_share(cells.get((model, kind, arm, target, tokens), [])))
+        for kind in PROMPTS:
+            row.append(_share(cells.get((part, kind, arm, target, tokens), [])))
         rows.append(row)
-    columns = ["method", "extended to", "asked at", "key-value, right", "needle, right"]
-    return "Answers:\n\n" + _write_table(columns, rows)
+    yield "Answers:"
+    yield _write_table(["method", "extended to", "asked at", "key-value, right", "needle, right"], rows)
 
 
 def _share(readings: list[Reading]) -> str:

@@ -12,6 +12,7 @@ import torch
 
 from conformance.tiny_families import make_model
 from ropewalk.attention import cpu_kernel
+from ropewalk.core.error import UserError
 from ropewalk.evaluate.items import Item, measure
 from ropewalk.model.attention_interface import NAME
 from ropewalk.model.model_with_loss import ModelWithLoss
@@ -25,6 +26,8 @@ def load_program(name: str) -> Any:
     spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    if str(ROOT / "benchmarks") not in sys.path:
+        sys.path.append(str(ROOT / "benchmarks"))  # programs import their neighbours
     sys.modules[name] = module  # its dataclasses look up their own module
     spec.loader.exec_module(module)
     return module
@@ -42,11 +45,14 @@ def test_a_reading_holds_all_of_its_text() -> None:
         reading = json.loads(line)
         number, kind, _, target, tokens = reading["key"]
         assert number < ROUNDS and tokens <= target and reading["seconds"] > 0
-        if kind == "loss":
-            assert sum(reading["count"]) == tokens - 1 and reading["borders"][-1] == tokens
-        else:
-            assert len(reading["count"]) == QUESTIONS
-        assert all(0 <= right <= count for right, count in zip(reading["correct"], reading["count"], strict=True))
+        sums = [reading]
+        if kind in ("loss", "quote"):
+            end = reading["borders"][-1]
+            assert sum(reading["count"]) == end - 1 and (end == tokens if kind == "loss" else 0.95 < end / tokens < 1)
+            sums += [reading[name] for name in ("answers", "alone") if kind == "quote"]
+        assert kind == "loss" or len(sums[-1]["count"]) == QUESTIONS
+        for each in sums:
+            assert all(0 <= right <= count for right, count in zip(each["correct"], each["count"], strict=True))
 
 
 def test_a_share_and_a_difference_by_hand() -> None:
@@ -56,7 +62,7 @@ def test_a_share_and_a_difference_by_hand() -> None:
     losses = {
         arm: [{"number": 0, "nll": [0.0, value], "count": [1, 4]}] for arm, value in (("unchanged", 8), ("ntk", 6))
     }
-    assert (program._compare(losses, "ntk"), program._compare(losses, "unchanged")) == ("-0.500", "-")
+    assert (program._compare(losses["ntk"], losses["unchanged"], -1), program._compare([], [], -1)) == ("-0.500", "-")
 
 
 def test_readings_come_in_rounds_and_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,6 +71,7 @@ def test_readings_come_in_rounds_and_are_read_once(tmp_path: Path, monkeypatch: 
     bench = object.__new__(program.Bench)
     bench.out, bench.model, bench.base_tokens, bench.targets = tmp_path, Path("base"), 8, [16, 32]
     bench.file, bench.methods = tmp_path / "readings.jsonl", list(METHODS)
+    bench.precision, bench.kinds = "float32", program.DEFAULT_KINDS
     monkeypatch.setattr(program.Bench, "arms", lambda *_: list(METHODS))
     now = iter(range(10**6))
     monkeypatch.setattr(program.time, "monotonic", lambda: float(next(now)))
@@ -77,6 +84,51 @@ def test_readings_come_in_rounds_and_are_read_once(tmp_path: Path, monkeypatch: 
     assert program.read_all(bench, 10.0**6) is True
     keys = [json.loads(line)["key"] for line in bench.file.read_text().splitlines()]
     assert keys == read and len({json.dumps(key) for key in keys}) == len(keys) == ROUNDS * (6 + 2 * 3 * 4)
+
+
+def test_readings_of_another_precision_are_refused(tmp_path: Path) -> None:
+    """bfloat16 and float32 make no pair, so a folder has one of them."""
+    program = load_program("real_model")
+    bench = object.__new__(program.Bench)
+    bench.file, bench.precision = tmp_path / "readings.jsonl", "float32"
+    bench.file.write_text(json.dumps({"key": [0], "precision": "bfloat16"}) + "\n")
+    with pytest.raises(UserError, match="bfloat16"):
+        bench.done()
+    bench.precision = "bfloat16"
+    assert bench.done() == {"[0]"}
+
+
+class _Words:
+    """A tokenizer of which only the break between two questions is asked."""
+
+    def encode_inside(self, text: str) -> Any:
+        assert text == "\n\n"
+        return np.array([7])
+
+
+def test_a_quotation_asks_for_what_the_text_says() -> None:
+    """The text is whole but for its end, each answer is found where its cue ends, and depths are everywhere."""
+    program = load_program("real_model_quote")
+    document = np.random.default_rng(2).integers(10, 10**6, 4096)
+    asked = program.ask_for_quotations(document, _Words(), base_tokens=1024, number=1)
+    questions, whole = program.QUESTIONS, asked.whole
+    end = asked.borders[-1]
+    assert len(whole.tokens) == 4096 and end == 4096 - questions * (1 + program.CUE_TOKENS + program.ANSWER_TOKENS)
+    assert np.array_equal(whole.tokens[:end], document[:end])
+    assert np.array_equal(whole.tokens[end:], asked.alone.tokens)
+    assert np.array_equal(whole.group[end:], asked.alone.group) and (whole.group[:end] >= 0).all()
+    for border, group in zip(asked.borders[:-1], range(asked.positions), strict=True):
+        assert (whole.group[:border] < group).all() and whole.group[border] == group
+    text = document[:end].tolist()
+    for number, depth in enumerate(asked.depths):
+        places = np.flatnonzero(whole.group == asked.positions + number)
+        assert len(places) == program.ANSWER_TOKENS
+        at = text.index(int(whole.tokens[places[0] - program.CUE_TOKENS]))
+        assert at == round(depth * end)
+        passage = whole.tokens[places[0] - program.CUE_TOKENS : places[-1] + 1]
+        assert passage.tolist() == text[at : at + len(passage)]
+    gaps = np.diff([0, *sorted(asked.depths), 1])
+    assert gaps.max() < 2.2 / questions and asked.depths != sorted(asked.depths)
 
 
 def test_a_reading_by_products_is_the_reading_by_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
