@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from conformance.tiny_families import CONTEXT_TOKENS, FAMILIES, FULL, WINDOWED, make_model, make_settings
-from ropewalk.model.architectures import class_of, logit_rules
+from ropewalk.model.architectures import attention_of, blocks_of, class_of, logit_rules
 from ropewalk.model.check_rope import check_positions
 from ropewalk.model.rope_hooks import direct_positions
 from ropewalk.shape.families import SUPPORTED
@@ -22,6 +22,10 @@ OPTIONAL = (
     *("no_rope_layer_interval", "rotary_dim", "tie_embedding"),
 )
 """Keys that a config.json may lack; the class then has a default, and ours must be the same."""
+
+
+NEEDS_BOTH = ("OlmoHybridForCausalLM",)
+"""Classes that refuse a model whose layers are all of one kind."""
 
 
 def build_empty(settings: dict[str, Any]) -> torch.nn.Module:
@@ -82,11 +86,14 @@ def check_layer_kinds(architecture: str) -> None:
 
 
 def check_without_rope(architecture: str) -> None:
-    """A file whose ``position_embedding_type`` switches RoPE off: no layer of the class turns."""
+    """A file whose ``position_embedding_type``, or null for theta, switches RoPE off: no layer of the class turns."""
     settings = make_settings(architecture)
-    if "position_embedding_type" not in settings:
+    if "position_embedding_type" in settings:
+        settings["position_embedding_type"] = "nope"
+    elif FAMILIES[architecture].nope == "null_theta":
+        settings["rope_theta"] = None
+    else:
         return
-    settings["position_embedding_type"] = "nope"
     shape, model = parse_shape(settings, "config.json"), make_model(architecture, bare=settings)
     assert {position.rope.kind for position in shape.positions} == {"nope"}
     check_positions(model, shape.positions, head_dim=shape.rotary_dim, context_tokens=shape.context_tokens)
@@ -105,11 +112,15 @@ def check_reach(architecture: str) -> None:
             continue  # the class gives its last layer no window
         if given:
             settings["layer_types"] = [kind]
+        if architecture in NEEDS_BOTH:
+            settings |= {"num_hidden_layers": 2, "layer_types": [next(each for each in given if each != kind), kind]}
         if FAMILIES[architecture].nope == "switch":
             settings["no_rope_layers"] = [int(kind == FULL)]
         shape = parse_shape(settings, "config.json")
-        (position,) = shape.positions
+        position = shape.positions[-1]
         model = make_model(architecture, bare=settings)
+        if architecture in NEEDS_BOTH:  # the other layer adds nothing
+            attention_of(model, blocks_of(model)[0]).get_parameter("o_proj.weight").data.zero_()
         model.set_attn_implementation("eager")
         tokens = torch.arange(3, 3 + CONTEXT_TOKENS // 2)[None]
         inputs = model.get_input_embeddings()(tokens).detach().requires_grad_()

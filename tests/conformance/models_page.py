@@ -30,6 +30,7 @@ _NOPE = {
     "switch": "by a list",
     "full": "those without a window",
     "embedding_type": "all, unless `position_embedding_type` is rope",
+    "null_theta": "all, where `rope_theta` is null",
     "full_beside_windows": "those without a window, where others have one",
 }
 

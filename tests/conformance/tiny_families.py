@@ -190,6 +190,7 @@ OWN: dict[str, dict[str, Any]] = {
         "num_experts": 4,
         "shared_expert_intermediate_size": 40,
     },
+    "OlmoHybridForCausalLM": {key: value for key, value in _DELTA.items() if key != "partial_rotary_factor"},
     "Lfm2ForCausalLM": {
         **{"layer_types": ["conv", FULL] * 2, "conv_L_cache": 4, "block_multiple_of": 8},
         **{"tie_embedding": False, "tie_word_embeddings": True},

@@ -47,7 +47,7 @@ def advise_model(
     probed = Probe([], [])
     if probe is not None:
         probed = _probe(base, found, spec, text=probe, ranks=ranks, minutes=minutes or PROBE_MINUTES)
-    needs_pattern = not any(choose_stretched(shape.positions, shape.context_tokens))
+    needs_pattern = found.base.turns and not any(choose_stretched(shape.positions, shape.context_tokens))
     advised = Advised(
         model, found, describe_stretched_layers(shape), probed.scores, probed.told, needs_pattern=needs_pattern
     )
@@ -75,6 +75,8 @@ def describe_stretched_layers(shape: ModelShape) -> list[str]:
     counts = {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
     full = counts.pop("", 0)
     told = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+    if not shape.base_rope.turns:
+        return [f"all layers ({shape.layers}): {told}; a longer context changes none of them"]
     if not full:
         return [
             f"all layers ({shape.layers}): {told}; none is extended automatically, so a pattern (layers:) must "

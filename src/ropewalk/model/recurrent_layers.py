@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from ropewalk.model.architectures import attention_of, blocks_of, family_of, is_recurrent
-from ropewalk.model.recurrent_delta import DeltaByKeyHead, DeltaInFour
+from ropewalk.model.recurrent_delta import DeltaByKeyHead, DeltaInFour, DeltaInSix
 from ropewalk.model.recurrent_layer import RecurrentLayer
 from ropewalk.model.recurrent_lightning import Lightning
 from ropewalk.model.recurrent_short import ShortConvolution
@@ -21,6 +21,7 @@ from ropewalk.model.recurrent_ssd import StateSpace
 LAYOUTS: Mapping[str, type[RecurrentLayer]] = {
     "qwen3_next": DeltaByKeyHead,
     "qwen3_5": DeltaInFour,
+    "olmo_hybrid": DeltaInSix,
     "lfm2": ShortConvolution,
     "mamba2": StateSpace,
     "lightning": Lightning,

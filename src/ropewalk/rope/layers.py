@@ -136,6 +136,14 @@ def stretch_layers(
         )
     stretched = choose_stretched(base, base_tokens)
     if not any(stretched) and not isinstance(rope, Unchanged):
+        if all(isinstance(layer.rope, Nope) for layer in base):
+            raise UserError(
+                "this base has no positions to change",
+                where="rope.kind",
+                why=f"no layer of it has RoPE, so {rope.kind} has no angle to change",
+                fix="use kind: unchanged: the context length alone is raised, and training on longer texts does the "
+                "rest",
+            )
         raise UserError(
             "no layer of this base can be extended",
             where="rope.kind",

@@ -42,7 +42,6 @@ _MISSING = (
     (("falconh1",), f"{_RECURRENT} beside attention in the same layer"),
     (("nemotronh",), f"{_RECURRENT} in blocks that hold a mixer or an MLP, and not both"),
     (("zamba",), f"{_RECURRENT} beside a block of attention that several layers share"),
-    (("olmohybrid",), f"{_RECURRENT} whose convolutions are in three parts in its files"),
     (("lfm2moe",), f"{_RECURRENT} with its mixture of experts"),
     (("minimaxm1",), f"{_RECURRENT} of this kind (lightning) in a model"),
     (("bailing",), f"{_RECURRENT} of this kind (KDA) in a model, and {_LATENT}"),

@@ -87,8 +87,8 @@ class RecurrentKeys:
     ``kind`` is one of shape/recurrences.py, or ``convolution``. ``layout`` says how the class arranges the matrices of
     such a layer and names their sizes (shape/recurrent.py). ``word`` names such a layer in ``layer_types``; where a
     file lacks that key, ``attention_key`` lists the layers that have attention, or every ``every``-th layer has it, or
-    the number in ``every_key``: the last of a period, or with ``attends_first`` the first. ``word`` is empty for a
-    class without ``layer_types``.
+    the number in ``every_key``: the last of a period, or with ``attends_first`` the first. With ``ends_attending`` the
+    last layer has attention where no other would. ``word`` is empty for a class without ``layer_types``.
     """
 
     kind: str
@@ -98,6 +98,7 @@ class RecurrentKeys:
     every_key: str = ""
     attention_key: str = ""
     attends_first: bool = False
+    ends_attending: bool = False
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -127,9 +128,9 @@ class Family:
     which layers may have a window: none, all alike, or some of them by ``layer_types``; ``window_tokens`` is the
     default, and ``window_every`` the period of the layers without one where the file has no ``layer_types``, or
     ``window_every_key`` the key for it. ``nope``: layers that the class does not turn: those of ``no_rope_layers``, all
-    without a window, or these only where others have one, or all unless
-    ``position_embedding_type`` is rope. ``ropes``: whether rotating layers share one RoPE or have one
-    per layer type. For the latter, ``window_theta`` is the default of the windowed layers, and ``window_theta_key`` is
+    without a window, or these only where others have one, or all unless ``position_embedding_type`` is rope, or all
+    where theta is null, or all ``always``. ``ropes``: whether rotating layers share one RoPE or have one per layer
+    type. For the latter, ``window_theta`` is the default of the windowed layers, and ``window_theta_key`` is
     their older key. ``logit_scale``: a key whose value multiplies the logits, with its default; with ``logit_divides``
     it divides them. ``logit_cap``: a key whose value caps them, c tanh(x / c). ``projections``: the class's names of
     matrices that are called otherwise in Llama; two with one name are one matrix. ``no_dropout`` are keys of dropout
@@ -184,7 +185,7 @@ class Family:
     """Whether the class caps attention scores (``attn_logit_softcapping``)."""
     assumes_more: bool = False
     """Whether the class has other defaults than Llama for keys that a file may lack (layer_keys.py)."""
-    nope: Literal["never", "switch", "full", "full_beside_windows", "embedding_type"] = "never"
+    nope: Literal["never", "switch", "full", "full_beside_windows", "embedding_type", "null_theta", "always"] = "never"
     ropes: Literal["one", "by_type"] = "one"
     theta: float = 10_000.0
     theta_key: str = "rope_theta"

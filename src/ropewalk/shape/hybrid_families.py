@@ -22,7 +22,7 @@ _QWEN35 = Family(
     partial=True,
     rotary_share=0.25,
     query_gate=True,
-    fixed={"attn_output_gate": True},
+    fixed={"attn_output_gate": True, "hidden_act": "silu"},
     kept_rope_keys=("mrope_section", "mrope_interleaved"),  # the places of text are equal on all three axes
     recurrent=RecurrentKeys("gated_delta", "qwen3_5", every_key="full_attention_interval"),
     parts=_DELTA,
@@ -41,7 +41,7 @@ HYBRIDS: Mapping[str, Family] = {
         partial=True,
         rotary_share=0.25,
         query_gate=True,
-        fixed={"use_sliding_window": False},
+        fixed={"use_sliding_window": False, "hidden_act": "silu"},
         experts=ExpertKeys(dense="step", shared_width="shared_expert_intermediate_size", shared_gate=True),
         recurrent=RecurrentKeys("gated_delta", "qwen3_next", every_key="full_attention_interval"),
         parts=_DELTA,
@@ -52,6 +52,16 @@ HYBRIDS: Mapping[str, Family] = {
         model_type="qwen3_5_moe_text",
         mlp_width_key="moe_intermediate_size",  # no layer has another MLP
         experts=ExpertKeys(shared_width="shared_expert_intermediate_size", shared_gate=True),
+    ),
+    "OlmoHybridForCausalLM": Family(
+        "olmo_hybrid",
+        qkv_bias=_BIAS,
+        output_bias=_BIAS,
+        qk_norm="all_heads",
+        nope="null_theta",
+        fixed={"hidden_act": "silu"},
+        recurrent=RecurrentKeys("gated_delta", "olmo_hybrid", ends_attending=True),
+        parts=_DELTA,
     ),
     "Lfm2ForCausalLM": Family(
         "lfm2",

@@ -80,6 +80,7 @@ KEPT: Mapping[str, Kept] = {
     "Qwen3_5ForCausalLM": _QUERY_GATE,
     "Qwen3_5MoeForCausalLM": replace(_QUERY_GATE, mixed=(1, 0)),
     "Qwen3NextForCausalLM": replace(_QUERY_GATE, mixed=(1, 0)),
+    "OlmoHybridForCausalLM": _POST_NORMS,
     "Lfm2ForCausalLM": _HEAD_NORMS,
     "BambaForCausalLM": Kept(query=(3, 0)),
     "Dots1ForCausalLM": Kept(query=(3, 1), key=(3, 1), mixed=(0, 0, 1)),

@@ -62,6 +62,7 @@ _DELTA = KeptRecurrent(
 KEPT_RECURRENT: Mapping[str, KeptRecurrent] = {
     "qwen3_next": _DELTA,
     "qwen3_5": _DELTA,
+    "olmo_hybrid": _DELTA,
     "lfm2": KeptRecurrent(channels=(6, 0)),
     "mamba2": KeptRecurrent(
         channels=(2, 2, -2),

@@ -92,8 +92,10 @@ def _read_turning(
     config: Mapping[str, Any], family: Family, *, kinds: list[str] | None, layers: int, where: str
 ) -> list[bool]:
     """Which layers rotate, by a list (where 1 means that a layer does) or by ``kinds``, the layers with a window."""
-    if family.nope == "never":
-        return [True] * layers
+    if family.nope in ("never", "always"):
+        return [family.nope == "never"] * layers
+    if family.nope == "null_theta":
+        return [_has_theta(config)] * layers
     if family.nope == "embedding_type":
         return [_turns_by_type(config, where)] * layers
     if family.nope != "switch":
@@ -108,6 +110,13 @@ def _read_turning(
     if not isinstance(given, list) or len(given) < layers or not all(flag in (0, 1) for flag in given):
         raise _unclear(f"{where}: no_rope_layers", f"it is {given!r}", f"give {layers} entries of 0 or 1")
     return [bool(flag) for flag in given[:layers]]
+
+
+def _has_theta(config: Mapping[str, Any]) -> bool:
+    """Whether the class builds a RoPE: a missing theta has a default, and null says that there is none."""
+    blocks = [config.get("rope_scaling"), config.get("rope_parameters")]
+    block = next((block for block in blocks if isinstance(block, Mapping) and block), {})
+    return block.get("rope_theta", config.get("rope_theta", "default")) is not None
 
 
 def _turns_by_type(config: Mapping[str, Any], where: str) -> bool:

@@ -110,7 +110,8 @@ def list_recurrent(config: Mapping[str, Any], family: Family, *, layers: int, wh
             why=f"it is {every!r:.60}, and must be a whole number from 1 on",
             fix="correct it",
         )
-    return tuple(layer for layer in range(layers) if (layer + (not keys.attends_first)) % every)
+    found = tuple(layer for layer in range(layers) if (layer + (not keys.attends_first)) % every)
+    return found[:-1] if keys.ends_attending and len(found) == layers else found
 
 
 def hide_recurrent(config: Mapping[str, Any], family: Family) -> Mapping[str, Any]:
@@ -168,6 +169,30 @@ def _read_gated_delta(keys: RecurrentKeys, layers: tuple[int, ...], count: Count
         (*((name, width, out) for name, out in widths.items()), ("out_proj", values, width)),
         other_parameters=channels * taps + 2 * heads + value_dim,
         channels=channels,
+        taps=taps,
+        heads=heads,
+        key_dim=key_dim,
+        value_dim=value_dim,
+    )
+
+
+def _read_olmo_delta(keys: RecurrentKeys, layers: tuple[int, ...], count: Count, where: str) -> RecurrentLayers:
+    """OLMo hybrid: six matrices; heads as in attention, with keys of three quarters of the width, unless told."""
+    width, taps = count("hidden_size"), count("linear_conv_kernel_dim", default=4)
+    heads = count("linear_num_value_heads", default=count("num_attention_heads"))
+    key_heads = count("linear_num_key_heads", default=count("num_attention_heads"))
+    key_dim = count("linear_key_head_dim", default=int(0.75 * width / key_heads))
+    value_dim = count("linear_value_head_dim", default=2 * key_dim)
+    _require_groups(heads, key_heads, where)
+    keys_width, values = key_heads * key_dim, heads * value_dim
+    outs = {"q": keys_width, "k": keys_width, "v": values, "a": heads, "b": heads, "g": values}
+    return RecurrentLayers(
+        keys.kind,
+        keys.layout,
+        layers,
+        (*((f"{name}_proj", width, out) for name, out in outs.items()), ("o_proj", values, width)),
+        other_parameters=(2 * keys_width + values) * taps + 2 * heads + value_dim,
+        channels=2 * keys_width + values,
         taps=taps,
         heads=heads,
         key_dim=key_dim,
@@ -241,6 +266,7 @@ def _require_groups(heads: int, key_heads: int, where: str) -> None:
 _READERS: Mapping[str, Callable[[RecurrentKeys, tuple[int, ...], Count, str], RecurrentLayers]] = {
     "qwen3_next": _read_gated_delta,
     "qwen3_5": _read_gated_delta,
+    "olmo_hybrid": _read_olmo_delta,
     "lfm2": _read_convolution,
     "mamba2": _read_mamba2,
 }
