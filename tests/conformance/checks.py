@@ -45,7 +45,8 @@ def check_defaults(architecture: str) -> None:
     """A file without optional keys: the shape and the positions are those of the class."""
     needed = ("layer_types",) if SUPPORTED[architecture].layer_word else ()
     given = make_settings(architecture)
-    given["layer_types"] = 2 * given.get("layer_types", [])
+    for key in ("layer_types", "layers_block_type"):
+        given |= {key: 2 * given[key]} if key in given else {}
     settings = {key: value for key, value in given.items() if key not in OPTIONAL or key in needed}
     settings |= {"max_position_embeddings": 1 << 17, "num_hidden_layers": 8}
     if SUPPORTED[architecture].needs_head_dim or architecture == "HeliumForCausalLM":  # its heads must fill its width
@@ -106,12 +107,13 @@ def check_reach(architecture: str) -> None:
     settings |= {"num_kv_shared_layers": 0}
     if (experts := FAMILIES[architecture].experts) and experts.dense == "types":
         settings["mlp_layer_types"] = ["sparse"]
-    given = settings.get("layer_types")
+    key = "layers_block_type" if FAMILIES[architecture].single else "layer_types"
+    given = settings.get(key)
     for kind in dict.fromkeys(given or [None]):
         if FAMILIES[architecture].unequal and kind == WINDOWED:
             continue  # the class gives its last layer no window
         if given:
-            settings["layer_types"] = [kind]
+            settings[key] = [kind]
         if architecture in NEEDS_BOTH:
             settings |= {"num_hidden_layers": 2, "layer_types": [next(each for each in given if each != kind), kind]}
         if FAMILIES[architecture].nope == "switch":
@@ -129,6 +131,7 @@ def check_reach(architecture: str) -> None:
         (slope,) = torch.autograd.grad(logits.square().sum(), inputs)
         seen = int((slope[0].abs().amax(dim=1) > 0).sum())
         reach = shape.recurrent.taps if position.mixer == "convolution" and shape.recurrent else position.window_tokens
+        reach = 1 if kind in ("mlp", "moe") else reach
         assert seen == min(reach or tokens.shape[1], tokens.shape[1])
         with torch.no_grad():
             # with a mask the gaps are no borders of documents

@@ -53,6 +53,8 @@ def choose_sizes(architecture: str) -> dict[str, Any]:
     if family.recurrent:
         sizes |= {"linear_key_head_dim": 10, "linear_value_head_dim": 15}
         sizes |= {"mamba_n_heads": 8, "mamba_d_head": 18, "mamba_d_state": 11}
+        sizes |= {"mamba_num_heads": 8, "mamba_head_dim": 18, "ssm_state_size": 11}
+        sizes |= {"moe_shared_expert_intermediate_size": 56}
     return sizes
 
 
@@ -79,7 +81,8 @@ def count_storages(architecture: str, dtype: torch.dtype, sizes: dict[str, Any])
             alive.append(tensor)
             known.add(tensor.untyped_storage().data_ptr())
 
-    rotary_of(model).register_forward_hook(leave_out)
+    if (rotary := rotary_of(model)) is not None:
+        rotary.register_forward_hook(leave_out)
     blocks = blocks_of(model)
     blocks[0].register_forward_pre_hook(lambda *given: inside.__setitem__(0, True))
     blocks[-1].register_forward_hook(lambda *given: inside.__setitem__(0, False))

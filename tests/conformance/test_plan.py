@@ -18,7 +18,9 @@ from ropewalk.shape.read import parse_shape
 from ropewalk.shape.recurrent import RecurrentLayers
 
 TOKENS = 32
-ELEMENTWISE = dict.fromkeys(("BambaForCausalLM", "GraniteMoeHybridForCausalLM"), "mamba2_chunk_scan")
+ELEMENTWISE = dict.fromkeys(
+    ("BambaForCausalLM", "GraniteMoeHybridForCausalLM", "NemotronHForCausalLM"), "mamba2_chunk_scan"
+)
 """Recurrences that transformers computes without products of matrices, which is all that torch counts."""
 
 BLOCKS = {"MiniMaxForCausalLM": {"block_size": 64}}

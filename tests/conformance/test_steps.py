@@ -15,7 +15,7 @@ TOKENS = torch.from_numpy(np.random.default_rng(7).integers(0, 96, size=(3, 40))
 """A document for each step."""
 
 
-@pytest.mark.parametrize("architecture", ["OlmoHybridForCausalLM"])
+@pytest.mark.parametrize("architecture", ["OlmoHybridForCausalLM", "NemotronHForCausalLM"])
 def test_three_steps_are_those_of_plain_transformers(architecture: str) -> None:
     ours, theirs, first = (make_model(architecture, dtype=torch.float64) for _ in range(3))
     ours.set_attn_implementation(NAME)

@@ -196,6 +196,12 @@ OWN: dict[str, dict[str, Any]] = {
         **{"tie_embedding": False, "tie_word_embeddings": True},
     },
     "BambaForCausalLM": {**_MAMBA, "attn_layer_indices": [1, 3]},
+    "NemotronHForCausalLM": {
+        **{"layers_block_type": ["linear_attention", FULL, "mlp", "moe"], "mamba_num_heads": 4, "mamba_head_dim": 24},
+        **{"n_groups": 2, "ssm_state_size": 8, "conv_kernel": 3, "chunk_size": 16, "time_step_min": 0.7},
+        **_EXPERTS,
+        **{"n_routed_experts": 4, "moe_shared_expert_intermediate_size": 40, "routed_scaling_factor": 1.5},
+    },
     "MiniMaxForCausalLM": {
         "layer_types": ["linear_attention", FULL] * 2,
         "num_local_experts": 4,

@@ -16,7 +16,7 @@ from ropewalk.shape.read import read_shape
 from tiny_tokenizer import write_tokenizer
 
 TARGET = 4 * CONTEXT_TOKENS
-KINDS = {"OlmoHybridForCausalLM": {"rope_theta": None}}
+KINDS = {"OlmoHybridForCausalLM": {"rope_theta": None}, "NemotronHForCausalLM": {}}
 
 
 def write_base(architecture: str, folder: Path) -> None:

@@ -18,7 +18,7 @@ from ropewalk.recipe.named import is_recipe
 from ropewalk.recipe.spec import ModelSource
 from ropewalk.report.advice import Advised, describe_advice, write_advice
 from ropewalk.rope.candidates import ASKED, Survey, survey_candidates
-from ropewalk.rope.layers import LayerPosition, choose_stretched
+from ropewalk.rope.layers import MLP, LayerPosition, choose_stretched
 from ropewalk.rope.scaling import Nope, Rope
 from ropewalk.shape.find import find_model
 from ropewalk.shape.guessed import describe_guess
@@ -89,6 +89,8 @@ def describe_stretched_layers(shape: ModelShape) -> list[str]:
 
 def _name_layer(layer: LayerPosition) -> str:
     """The reason why a layer is not stretched; empty for full attention with RoPE."""
+    if layer.mixer == MLP:
+        return "that are an MLP alone"
     if layer.mixer is not None:
         return f"with {layer.mixer} in place of attention"
     words = ["without RoPE"] if isinstance(layer.rope, Nope) else []

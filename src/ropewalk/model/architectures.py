@@ -68,7 +68,7 @@ def blocks_of(model: Any) -> nn.ModuleList:
 
 
 def attention_of(model: Any, block: nn.Module) -> nn.Module:
-    """The attention of one block of ``model``, or the recurrent layer in its place."""
+    """The attention of one block of ``model``, or what it has in its place: a recurrent layer, or an MLP alone."""
     parts = parts_of(model)
     return block.get_submodule(parts.recurrent if is_recurrent(model, block) else parts.attention)
 
@@ -80,14 +80,22 @@ def is_recurrent(model: Any, block: nn.Module) -> bool:
     return layer is not None and (not parts.recurrent_mark or hasattr(layer, parts.recurrent_mark))
 
 
+def has_mlp(model: Any, block: nn.Module) -> bool:
+    """Whether one block of ``model`` has an MLP or a mixture: not where it is attention or a recurrence alone."""
+    parts = parts_of(model)
+    mixer = getattr(block, parts.attention, None)
+    return parts.mlp != parts.attention or not (is_recurrent(model, block) or hasattr(mixer, parts.attention_mark))
+
+
 def mlp_of(model: Any, block: nn.Module) -> nn.Module:
-    """The MLP, or the mixture of experts, of one block of ``model``."""
+    """The MLP, or the mixture of experts, of one block of ``model`` that has one."""
     return block.get_submodule(parts_of(model).mlp)
 
 
 def rotary_of(model: Any) -> Any:
     """The module that computes cosines and sines for all blocks; None where no layer turns."""
-    return getattr(backbone_of(model), parts_of(model).rotary, None)
+    path = parts_of(model).rotary
+    return getattr(backbone_of(model), path, None) if path else None
 
 
 def head_of(model: Any) -> Float[Tensor, "vocabulary width"]:

@@ -44,6 +44,9 @@ EXPERT_RULES = (
     ExpertRule("block_sparse_moe.experts.gate_up_proj", ("block_sparse_moe.input_linear.weight",)),
     ExpertRule("block_sparse_moe.experts.down_proj", ("block_sparse_moe.output_linear.weight",)),
     ExpertRule("block_sparse_moe.router.weight", ("block_sparse_moe.router.layer.weight",)),
+    # Nemotron-H, whose experts have no gate
+    ExpertRule("mixer.experts.up_proj", ("mixer.experts.*.up_proj.weight",)),
+    ExpertRule("mixer.experts.down_proj", ("mixer.experts.*.down_proj.weight",)),
     # OLMo hybrid
     ExpertRule("linear_attn.conv1d.weight", tuple(f"linear_attn.{each}_conv1d.weight" for each in "qkv")),
     ExpertRule("input_layernorm.weight", ("attention_layer_norm.weight",)),

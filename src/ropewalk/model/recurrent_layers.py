@@ -24,6 +24,7 @@ LAYOUTS: Mapping[str, type[RecurrentLayer]] = {
     "olmo_hybrid": DeltaInSix,
     "lfm2": ShortConvolution,
     "mamba2": StateSpace,
+    "nemotron_h": StateSpace,
     "lightning": Lightning,
 }
 """By the layout of ``RecurrentKeys``."""

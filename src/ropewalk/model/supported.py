@@ -21,6 +21,7 @@ from ropewalk.model.trial import REFUSALS, tell_error, try_short_windows
 from ropewalk.model.twin import FEW_EXPERTS
 from ropewalk.partition import partition_tokens
 from ropewalk.shape.families import SUPPORTED
+from ropewalk.shape.family import MLP_ALONE
 
 _LAYERS = ("full_attention", "sliding_attention")
 _KEYS = {
@@ -181,7 +182,7 @@ def _find_reasons(model: PreTrainedModel) -> Iterator[str]:
     family = family_of(model)
     ours: set[str] = set()
     if family is not None and family.recurrent is not None:
-        ours = {*family.recurrent.words, "linear_attention"}
+        ours = {*family.recurrent.words, "linear_attention", *(MLP_ALONE if family.single else ())}
     others = sorted(set(getattr(config, "layer_types", None) or ()) - set(_LAYERS) - ours)
     if others:
         yield f"some of its layers are of another kind ({', '.join(others)})"

@@ -22,7 +22,8 @@ def stored_block_bytes(shape: ModelShape, local_tokens: int, *, element_bytes: i
         count = len(shape.recurrent.layers)
         recurrent = _recurrent_bytes(shape, element_bytes, summed=summed)
         mixing = (shape.attention_layers * attending + count * recurrent) / shape.layers
-    return float(local_tokens * (_shared_bytes(shape, element_bytes) + mixing))
+    shared = _norm_bytes(shape, element_bytes) + _mlp_bytes(shape, element_bytes) / shape.layers
+    return float(local_tokens * (shared + mixing))
 
 
 def largest_block_bytes(shape: ModelShape, local_tokens: int, *, element_bytes: int = 2, summed: bool = False) -> float:
@@ -30,7 +31,10 @@ def largest_block_bytes(shape: ModelShape, local_tokens: int, *, element_bytes: 
     mixing = _attention_bytes(shape, element_bytes) if shape.attention_layers else 0.0
     if shape.recurrent is not None:
         mixing = max(mixing, _recurrent_bytes(shape, element_bytes, summed=summed))
-    return float(local_tokens * (_shared_bytes(shape, element_bytes) + mixing))
+    norms, mlps = _norm_bytes(shape, element_bytes), _mlp_bytes(shape, element_bytes)
+    if shape.lone_mlps:  # no layer has both
+        return float(local_tokens * (norms + max(mixing, mlps / shape.lone_mlps)))
+    return float(local_tokens * (norms + mlps / shape.layers + mixing))
 
 
 def _attention_bytes(shape: ModelShape, element_bytes: int) -> float:
@@ -51,14 +55,21 @@ def _recurrent_bytes(shape: ModelShape, element_bytes: int, *, summed: bool) -> 
     return bytes_of_token + (kept_summary_bytes(shape.recurrent) if summed else 0.0)
 
 
-def _shared_bytes(shape: ModelShape, element_bytes: int) -> float:
-    """Bytes that the norms and the MLP of a layer keep of one token, in the mean over layers."""
+def _norm_bytes(shape: ModelShape, element_bytes: int) -> float:
+    """Bytes that the norms of a layer, and a layer's own input, keep of one token."""
+    numbers = weigh_kept(kept_of(shape).width, shape.width, element_bytes)
+    if shape.unequal is not None:
+        numbers += weigh_kept(_KEPT_INPUTS, shape.unequal.input_width, element_bytes)
+    return numbers
+
+
+def _mlp_bytes(shape: ModelShape, element_bytes: int) -> float:
+    """Bytes that the MLPs and mixtures of all layers keep of one token."""
     kept = kept_of(shape)
 
     def weigh(counts: Counts, width: float) -> float:
         return weigh_kept(counts, width, element_bytes)
 
-    numbers = weigh(kept.width, shape.width)
     dense = weigh(kept.mlp, shape.layers * shape.dense_mlp_width)
     if shape.experts is not None:
         experts = shape.experts
@@ -66,9 +77,7 @@ def _shared_bytes(shape: ModelShape, element_bytes: int) -> float:
         mixture += weigh(kept.inner, experts.per_token * experts.width) + weigh(kept.shared, experts.shared_width)
         mixture += _CHOICE_BYTES * experts.per_token + 4 * experts.count + weigh(kept.beside, shape.width)
         dense += shape.mixtures * mixture
-    if shape.unequal is not None:
-        numbers += weigh(_KEPT_INPUTS, shape.unequal.input_width)
-    return numbers + dense / shape.layers
+    return dense
 
 
 _CHOICE_BYTES = 3 * 8 + 2 * 4

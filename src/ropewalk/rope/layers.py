@@ -19,6 +19,8 @@ from ropewalk.core.spec import Spec
 from ropewalk.rope.method import BaseRope, describe
 from ropewalk.rope.scaling import Nope, Rope, Unchanged
 
+MLP = "mlp"
+"""The mixer of a layer that has neither attention nor a recurrence."""
 FIRE_UNITS = 32
 """Hidden units of the small network of a layer with ``bias: fire``."""
 
@@ -61,7 +63,8 @@ class LayerPosition(Spec):
     """Queries at position p >= this are multiplied by ln(p + 1) / ln(this)."""
     bias: Literal["alibi", "fire"] | None = None
     mixer: str | None = None
-    """The recurrence that runs in place of attention: such a layer has no positions, and nothing to stretch."""
+    """The recurrence that runs in place of attention, or ``MLP`` where nothing does: such a layer has no positions,
+    and nothing to stretch."""
 
     def inv_freq(self, head_dim: int) -> Float64[np.ndarray, "half"]:
         """Radians per token of each pair, as a model is built with them."""

@@ -40,7 +40,6 @@ _MISSING = (
     (("llama4",), "attention in chunks"),
     (("gemma4", "gemma3n"), "heads of different sizes, and layers that share keys"),
     (("falconh1",), f"{_RECURRENT} beside attention in the same layer"),
-    (("nemotronh",), f"{_RECURRENT} in blocks that hold a mixer or an MLP, and not both"),
     (("zamba",), f"{_RECURRENT} beside a block of attention that several layers share"),
     (("lfm2moe",), f"{_RECURRENT} with its mixture of experts"),
     (("minimaxm1",), f"{_RECURRENT} of this kind (lightning) in a model"),

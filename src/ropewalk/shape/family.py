@@ -12,6 +12,8 @@ Bias = bool | tuple[str, bool]
 Norm = Literal["scale", "scale_bias", "none"]
 """The trained parameters of a norm; a LayerNorm without bias has those of an RMSNorm."""
 QkNorm = Literal["none", "head", "all_heads", "each_head"]
+MLP_ALONE = ("mlp", "moe")
+"""The words for a layer that is an MLP, or a mixture of experts, and nothing else."""
 CosSin = Literal["halves", "doubled", "single", "complex"]
 
 
@@ -28,7 +30,9 @@ class Parts:
     recurrent: str = ""
     """Of a recurrent layer in a block that has no attention."""
     recurrent_mark: str = ""
-    """A module that a recurrent layer has and attention lacks, where both have one path."""
+    """A module or parameter that a recurrent layer has and attention lacks, where both have one path."""
+    attention_mark: str = ""
+    """The same of attention, where a block may have neither."""
     embedding: str = "embed_tokens"
 
 
@@ -39,21 +43,23 @@ class ExpertKeys:
     ``count`` has all names that the class reads.
 
     ``dense`` tells which layers have a plain MLP instead: none, the first ones (``first_k_dense_replace``), all but
-    every n-th (``decoder_sparse_step`` and ``mlp_only_layers``), those outside of a range (ERNIE), or those that
-    ``mlp_layer_types`` names. ``shared`` is the number of experts that every token uses, as a key, or ``shared_width``
-    the key of their width together.
+    every n-th (``decoder_sparse_step`` and ``mlp_only_layers``), those outside of a range (ERNIE), those that
+    ``mlp_layer_types`` names, or all layers but those that are a mixture and nothing else. ``shared`` is the number of
+    experts that every token uses, as a key, or ``shared_width`` the key of their width together.
     ``router_bias`` and ``expert_bias``: whether the class has them.
     """
 
     count: tuple[str, ...] = ("num_experts",)
     per_token: str = "num_experts_per_tok"
     width: str = "moe_intermediate_size"
-    dense: Literal["none", "first", "step", "range", "types"] = "none"
+    dense: Literal["none", "first", "step", "range", "types", "kinds"] = "none"
     shared: str = ""
     shared_width: str = ""
     shared_gate: bool = False
     router_bias: bool = False
     expert_bias: bool = False
+    gated: bool = True
+    """Whether an expert has three matrices, as a gated MLP; else two."""
     balance_bias: Literal["none", "buffer", "parameter"] = "none"
     """The bias of V3's balancing (2408.15664): none, a buffer of the class, or a parameter without a gradient."""
     scores: Literal["softmax", "sigmoid", "given"] = "softmax"
@@ -148,7 +154,7 @@ class Family:
     mlp: Literal["gated", "plain"] = "gated"
     projections: Mapping[str, str] = field(default_factory=dict)
     file_names: Mapping[str, str] = field(default_factory=dict)
-    """Names of tensors in files that the class calls otherwise."""
+    """Names of tensors in files that the class calls otherwise; one that ends in a dot is the beginning of names."""
     other_parameters: int = 0
     """Trained numbers of a block that belong to no matrix and no norm."""
     drops_arguments: bool = False
@@ -210,6 +216,8 @@ class Family:
     experts: ExpertKeys | None = None
     unequal: bool = False
     """Whether layers differ in size, as shape/unequal.py reads it."""
+    single: bool = False
+    """Whether a layer is one of attention, a recurrence, an MLP or a mixture (shape/single_layers.py)."""
     latent: LatentKeys | None = None
     """Latent attention: queries, keys and values come from products of low rank (shape/latent.py)."""
     recurrent: RecurrentKeys | None = None

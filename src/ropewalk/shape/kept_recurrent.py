@@ -59,20 +59,22 @@ _DELTA = KeptRecurrent(
     key_scores=(0, 2),
     states=(0, 2),
 )
+_MAMBA2 = KeptRecurrent(
+    channels=(2, 2, -2),
+    key_heads=(0, 4),
+    values=(2, 8, 1),
+    steps=(0, 6, -1),
+    head_scores=(0, 2),
+    key_scores=(0, 1),
+    states=(0, 2),
+)
 KEPT_RECURRENT: Mapping[str, KeptRecurrent] = {
     "qwen3_next": _DELTA,
     "qwen3_5": _DELTA,
     "olmo_hybrid": _DELTA,
     "lfm2": KeptRecurrent(channels=(6, 0)),
-    "mamba2": KeptRecurrent(
-        channels=(2, 2, -2),
-        key_heads=(0, 4),
-        values=(2, 8, 1),
-        steps=(0, 6, -1),
-        head_scores=(0, 2),
-        key_scores=(0, 1),
-        states=(0, 2),
-    ),
+    "mamba2": _MAMBA2,
+    "nemotron_h": _MAMBA2,
     "lightning": KeptRecurrent(channels=(0, 0), values=(7, 7), steps=(0, 2), head_scores=(0, 2), states=(0, 1)),
 }
 """By the layout of ``RecurrentKeys``."""

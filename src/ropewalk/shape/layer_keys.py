@@ -182,12 +182,14 @@ def _spell_native(
         "max_position_embeddings": tokens,
         **_raise_lengths(config, context_tokens),
         **({} if name == shape.architecture else _say_aloud(config, shape, family)),
-        **_spell_windows(family, positions),
+        **({} if family.single else _spell_windows(family, positions)),
         **_spell_original(positions),
         **dict.fromkeys(family.no_dropout, 0.0),
         **ropes,
     }
-    return SpelledLayers(name, family.model_type, keys, (*POSITION_KEYS, *STALE_KEYS), native=True, legacy=legacy)
+    kept = family.single and family.nope == "always"  # then its keys for layers stay, and it has none for positions
+    dropped = STALE_KEYS if kept else (*POSITION_KEYS, *STALE_KEYS)
+    return SpelledLayers(name, family.model_type, keys, dropped, native=True, legacy=legacy)
 
 
 def _raise_lengths(config: Mapping[str, Any], context_tokens: int) -> dict[str, int]:

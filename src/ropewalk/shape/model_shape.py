@@ -4,67 +4,27 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
-from ropewalk.rope.layers import FIRE_UNITS, LayerPosition, LayerRule, describe_layers, find_stretched, stretch_layers
+from ropewalk.rope.layers import (
+    FIRE_UNITS,
+    MLP,
+    LayerPosition,
+    LayerRule,
+    describe_layers,
+    find_stretched,
+    stretch_layers,
+)
 from ropewalk.rope.method import BaseRope
 from ropewalk.rope.scaling import Rope, Unchanged
-from ropewalk.shape.experts import Experts
-from ropewalk.shape.family import Norm, QkNorm
-from ropewalk.shape.latent import Latent, require_score_factor, score_factor
-from ropewalk.shape.recurrent import RecurrentLayers
-from ropewalk.shape.unequal import Unequal, refuse_pattern
+from ropewalk.shape.latent import require_score_factor, score_factor
+from ropewalk.shape.model_fields import ModelFields
+from ropewalk.shape.unequal import refuse_pattern
 
 
 @dataclass(frozen=True)  # no slots: a search asks for the sums below a hundred thousand times, so they are kept
-class ModelShape:
-    """A decoder of blocks with attention and an MLP. Made by shape/read.
-
-    ``head_dim`` is the width of a query's or a key's head; values of a latent attention may be narrower.
-    ``positions`` has one entry per layer, first to last. ``mlp_width`` is the inner width of a dense MLP, which is
-    ``gated`` (three matrices) or ``plain`` (two). ``rotary_dim`` is the number of dimensions of a head that RoPE turns.
-    ``dtype`` is the name of the weights' type. ``eos_id`` is the first, where a config lists several. ``qk_norm`` is
-    the range over which queries and keys are normalised; ``block_norms`` is the number of other norms of a layer. The
-    logits are multiplied by ``logit_scale``, then capped: ``logit_cap`` tanh(x / ``logit_cap``). ``projections`` are
-    the names of a block's matrices that differ from Llama's.
-    """
-
-    architecture: str
-    width: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    mlp_width: int
-    vocabulary: int
-    tied: bool
-    context_tokens: int
-    positions: tuple[LayerPosition, ...]
-    bos_id: int | None = None
-    eos_id: int | None = None
-    dtype: str = "float32"
-    qkv_bias: bool = False
-    output_bias: bool = False
-    mlp_bias: bool = False
-    qk_norm: QkNorm = "none"
-    block_norms: int = 2
-    rotary_share: float = 1.0
-    norm: Norm = "scale"
-    mlp: Literal["gated", "plain"] = "gated"
-    experts: Experts | None = None
-    other_parameters: int = 0
-    """Trained numbers of a layer that belong to no matrix and no norm: sinks, constants of an activation."""
-    logit_scale: float = 1.0
-    logit_cap: float | None = None
-    projections: tuple[tuple[str, str], ...] = ()
-    latent: Latent | None = None
-    unequal: Unequal | None = None
-    """What differs between layers; heads and widths of the shape are then those of layers that attend to all tokens."""
-    recurrent: RecurrentLayers | None = None
-    """The layers that have a recurrence in place of attention."""
-    query_gate: bool = False
-    """Whether the matrix of queries also makes a gate, as wide, for attention's output."""
-    multimodal: bool = False
-    """Whether the shape is that of the text part of a model that has others."""
+class ModelShape(ModelFields):
+    """A decoder of blocks with attention and an MLP, or one of both. Made by shape/read."""
 
     @property
     def rotary_dim(self) -> int:
@@ -105,7 +65,7 @@ class ModelShape:
     @property
     def attention_layers(self) -> int:
         """The layers that have attention, and no recurrence in place of it."""
-        return self.layers - (len(self.recurrent.layers) if self.recurrent else 0)
+        return sum(layer.mixer is None for layer in self.positions)
 
     @cached_property
     def query_width(self) -> int:
@@ -187,12 +147,21 @@ class ModelShape:
         return len(self.experts.layers) if self.experts else 0
 
     @property
+    def lone_mlps(self) -> int:
+        """The number of layers that are an MLP or a mixture alone; where there are some, no other layer has one."""
+        return sum(layer.mixer == MLP for layer in self.positions)
+
+    @property
     def dense_mlps(self) -> int:
         """The number of layers with a dense MLP."""
+        if self.lone_mlps:
+            return self.lone_mlps - self.mixtures
         return self.layers if self.experts and self.experts.beside else self.layers - self.mixtures
 
     def _mlp_parameters_of(self, layer: int) -> int:
         """Parameters of a layer's dense MLP and of its mixture, whichever it has."""
+        if self.lone_mlps and self.positions[layer].mixer != MLP:
+            return 0
         dense = self.mlp_parameters * self.mlp_factor(layer)
         if self.experts is None or layer not in self.experts.layers:
             return dense
@@ -213,6 +182,8 @@ class ModelShape:
         """Parameters of one layer outside of its MLP, exactly: of its attention or its recurrence, and its norms."""
         if self.recurrent is not None and layer in self.recurrent.layers:
             return self.recurrent.parameters + self.block_norms * self.norm_parameters
+        if self.positions[layer].mixer == MLP:
+            return self.block_norms * self.norm_parameters
         return self.attention_parameters
 
     @cached_property

@@ -11,12 +11,13 @@ from typing import Any, cast
 from pydantic import TypeAdapter, ValidationError
 
 from ropewalk.core.error import UserError
-from ropewalk.rope.layers import LayerPosition
+from ropewalk.rope.layers import MLP, LayerPosition
 from ropewalk.rope.scaling import Nope, Rope, Unchanged, read_method
 from ropewalk.shape.families import OWN_TYPE
 from ropewalk.shape.family import Family
 from ropewalk.shape.recurrent import hide_recurrent, list_recurrent
 from ropewalk.shape.rope_keys import FULL, WINDOWED, read_ropes
+from ropewalk.shape.single_layers import list_mlps
 
 _NEEDED = ("theta", "factor", "original_tokens", "short_factor", "long_factor", "wavelengths_tokens")
 """The fields that must be filled in a method that a model runs, if the method has them."""
@@ -36,7 +37,11 @@ def read_layers(
         others = hide_recurrent(config, family)
         found = _read_theirs(others, family, ropes, layers=layers, where=where)
         recurrent = list_recurrent(config, family, layers=layers, where=where)
-        found = tuple(_recur(family) if index in recurrent else layer for index, layer in enumerate(found))
+        alone = list_mlps(config, family)
+        found = tuple(
+            _mix(family, index, recurrent) if index in (*recurrent, *alone) else layer
+            for index, layer in enumerate(found)
+        )
     for rope in {layer.rope: None for layer in found}:
         needed = [name for name in _NEEDED if name in type(rope).model_fields and (rope.kind, name) not in _OPEN]
         if missing := [name for name in needed if getattr(rope, name) is None]:
@@ -72,9 +77,11 @@ def _read_theirs(
     )
 
 
-def _recur(family: Family) -> LayerPosition:
+def _mix(family: Family, layer: int, recurrent: tuple[int, ...]) -> LayerPosition:
+    """The position of a layer without attention: a recurrent one, or an MLP alone."""
     assert family.recurrent is not None
-    return LayerPosition(rope=Nope(), theta=family.theta, mixer=family.recurrent.kind)
+    mixer = family.recurrent.kind if layer in recurrent else MLP
+    return LayerPosition(rope=Nope(), theta=family.theta, mixer=mixer)
 
 
 def _read_own(own: Mapping[str, Any], *, layers: int, where: str) -> tuple[LayerPosition, ...]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ropewalk.core.error import UserError
-from ropewalk.shape.family import Family, RecurrentKeys
+from ropewalk.shape.family import MLP_ALONE, Family, RecurrentKeys
 from ropewalk.shape.recurrences import RECURRENCES
 from ropewalk.shape.rope_keys import FULL
 
@@ -115,11 +115,12 @@ def list_recurrent(config: Mapping[str, Any], family: Family, *, layers: int, wh
 
 
 def hide_recurrent(config: Mapping[str, Any], family: Family) -> Mapping[str, Any]:
-    """``config`` as if its recurrent layers had attention, for readers of the other layers."""
+    """``config`` as if layers that are recurrent, or an MLP alone, had attention, for readers of the other layers."""
     keys, kinds = family.recurrent, config.get("layer_types")
     if keys is None or not isinstance(kinds, list):
         return config
-    return {**config, "layer_types": [FULL if kind in keys.words else kind for kind in kinds]}
+    hidden = (*keys.words, *MLP_ALONE) if family.single else keys.words
+    return {**config, "layer_types": [FULL if kind in hidden else kind for kind in kinds]}
 
 
 def read_sizes(keys: RecurrentKeys, layers: tuple[int, ...], sizes: Mapping[str, int]) -> RecurrentLayers:
@@ -230,6 +231,26 @@ def _read_mamba2(keys: RecurrentKeys, layers: tuple[int, ...], count: Count, whe
     )
 
 
+def _read_mamba2_heads(keys: RecurrentKeys, layers: tuple[int, ...], count: Count, where: str) -> RecurrentLayers:
+    """Mamba-2 with the keys of Nemotron-H, which give the heads, and by them the inner width."""
+    width, taps, heads = count("hidden_size"), count("conv_kernel"), count("mamba_num_heads")
+    groups, key_dim, value_dim = count("n_groups"), count("ssm_state_size"), count("mamba_head_dim")
+    _require_groups(heads, groups, where)
+    inner, channels = heads * value_dim, heads * value_dim + 2 * groups * key_dim
+    return RecurrentLayers(
+        keys.kind,
+        keys.layout,
+        layers,
+        (("in_proj", width, inner + channels + heads), ("out_proj", inner, width)),
+        other_parameters=channels * (taps + 1) + 3 * heads + inner,
+        channels=channels,
+        taps=taps,
+        heads=heads,
+        key_dim=key_dim,
+        value_dim=value_dim,
+    )
+
+
 def _read_lightning(
     config: Mapping[str, Any], keys: RecurrentKeys, layers: tuple[int, ...], count: Count, where: str
 ) -> RecurrentLayers:
@@ -269,4 +290,5 @@ _READERS: Mapping[str, Callable[[RecurrentKeys, tuple[int, ...], Count, str], Re
     "olmo_hybrid": _read_olmo_delta,
     "lfm2": _read_convolution,
     "mamba2": _read_mamba2,
+    "nemotron_h": _read_mamba2_heads,
 }
