@@ -43,12 +43,13 @@ def check_parameters(architecture: str) -> None:
 
 def check_defaults(architecture: str) -> None:
     """A file without optional keys: the shape and the positions are those of the class."""
-    needed = ("layer_types",) if SUPPORTED[architecture].layer_word else ()
+    needed = ("layer_types",) if SUPPORTED[architecture].layer_word or SUPPORTED[architecture].own_names else ()
     given = make_settings(architecture)
     for key in ("layer_types", "layers_block_type"):
         given |= {key: 2 * given[key]} if key in given else {}
     settings = {key: value for key, value in given.items() if key not in OPTIONAL or key in needed}
     settings |= {"max_position_embeddings": 1 << 17, "num_hidden_layers": 8}
+    settings |= {"model_max_length": 1 << 17} if "model_max_length" in settings else {}
     if SUPPORTED[architecture].needs_head_dim or architecture == "HeliumForCausalLM":  # its heads must fill its width
         settings["head_dim"] = 16
     shape = parse_shape(settings, "config.json")
@@ -79,7 +80,7 @@ def check_rope_without_theta(architecture: str) -> None:
 def check_layer_kinds(architecture: str) -> None:
     """A file with windows and without layer_types: the class decides which layers have one."""
     settings = {key: value for key, value in make_settings(architecture).items() if key != "layer_types"}
-    if FAMILIES[architecture].layer_word:
+    if FAMILIES[architecture].layer_word or FAMILIES[architecture].own_names:  # which need the key, or one of their own
         return
     settings |= {"num_kv_shared_layers": 0}  # layers that share keys need both kinds before them
     shape, model = parse_shape(settings, "config.json"), make_model(architecture, bare=settings)

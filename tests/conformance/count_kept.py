@@ -54,6 +54,8 @@ def choose_sizes(architecture: str) -> dict[str, Any]:
         sizes |= {"linear_key_head_dim": 10, "linear_value_head_dim": 15}
         sizes |= {"mamba_n_heads": 8, "mamba_d_head": 18, "mamba_d_state": 11}
         sizes |= {"mamba_num_heads": 8, "mamba_head_dim": 18, "ssm_state_size": 11}
+        sizes |= {"linear_num_heads": 5, "linear_head_dim": 11, "num_experts_per_token": 3, "num_shared_experts": 2}
+        sizes |= {"model_max_length": 512} if family.own_names else {}
         sizes |= {"moe_shared_expert_intermediate_size": 56}
     return sizes
 

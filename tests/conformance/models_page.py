@@ -93,10 +93,10 @@ def describe_blocks(family: Family, shape: ModelShape) -> Iterator[str]:
 
 
 def describe_turning(family: Family) -> str:
-    if family.latent:
-        return "`qk_rope_head_dim`" + ("" if family.cos_sin == "halves" else f" ({family.cos_sin})")
     if family.nope == "always":
         return "nothing"
+    if family.latent:
+        return "`qk_rope_head_dim`" + ("" if family.cos_sin == "halves" else f" ({family.cos_sin})")
     share = f"{family.rotary_share:g} of a head by default" if family.partial else "all of a head"
     return share + ("" if family.cos_sin == "halves" else f" ({family.cos_sin})")
 

@@ -101,7 +101,7 @@ def test_two_context_ranks_are_one(first: int) -> None:
 
 def test_four_context_ranks_of_a_hybrid_are_one() -> None:
     """A class for each kind of recurrent layer, with inner segments."""
-    names = ("Qwen3_5", "OlmoHybrid", "Lfm2", "Bamba", "MiniMax", "NemotronH")
+    names = ("Qwen3_5", "OlmoHybrid", "Lfm2", "Bamba", "MiniMax", "NemotronH", "KimiLinear")
     check_ranks(tuple(f"{name}ForCausalLM" for name in names), 4)
 
 

@@ -191,6 +191,13 @@ OWN: dict[str, dict[str, Any]] = {
         "shared_expert_intermediate_size": 40,
     },
     "OlmoHybridForCausalLM": {key: value for key, value in _DELTA.items() if key != "partial_rotary_factor"},
+    "KimiLinearForCausalLM": {
+        **{key: value for key, value in _LATENT.items() if key not in ("q_lora_rank", "head_dim")},
+        **{"q_lora_rank": None, "num_experts": 4, "num_experts_per_token": 2, "num_shared_experts": 2},
+        **{"moe_intermediate_size": 24, "num_expert_group": 1, "topk_group": 1, "routed_scaling_factor": 1.5},
+        **{"model_max_length": CONTEXT_TOKENS, "layer_types": ["linear_attention", FULL] * 2},
+        **{"linear_head_dim": 8, "linear_num_heads": 6, "linear_conv_kernel_dim": 3, "first_k_dense_replace": 1},
+    },
     "Lfm2ForCausalLM": {
         **{"layer_types": ["conv", FULL] * 2, "conv_L_cache": 4, "block_multiple_of": 8},
         **{"tie_embedding": False, "tie_word_embeddings": True},

@@ -18,7 +18,11 @@ from ropewalk.rope.scaling import Rope, Theta, Unchanged
 from tiny_run import CONTEXT_TOKENS, train_extended
 from tiny_tokenizer import write_tokenizer
 
-HYBRIDS: dict[str, Rope] = {"OlmoHybridForCausalLM": Theta(theta=1e6), "NemotronHForCausalLM": Unchanged()}
+HYBRIDS: dict[str, Rope] = {
+    "OlmoHybridForCausalLM": Theta(theta=1e6),
+    "NemotronHForCausalLM": Unchanged(),
+    "KimiLinearForCausalLM": Unchanged(),
+}
 
 
 @pytest.mark.parametrize("architecture", HYBRIDS)

@@ -28,6 +28,10 @@ class ExpertRule:
     parts: tuple[str, ...]
 
 
+CHOICE_BIAS = "e_score_correction_bias"
+"""The name of the number per expert that is added to the router's scores where experts are chosen. It has no gradient,
+and its classes keep it in float32: a choice between near scores depends on its last bits."""
+
 EXPERT_RULES = (
     ExpertRule("mlp.experts.gate_up_proj", ("mlp.experts.*.gate_proj.weight", "mlp.experts.*.up_proj.weight")),
     ExpertRule("mlp.experts.down_proj", ("mlp.experts.*.down_proj.weight",)),
@@ -47,16 +51,23 @@ EXPERT_RULES = (
     # Nemotron-H, whose experts have no gate
     ExpertRule("mixer.experts.up_proj", ("mixer.experts.*.up_proj.weight",)),
     ExpertRule("mixer.experts.down_proj", ("mixer.experts.*.down_proj.weight",)),
+    # Kimi Linear
+    ExpertRule("self_attn.conv1d.weight", tuple(f"self_attn.{each}_conv1d.weight" for each in "qkv")),
+    *(
+        ExpertRule(f"self_attn.forget_gate.{each}", (f"self_attn.{each}",))
+        for each in ("f_a_proj.weight", "f_b_proj.weight", "dt_bias", "A_log")
+    ),
+    ExpertRule(f"mlp.gate.{CHOICE_BIAS}", (f"block_sparse_moe.gate.{CHOICE_BIAS}",)),
+    *(
+        ExpertRule(f"mlp.{path}{each}.weight", (f"block_sparse_moe.{path}{each}.weight",))
+        for path in ("shared_experts.", "")  # transformers saves a dense MLP so as well
+        for each in ("gate_proj", "up_proj", "down_proj")
+    ),
     # OLMo hybrid
     ExpertRule("linear_attn.conv1d.weight", tuple(f"linear_attn.{each}_conv1d.weight" for each in "qkv")),
     ExpertRule("input_layernorm.weight", ("attention_layer_norm.weight",)),
     ExpertRule("post_attention_layernorm.weight", ("feedforward_layer_norm.weight",)),
 )
-
-
-CHOICE_BIAS = "e_score_correction_bias"
-"""The name of the number per expert that is added to the router's scores where experts are chosen. It has no gradient,
-and its classes keep it in float32: a choice between near scores depends on its last bits."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from torch import nn
 
 from ropewalk.model.architectures import attention_of, blocks_of, family_of, is_recurrent
 from ropewalk.model.recurrent_delta import DeltaByKeyHead, DeltaInFour, DeltaInSix
+from ropewalk.model.recurrent_kda import KimiDelta
 from ropewalk.model.recurrent_layer import RecurrentLayer
 from ropewalk.model.recurrent_lightning import Lightning
 from ropewalk.model.recurrent_short import ShortConvolution
@@ -22,6 +23,7 @@ LAYOUTS: Mapping[str, type[RecurrentLayer]] = {
     "qwen3_next": DeltaByKeyHead,
     "qwen3_5": DeltaInFour,
     "olmo_hybrid": DeltaInSix,
+    "kda": KimiDelta,
     "lfm2": ShortConvolution,
     "mamba2": StateSpace,
     "nemotron_h": StateSpace,

@@ -216,6 +216,8 @@ class Family:
     experts: ExpertKeys | None = None
     unequal: bool = False
     """Whether layers differ in size, as shape/unequal.py reads it."""
+    own_names: Mapping[str, str] = field(default_factory=dict)
+    """The class's own names of keys, with the usual ones; such a class has more of its own (shape/own_names.py)."""
     single: bool = False
     """Whether a layer is one of attention, a recurrence, an MLP or a mixture (shape/single_layers.py)."""
     latent: LatentKeys | None = None

@@ -7,7 +7,7 @@ shape/recurrent.py for the sizes, and in model/recurrent_layers.py for the modul
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ropewalk.shape.family import ExpertKeys, Family, Parts, RecurrentKeys
+from ropewalk.shape.family import ExpertKeys, Family, LatentKeys, Parts, RecurrentKeys
 
 _BIAS = ("attention_bias", False)
 _DELTA = Parts(recurrent="linear_attn")
@@ -62,6 +62,30 @@ HYBRIDS: Mapping[str, Family] = {
         fixed={"hidden_act": "silu"},
         recurrent=RecurrentKeys("gated_delta", "olmo_hybrid", ends_attending=True),
         parts=_DELTA,
+    ),
+    "KimiLinearForCausalLM": Family(
+        "kimi_linear",
+        qkv_bias=_BIAS,
+        output_bias=_BIAS,
+        needs_kv_heads=True,
+        nope="always",
+        own_names={
+            **{"model_max_length": "max_position_embeddings", "num_experts_per_token": "num_experts_per_tok"},
+            **{"num_shared_experts": "n_shared_experts", "num_expert_group": "n_group"},
+        },
+        fixed={
+            **{"hidden_act": "silu", "mla_use_nope": True, "moe_router_activation_func": "sigmoid"},
+            **{"moe_layer_freq": 1},
+        },
+        experts=ExpertKeys(
+            dense="types",
+            shared="n_shared_experts",
+            balance_bias="buffer",
+            scores="sigmoid",
+        ),
+        latent=LatentKeys(),
+        recurrent=RecurrentKeys("kda", "kda"),
+        parts=Parts(rotary="", recurrent="self_attn", recurrent_mark="conv1d"),
     ),
     "Lfm2ForCausalLM": Family(
         "lfm2",

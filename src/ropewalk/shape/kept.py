@@ -85,6 +85,7 @@ KEPT: Mapping[str, Kept] = {
     "BambaForCausalLM": Kept(query=(3, 0)),
     "NemotronHForCausalLM": Kept(width=(1, 2), mlp=(2, 0), mixed=(0, 0, 1), inner=(2, 0), shared=(2, 0)),
     "Dots1ForCausalLM": Kept(query=(3, 1), key=(3, 1), mixed=(0, 0, 1)),
+    "KimiLinearForCausalLM": _FLOAT_ROUTER,
     "DeepseekV2ForCausalLM": _FLOAT_ROUTER,
     "DeepseekV3ForCausalLM": _FLOAT_ROUTER,
     "Glm4MoeLiteForCausalLM": _FLOAT_ROUTER,

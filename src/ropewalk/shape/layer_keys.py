@@ -182,13 +182,12 @@ def _spell_native(
         "max_position_embeddings": tokens,
         **_raise_lengths(config, context_tokens),
         **({} if name == shape.architecture else _say_aloud(config, shape, family)),
-        **({} if family.single else _spell_windows(family, positions)),
+        **({} if family.nope == "always" else _spell_windows(family, positions)),
         **_spell_original(positions),
         **dict.fromkeys(family.no_dropout, 0.0),
         **ropes,
     }
-    kept = family.single and family.nope == "always"  # then its keys for layers stay, and it has none for positions
-    dropped = STALE_KEYS if kept else (*POSITION_KEYS, *STALE_KEYS)
+    dropped = (*POSITION_KEYS, *STALE_KEYS) if family.nope != "always" else STALE_KEYS  # its layers are as before
     return SpelledLayers(name, family.model_type, keys, dropped, native=True, legacy=legacy)
 
 

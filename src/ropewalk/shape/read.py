@@ -22,6 +22,7 @@ from ropewalk.shape.families import find_family, require_row
 from ropewalk.shape.family import Bias, Family
 from ropewalk.shape.latent import read_latent
 from ropewalk.shape.model_shape import ModelShape
+from ropewalk.shape.own_names import rename_keys
 from ropewalk.shape.read_layers import read_layers
 from ropewalk.shape.recurrent import read_recurrent
 from ropewalk.shape.rope_keys import find_reach, find_rotary_share
@@ -76,7 +77,7 @@ def parse_shape(config: Mapping[str, Any], where: str) -> ModelShape:
     """The shape that a config.json describes; ``where`` is its name in errors. A multimodal one has its text part's."""
     multimodal, config = find_wrapper(config) is not None, read_text_config(config, where)
     architecture, family = find_family(config, where)
-    config = list_single(config, family, where)
+    config = list_single(rename_keys(config, family, where), family, where)
     width, heads, kv_heads = _read_widths(config, family, where)
     context_tokens = _count(config, "max_position_embeddings", where)
     head_dim = _find_head_dim(config, family, width // heads, where)

@@ -153,52 +153,62 @@ def read_recurrent(
 
 
 def _read_gated_delta(keys: RecurrentKeys, layers: tuple[int, ...], count: Count, where: str) -> RecurrentLayers:
-    width, taps = count("hidden_size"), count("linear_conv_kernel_dim")
-    key_heads, heads = count("linear_num_key_heads"), count("linear_num_value_heads")
+    width, heads, key_heads = count("hidden_size"), count("linear_num_value_heads"), count("linear_num_key_heads")
     key_dim, value_dim = count("linear_key_head_dim"), count("linear_value_head_dim")
-    _require_groups(heads, key_heads, where)
     values = heads * value_dim
     channels = 2 * key_heads * key_dim + values
-    widths = {
+    outs = {
         "qwen3_next": {"in_proj_qkvz": channels + values, "in_proj_ba": 2 * heads},
         "qwen3_5": {"in_proj_qkv": channels, "in_proj_z": values, "in_proj_b": heads, "in_proj_a": heads},
     }[keys.layout]
-    return RecurrentLayers(
-        keys.kind,
-        keys.layout,
-        layers,
-        (*((name, width, out) for name, out in widths.items()), ("out_proj", values, width)),
-        other_parameters=channels * taps + 2 * heads + value_dim,
-        channels=channels,
-        taps=taps,
-        heads=heads,
-        key_dim=key_dim,
-        value_dim=value_dim,
-    )
+    matrices = (*((name, width, out) for name, out in outs.items()), ("out_proj", values, width))
+    sizes = _Delta(heads, key_heads, key_dim, value_dim, taps=count("linear_conv_kernel_dim"), steps=heads)
+    return sizes.make(keys, layers, matrices, where)
 
 
 def _read_olmo_delta(keys: RecurrentKeys, layers: tuple[int, ...], count: Count, where: str) -> RecurrentLayers:
     """OLMo hybrid: six matrices; heads as in attention, with keys of three quarters of the width, unless told."""
-    width, taps = count("hidden_size"), count("linear_conv_kernel_dim", default=4)
-    heads = count("linear_num_value_heads", default=count("num_attention_heads"))
-    key_heads = count("linear_num_key_heads", default=count("num_attention_heads"))
+    width, usual = count("hidden_size"), count("num_attention_heads")
+    heads, key_heads = (count(f"linear_num_{each}_heads", default=usual) for each in ("value", "key"))
     key_dim = count("linear_key_head_dim", default=int(0.75 * width / key_heads))
     value_dim = count("linear_value_head_dim", default=2 * key_dim)
-    _require_groups(heads, key_heads, where)
-    keys_width, values = key_heads * key_dim, heads * value_dim
-    outs = {"q": keys_width, "k": keys_width, "v": values, "a": heads, "b": heads, "g": values}
-    return RecurrentLayers(
-        keys.kind,
-        keys.layout,
-        layers,
-        (*((f"{name}_proj", width, out) for name, out in outs.items()), ("o_proj", values, width)),
-        other_parameters=(2 * keys_width + values) * taps + 2 * heads + value_dim,
-        channels=2 * keys_width + values,
-        taps=taps,
-        heads=heads,
-        key_dim=key_dim,
-        value_dim=value_dim,
-    )
+    read, values = key_heads * key_dim, heads * value_dim
+    outs = {"q": read, "k": read, "v": values, "a": heads, "b": heads, "g": values}
+    matrices = (*((f"{name}_proj", width, out) for name, out in outs.items()), ("o_proj", values, width))
+    sizes = _Delta(heads, key_heads, key_dim, value_dim, taps=count("linear_conv_kernel_dim", default=4), steps=heads)
+    return sizes.make(keys, layers, matrices, where)
+
+
+def _read_kda(keys: RecurrentKeys, layers: tuple[int, ...], count: Count, where: str) -> RecurrentLayers:
+    """Kimi Linear: decays and gates come from matrices of low rank, and each number of a key has its decay."""
+    width, heads, dim = count("hidden_size"), count("linear_num_heads"), count("linear_head_dim")
+    inner = heads * dim
+    matrices = [(f"{each}_proj", width, inner) for each in "qkv"] + [("b_proj", width, heads), ("o_proj", inner, width)]
+    matrices += [size for each in "fg" for size in ((f"{each}_a_proj", width, dim), (f"{each}_b_proj", dim, inner))]
+    sizes = _Delta(heads, heads, dim, dim, taps=count("linear_conv_kernel_dim"), steps=inner)
+    return sizes.make(keys, layers, tuple(matrices), where)
+
+
+@dataclass(frozen=True, slots=True)
+class _Delta:
+    """Sizes of a delta rule; ``steps`` are the decays of a token."""
+
+    heads: int
+    key_heads: int
+    key_dim: int
+    value_dim: int
+    taps: int
+    steps: int
+
+    def make(
+        self, keys: RecurrentKeys, layers: tuple[int, ...], matrices: tuple[tuple[str, int, int], ...], where: str
+    ) -> RecurrentLayers:
+        """Queries, keys and values pass a convolution; each head has a number A, and one norm serves all heads."""
+        _require_groups(self.heads, self.key_heads, where)
+        channels = 2 * self.key_heads * self.key_dim + self.heads * self.value_dim
+        others = channels * self.taps + self.heads + self.steps + self.value_dim
+        sizes = self.heads, self.key_dim, self.value_dim
+        return RecurrentLayers(keys.kind, keys.layout, layers, matrices, others, channels, self.taps, *sizes)
 
 
 def _read_convolution(keys: RecurrentKeys, layers: tuple[int, ...], count: Count, where: str) -> RecurrentLayers:
@@ -211,44 +221,30 @@ def _read_convolution(keys: RecurrentKeys, layers: tuple[int, ...], count: Count
 
 
 def _read_mamba2(keys: RecurrentKeys, layers: tuple[int, ...], count: Count, where: str) -> RecurrentLayers:
-    """Mamba-2 with the keys of Bamba: gate, inputs, B, C and steps are one matrix."""
-    width, taps, heads = count("hidden_size"), count("mamba_d_conv"), count("mamba_n_heads")
-    inner, states = count("mamba_expand") * width, count("mamba_n_groups") * count("mamba_d_state")
+    """Mamba-2 with the keys of Bamba, whose inner width is a multiple of the model's."""
+    inner, heads = count("mamba_expand") * count("hidden_size"), count("mamba_n_heads")
     _require_groups(inner, heads, where)
-    _require_groups(heads, count("mamba_n_groups"), where)
-    channels = inner + 2 * states
-    return RecurrentLayers(
-        keys.kind,
-        keys.layout,
-        layers,
-        (("in_proj", width, inner + channels + heads), ("out_proj", inner, width)),
-        other_parameters=channels * (taps + 1) + 3 * heads + inner,
-        channels=channels,
-        taps=taps,
-        heads=heads,
-        key_dim=count("mamba_d_state"),
-        value_dim=inner // heads,
-    )
+    sizes = heads, count("mamba_d_state"), inner // heads
+    return _make_mamba2(keys, layers, count, where, *sizes, groups="mamba_n_groups", taps="mamba_d_conv")
 
 
 def _read_mamba2_heads(keys: RecurrentKeys, layers: tuple[int, ...], count: Count, where: str) -> RecurrentLayers:
-    """Mamba-2 with the keys of Nemotron-H, which give the heads, and by them the inner width."""
-    width, taps, heads = count("hidden_size"), count("conv_kernel"), count("mamba_num_heads")
-    groups, key_dim, value_dim = count("n_groups"), count("ssm_state_size"), count("mamba_head_dim")
-    _require_groups(heads, groups, where)
-    inner, channels = heads * value_dim, heads * value_dim + 2 * groups * key_dim
-    return RecurrentLayers(
-        keys.kind,
-        keys.layout,
-        layers,
-        (("in_proj", width, inner + channels + heads), ("out_proj", inner, width)),
-        other_parameters=channels * (taps + 1) + 3 * heads + inner,
-        channels=channels,
-        taps=taps,
-        heads=heads,
-        key_dim=key_dim,
-        value_dim=value_dim,
-    )
+    """Mamba-2 with the keys of Nemotron-H, whose inner width follows from the heads."""
+    sizes = count("mamba_num_heads"), count("ssm_state_size"), count("mamba_head_dim")
+    return _make_mamba2(keys, layers, count, where, *sizes, groups="n_groups", taps="conv_kernel")
+
+
+def _make_mamba2(
+    keys: RecurrentKeys, layers: tuple[int, ...], count: Count, where: str, *sizes: int, groups: str, taps: str
+) -> RecurrentLayers:
+    """Gate, inputs, B, C and steps are one matrix; ``sizes`` are heads, key_dim and value_dim."""
+    heads, key_dim, value_dim = sizes
+    width, inner, long = count("hidden_size"), heads * value_dim, count(taps)
+    _require_groups(heads, count(groups), where)
+    channels = inner + 2 * count(groups) * key_dim
+    matrices = (("in_proj", width, inner + channels + heads), ("out_proj", inner, width))
+    others = channels * (long + 1) + 3 * heads + inner
+    return RecurrentLayers(keys.kind, keys.layout, layers, matrices, others, channels, long, *sizes)
 
 
 def _read_lightning(
@@ -288,6 +284,7 @@ _READERS: Mapping[str, Callable[[RecurrentKeys, tuple[int, ...], Count, str], Re
     "qwen3_next": _read_gated_delta,
     "qwen3_5": _read_gated_delta,
     "olmo_hybrid": _read_olmo_delta,
+    "kda": _read_kda,
     "lfm2": _read_convolution,
     "mamba2": _read_mamba2,
     "nemotron_h": _read_mamba2_heads,
