@@ -222,29 +222,30 @@ def _read_convolution(keys: RecurrentKeys, layers: tuple[int, ...], count: Count
 
 def _read_mamba2(keys: RecurrentKeys, layers: tuple[int, ...], count: Count, where: str) -> RecurrentLayers:
     """Mamba-2 with the keys of Bamba, whose inner width is a multiple of the model's."""
-    inner, heads = count("mamba_expand") * count("hidden_size"), count("mamba_n_heads")
+    taps, heads = count("mamba_d_conv"), count("mamba_n_heads")
+    inner = count("mamba_expand") * count("hidden_size")
     _require_groups(inner, heads, where)
     sizes = heads, count("mamba_d_state"), inner // heads
-    return _make_mamba2(keys, layers, count, where, *sizes, groups="mamba_n_groups", taps="mamba_d_conv")
+    return _make_mamba2(keys, layers, count, where, *sizes, groups=count("mamba_n_groups"), taps=taps)
 
 
 def _read_mamba2_heads(keys: RecurrentKeys, layers: tuple[int, ...], count: Count, where: str) -> RecurrentLayers:
     """Mamba-2 with the keys of Nemotron-H, whose inner width follows from the heads."""
     sizes = count("mamba_num_heads"), count("ssm_state_size"), count("mamba_head_dim")
-    return _make_mamba2(keys, layers, count, where, *sizes, groups="n_groups", taps="conv_kernel")
+    return _make_mamba2(keys, layers, count, where, *sizes, groups=count("n_groups"), taps=count("conv_kernel"))
 
 
 def _make_mamba2(
-    keys: RecurrentKeys, layers: tuple[int, ...], count: Count, where: str, *sizes: int, groups: str, taps: str
+    keys: RecurrentKeys, layers: tuple[int, ...], count: Count, where: str, *sizes: int, groups: int, taps: int
 ) -> RecurrentLayers:
     """Gate, inputs, B, C and steps are one matrix; ``sizes`` are heads, key_dim and value_dim."""
     heads, key_dim, value_dim = sizes
-    width, inner, long = count("hidden_size"), heads * value_dim, count(taps)
-    _require_groups(heads, count(groups), where)
-    channels = inner + 2 * count(groups) * key_dim
+    width, inner = count("hidden_size"), heads * value_dim
+    _require_groups(heads, groups, where)
+    channels = inner + 2 * groups * key_dim
     matrices = (("in_proj", width, inner + channels + heads), ("out_proj", inner, width))
-    others = channels * (long + 1) + 3 * heads + inner
-    return RecurrentLayers(keys.kind, keys.layout, layers, matrices, others, channels, long, *sizes)
+    others = channels * (taps + 1) + 3 * heads + inner
+    return RecurrentLayers(keys.kind, keys.layout, layers, matrices, others, channels, taps, *sizes)
 
 
 def _read_lightning(
