@@ -232,8 +232,8 @@ BASES: dict[str, tuple[Callable[[], Any], str]] = {
     "no config": (lambda: Path("base/config.json").unlink(), "base has no config.json"),
     "a broken config": (lambda: Path("base/config.json").write_text("{"), "config.json cannot be read"),
     "unsupported": (
-        lambda: Path("base/config.json").write_text(json.dumps({**CONFIG, "architectures": ["NemotronHForCausalLM"]})),
-        "NemotronH",
+        lambda: Path("base/config.json").write_text(json.dumps({**CONFIG, "architectures": ["Zamba2ForCausalLM"]})),
+        "Zamba2",
     ),
     "a missing shard": (write_shards_without_the_second, f"base/{SHARDS[1]}\n  why:   the index has 2 files"),
     "a broken index": (lambda: Path("base/model.safetensors.index.json").write_text("[]"), "not an index of weights"),

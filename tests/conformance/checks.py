@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from conformance.tiny_families import CONTEXT_TOKENS, FAMILIES, FULL, WINDOWED, make_model, make_settings
-from ropewalk.model.architectures import class_of, logit_rules
+from ropewalk.model.architectures import attention_of, blocks_of, class_of, logit_rules
 from ropewalk.model.check_rope import check_positions
 from ropewalk.model.rope_hooks import direct_positions
 from ropewalk.shape.families import SUPPORTED
@@ -22,6 +22,10 @@ OPTIONAL = (
     *("no_rope_layer_interval", "rotary_dim", "tie_embedding"),
 )
 """Keys that a config.json may lack; the class then has a default, and ours must be the same."""
+
+
+NEEDS_BOTH = ("OlmoHybridForCausalLM",)
+"""Classes that refuse a model whose layers are all of one kind."""
 
 
 def build_empty(settings: dict[str, Any]) -> torch.nn.Module:
@@ -39,11 +43,13 @@ def check_parameters(architecture: str) -> None:
 
 def check_defaults(architecture: str) -> None:
     """A file without optional keys: the shape and the positions are those of the class."""
-    needed = ("layer_types",) if SUPPORTED[architecture].layer_word else ()
+    needed = ("layer_types",) if SUPPORTED[architecture].layer_word or SUPPORTED[architecture].own_names else ()
     given = make_settings(architecture)
-    given["layer_types"] = 2 * given.get("layer_types", [])
+    for key in ("layer_types", "layers_block_type"):
+        given |= {key: 2 * given[key]} if key in given else {}
     settings = {key: value for key, value in given.items() if key not in OPTIONAL or key in needed}
     settings |= {"max_position_embeddings": 1 << 17, "num_hidden_layers": 8}
+    settings |= {"model_max_length": 1 << 17} if "model_max_length" in settings else {}
     if SUPPORTED[architecture].needs_head_dim or architecture == "HeliumForCausalLM":  # its heads must fill its width
         settings["head_dim"] = 16
     shape = parse_shape(settings, "config.json")
@@ -74,7 +80,7 @@ def check_rope_without_theta(architecture: str) -> None:
 def check_layer_kinds(architecture: str) -> None:
     """A file with windows and without layer_types: the class decides which layers have one."""
     settings = {key: value for key, value in make_settings(architecture).items() if key != "layer_types"}
-    if FAMILIES[architecture].layer_word:
+    if FAMILIES[architecture].layer_word or FAMILIES[architecture].own_names:  # which need the key, or one of their own
         return
     settings |= {"num_kv_shared_layers": 0}  # layers that share keys need both kinds before them
     shape, model = parse_shape(settings, "config.json"), make_model(architecture, bare=settings)
@@ -82,11 +88,14 @@ def check_layer_kinds(architecture: str) -> None:
 
 
 def check_without_rope(architecture: str) -> None:
-    """A file whose ``position_embedding_type`` switches RoPE off: no layer of the class turns."""
+    """A file whose ``position_embedding_type``, or null for theta, switches RoPE off: no layer of the class turns."""
     settings = make_settings(architecture)
-    if "position_embedding_type" not in settings:
+    if "position_embedding_type" in settings:
+        settings["position_embedding_type"] = "nope"
+    elif FAMILIES[architecture].nope == "null_theta":
+        settings["rope_theta"] = None
+    else:
         return
-    settings["position_embedding_type"] = "nope"
     shape, model = parse_shape(settings, "config.json"), make_model(architecture, bare=settings)
     assert {position.rope.kind for position in shape.positions} == {"nope"}
     check_positions(model, shape.positions, head_dim=shape.rotary_dim, context_tokens=shape.context_tokens)
@@ -99,17 +108,22 @@ def check_reach(architecture: str) -> None:
     settings |= {"num_kv_shared_layers": 0}
     if (experts := FAMILIES[architecture].experts) and experts.dense == "types":
         settings["mlp_layer_types"] = ["sparse"]
-    given = settings.get("layer_types")
+    key = "layers_block_type" if FAMILIES[architecture].single else "layer_types"
+    given = settings.get(key)
     for kind in dict.fromkeys(given or [None]):
         if FAMILIES[architecture].unequal and kind == WINDOWED:
             continue  # the class gives its last layer no window
         if given:
-            settings["layer_types"] = [kind]
+            settings[key] = [kind]
+        if architecture in NEEDS_BOTH:
+            settings |= {"num_hidden_layers": 2, "layer_types": [next(each for each in given if each != kind), kind]}
         if FAMILIES[architecture].nope == "switch":
             settings["no_rope_layers"] = [int(kind == FULL)]
         shape = parse_shape(settings, "config.json")
-        (position,) = shape.positions
+        position = shape.positions[-1]
         model = make_model(architecture, bare=settings)
+        if architecture in NEEDS_BOTH:  # the other layer adds nothing
+            attention_of(model, blocks_of(model)[0]).get_parameter("o_proj.weight").data.zero_()
         model.set_attn_implementation("eager")
         tokens = torch.arange(3, 3 + CONTEXT_TOKENS // 2)[None]
         inputs = model.get_input_embeddings()(tokens).detach().requires_grad_()
@@ -118,6 +132,7 @@ def check_reach(architecture: str) -> None:
         (slope,) = torch.autograd.grad(logits.square().sum(), inputs)
         seen = int((slope[0].abs().amax(dim=1) > 0).sum())
         reach = shape.recurrent.taps if position.mixer == "convolution" and shape.recurrent else position.window_tokens
+        reach = 1 if kind in ("mlp", "moe") else reach
         assert seen == min(reach or tokens.shape[1], tokens.shape[1])
         with torch.no_grad():
             # with a mask the gaps are no borders of documents

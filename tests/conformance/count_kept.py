@@ -53,6 +53,10 @@ def choose_sizes(architecture: str) -> dict[str, Any]:
     if family.recurrent:
         sizes |= {"linear_key_head_dim": 10, "linear_value_head_dim": 15}
         sizes |= {"mamba_n_heads": 8, "mamba_d_head": 18, "mamba_d_state": 11, "mamba_d_ssm": 144}
+        sizes |= {"mamba_num_heads": 8, "mamba_head_dim": 18, "ssm_state_size": 11}
+        sizes |= {"linear_num_heads": 5, "linear_head_dim": 11, "num_experts_per_token": 3, "num_shared_experts": 2}
+        sizes |= {"model_max_length": 512} if family.own_names else {}
+        sizes |= {"moe_shared_expert_intermediate_size": 56}
     return sizes
 
 
@@ -81,7 +85,8 @@ def count_storages(architecture: str, dtype: torch.dtype, sizes: dict[str, Any])
             alive.append(tensor)
             known.add(tensor.untyped_storage().data_ptr())
 
-    rotary_of(model).register_forward_hook(leave_out)
+    if (rotary := rotary_of(model)) is not None:
+        rotary.register_forward_hook(leave_out)
     blocks = blocks_of(model)
     for index, block in enumerate(blocks):
         block.register_forward_pre_hook(lambda *given, index=index: inside.__setitem__(0, index))

@@ -30,6 +30,8 @@ _NOPE = {
     "switch": "by a list",
     "full": "those without a window",
     "embedding_type": "all, unless `position_embedding_type` is rope",
+    "always": "all",
+    "null_theta": "all, where `rope_theta` is null",
     "full_beside_windows": "those without a window, where others have one",
 }
 
@@ -92,6 +94,8 @@ def describe_blocks(family: Family, shape: ModelShape) -> Iterator[str]:
 
 
 def describe_turning(family: Family) -> str:
+    if family.nope == "always":
+        return "nothing"
     if family.latent:
         return "`qk_rope_head_dim`" + ("" if family.cos_sin == "halves" else f" ({family.cos_sin})")
     share = f"{family.rotary_share:g} of a head by default" if family.partial else "all of a head"
@@ -116,6 +120,8 @@ def describe_methods(architecture: str, shape: ModelShape) -> str:
             continue
         native = spell_layers(make_windowless(architecture), stretched, context_tokens=4 * CONTEXT_TOKENS).native
         found.append(name if native else f"{name} (own)")
+    if not found and not shape.base_rope.turns:
+        return "nothing: the context length alone is raised"
     return ", ".join(found) or "a pattern of layers only"
 
 

@@ -83,7 +83,7 @@ def read_live(model: PreTrainedModel) -> Iterator[Layer]:
         module for name, module in model.named_children() if name != "lm_head" and hasattr(module, "layers")
     )
     # its buffers are real, those of the model have no memory
-    rotary = None if backbone.rotary_emb is None else type(backbone.rotary_emb)(config=model.config)
+    rotary = None if getattr(backbone, "rotary_emb", None) is None else type(backbone.rotary_emb)(config=model.config)
     config = model.config
     kinds = getattr(config, "layer_types", None) or [""] * config.num_hidden_layers
     for kind, block in zip(kinds, backbone.layers, strict=True):

@@ -101,7 +101,8 @@ def test_two_context_ranks_are_one(first: int) -> None:
 
 def test_four_context_ranks_of_a_hybrid_are_one() -> None:
     """A class for each kind of recurrent layer, with inner segments."""
-    check_ranks(("Qwen3_5ForCausalLM", "Lfm2ForCausalLM", "FalconH1ForCausalLM", "MiniMaxForCausalLM"), 4)
+    names = ("Qwen3_5", "OlmoHybrid", "Lfm2", "Bamba", "MiniMax", "NemotronH", "FalconH1", "KimiLinear")
+    check_ranks(tuple(f"{name}ForCausalLM" for name in names), 4)
 
 
 def check_ranks(names: tuple[str, ...], ranks: int) -> None:

@@ -1,6 +1,8 @@
 """Part 9: the plan's FLOPs and saved bytes are those that torch counts, with the experts that a token uses."""
 
 import sys
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,8 +20,15 @@ from ropewalk.shape.read import parse_shape
 from ropewalk.shape.recurrent import RecurrentLayers
 
 TOKENS = 32
-ELEMENTWISE = dict.fromkeys(("BambaForCausalLM", "GraniteMoeHybridForCausalLM"), "mamba2_chunk_scan")
+ELEMENTWISE = dict.fromkeys(
+    ("BambaForCausalLM", "GraniteMoeHybridForCausalLM", "NemotronHForCausalLM"), "mamba2_chunk_scan"
+)
+ELEMENTWISE |= {"KimiLinearForCausalLM": "chunk_kimi_delta_attention"}
 """Recurrences that transformers computes without products of matrices, which is all that torch counts."""
+_SKIPPED: Mapping[str, Callable[..., Any]] = {
+    "mamba2_chunk_scan": lambda values, *args, **kwargs: values,
+    "chunk_kimi_delta_attention": lambda query, key, value, **kwargs: (value, None),
+}
 
 BLOCKS = {"MiniMaxForCausalLM": {"block_size": 64}, "FalconH1ForCausalLM": {"mamba_chunk_size": 64}}
 """Blocks as long as the chunks of ours."""
@@ -54,7 +63,7 @@ def test_flops_are_those_that_torch_counts(architecture: str, monkeypatch: pytes
     model = make_model(architecture, **BLOCKS.get(architecture, {}))
     shape, skipped = parse_shape(make_settings(architecture), "config.json"), 0.0
     if (name := ELEMENTWISE.get(architecture)) and shape.recurrent is not None:
-        monkeypatch.setattr(sys.modules[type(model).__module__], name, lambda values, *args, **kwargs: values)
+        monkeypatch.setattr(sys.modules[type(model).__module__], name, _SKIPPED[name])
         skipped = len(shape.recurrent.layers) * shape.recurrent.scan_flops
     model.set_attn_implementation("eager")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:

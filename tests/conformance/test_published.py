@@ -41,8 +41,6 @@ REFUSED = {
     "LGAI-EXAONE/EXAONE-4.5-33B": _INPUTS,
     "MiniMaxAI/MiniMax-M2": _FP8,
     "MiniMaxAI/MiniMax-M2.5": _FP8,
-    "nvidia/Nemotron-H-8B-Base-8K": _RECURRENT,
-    "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-Base-BF16": _RECURRENT,
     "openbmb/MiniCPM-2B-128k": _REMOTE,
     "XiaomiMiMo/MiMo-7B-Base": _REMOTE,
     "arcee-ai/Trinity-Mini": "gated attention",

@@ -196,12 +196,26 @@ OWN: dict[str, dict[str, Any]] = {
         "num_experts": 4,
         "shared_expert_intermediate_size": 40,
     },
+    "OlmoHybridForCausalLM": {key: value for key, value in _DELTA.items() if key != "partial_rotary_factor"},
+    "KimiLinearForCausalLM": {
+        **{key: value for key, value in _LATENT.items() if key not in ("q_lora_rank", "head_dim")},
+        **{"q_lora_rank": None, "num_experts": 4, "num_experts_per_token": 2, "num_shared_experts": 2},
+        **{"moe_intermediate_size": 24, "num_expert_group": 1, "topk_group": 1, "routed_scaling_factor": 1.5},
+        **{"model_max_length": CONTEXT_TOKENS, "layer_types": ["linear_attention", FULL] * 2},
+        **{"linear_head_dim": 8, "linear_num_heads": 6, "linear_conv_kernel_dim": 3, "first_k_dense_replace": 1},
+    },
     "Lfm2ForCausalLM": {
         **{"layer_types": ["conv", FULL] * 2, "conv_L_cache": 4, "block_multiple_of": 8},
         **{"tie_embedding": False, "tie_word_embeddings": True},
     },
     "BambaForCausalLM": {**_MAMBA, "attn_layer_indices": [1, 3]},
     "FalconH1ForCausalLM": _FALCON,
+    "NemotronHForCausalLM": {
+        **{"layers_block_type": ["linear_attention", FULL, "mlp", "moe"], "mamba_num_heads": 4, "mamba_head_dim": 24},
+        **{"n_groups": 2, "ssm_state_size": 8, "conv_kernel": 3, "chunk_size": 16, "time_step_min": 0.7},
+        **_EXPERTS,
+        **{"n_routed_experts": 4, "moe_shared_expert_intermediate_size": 40, "routed_scaling_factor": 1.5},
+    },
     "MiniMaxForCausalLM": {
         "layer_types": ["linear_attention", FULL] * 2,
         "num_local_experts": 4,

@@ -18,7 +18,8 @@ from ropewalk.model.expert_files import find_place, join_experts
 from ropewalk.model.lazy_weights import read_weights, split_experts
 from ropewalk.model.load_shards import find_stored_buffers, load_shards
 from ropewalk.model.model_with_loss import ModelWithLoss
-from ropewalk.model.weights import SINGLE, check_weights, read_headers
+from ropewalk.model.read_rows import read_rows
+from ropewalk.model.weights import SINGLE, check_weights, read_file_headers, read_headers
 from ropewalk.model.write_weights import write_weights
 from ropewalk.parallel.fsdp import shard_model
 from ropewalk.parallel.launch import run_ranks
@@ -57,7 +58,8 @@ def test_an_export_has_the_bytes_of_the_base(tmp_path: Path, kind: str, dtype: s
     weights = {name: tensor.float() for name, tensor in read_weights(folder).items()}  # masters, by the class's names
     assert weights.keys() == build(kind).state_dict().keys()
     (tmp_path / "out").mkdir()
-    write_weights(split_experts(weights, read_headers(folder)), tmp_path / "out", dtype=dtype, where=folder)
+    parts = {name: each.shape for name, each in read_headers(folder).items()}
+    write_weights(split_experts(weights, parts), tmp_path / "out", dtype=dtype, where=folder)
     before, after = load_file(folder / SINGLE), load_file(tmp_path / "out" / SINGLE)
     assert before.keys() == after.keys()
     for name, tensor in before.items():
@@ -136,7 +138,7 @@ def test_a_missing_or_odd_matrix_is_named(tmp_path: Path, kind: str, name: str) 
     folder = save_mixture(tmp_path / kind, kind)
     odd = load_file(folder / SINGLE)[name][1:].contiguous()
     spoil(folder, name, odd)
-    with pytest.raises(UserError, match=r"experts .* not complete") as caught:
+    with pytest.raises(UserError, match=r"tensors of a layer are not complete") as caught:
         join_experts(read_headers(folder))
     assert "differ in shape or type" in caught.value.why
     spoil(folder, name, None)
@@ -164,4 +166,24 @@ def test_names_of_dense_models_are_their_own() -> None:
     dense = nn.Linear(2, 2).state_dict()
     assert all(find_place(name) is None for name in (*dense, "model.layers.0.mlp.up_proj.weight", "lm_head.weight"))
     shared = "model.layers.3.mlp.shared_experts.up_proj.weight"
-    assert find_place(shared) is None and dict(split_experts({shared: torch.ones(1)}, [shared]))
+    assert find_place(shared) is None and dict(split_experts({shared: torch.ones(1)}, {shared: (1,)}))
+
+
+def test_the_rows_of_a_convolution_may_lie_in_parts_of_any_size(tmp_path: Path) -> None:
+    """OLMo hybrid's publisher has three; transformers saves a third of the rows in each."""
+    path, whole = tmp_path / SINGLE, torch.arange(20.0).view(10, 1, 2)
+    names = [f"model.layers.0.linear_attn.{each}_conv1d.weight" for each in "qkv"]
+    parts = dict(zip(names, whole.split([3, 2, 5]), strict=True))
+    save_file({name: part.clone() for name, part in parts.items()}, path)
+    stored = read_file_headers(path)
+    ((name, joined),) = join_experts(stored).items()
+    assert name == "model.layers.0.linear_attn.conv1d.weight" and joined.shape == (10, 1, 2)
+    for first in range(10):
+        for count in range(11 - first):
+            out = torch.full((count, 1, 2), torch.nan)
+            assert read_rows(joined, out, first_row=first) == 0 and torch.equal(out, whole[first : first + count])
+    again = split_experts({name: whole}, {name: each.shape for name, each in stored.items()})
+    assert all(torch.equal(again[name], part) and again.shapes[name] == part.shape for name, part in parts.items())
+    del stored[names[1]]
+    with pytest.raises(UserError, match=r"1 parts are missing .*k_conv1d"):
+        join_experts(stored)

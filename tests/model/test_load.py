@@ -78,7 +78,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "tied by the config only": (lambda folder: edit(folder, tie_word_embeddings=True), "tied in the config, but has"),
     "another width": (lambda folder: edit(folder, intermediate_size=64), "another shape than in the config"),
     "dropout": (lambda folder: edit(folder, attention_dropout=0.1), "attention dropout is not supported"),
-    "unsupported": (lambda folder: edit(folder, architectures=["NemotronHForCausalLM"]), "NemotronH"),
+    "unsupported": (lambda folder: edit(folder, architectures=["Zamba2ForCausalLM"]), "Zamba2"),
 }
 
 

@@ -18,7 +18,7 @@ from ropewalk.recipe.named import is_recipe
 from ropewalk.recipe.spec import ModelSource
 from ropewalk.report.advice import Advised, describe_advice, write_advice
 from ropewalk.rope.candidates import ASKED, Survey, survey_candidates
-from ropewalk.rope.layers import LayerPosition, choose_stretched
+from ropewalk.rope.layers import MLP, LayerPosition, choose_stretched
 from ropewalk.rope.scaling import Nope, Rope
 from ropewalk.shape.find import find_model
 from ropewalk.shape.guessed import describe_guess
@@ -47,7 +47,7 @@ def advise_model(
     probed = Probe([], [])
     if probe is not None:
         probed = _probe(base, found, spec, text=probe, ranks=ranks, minutes=minutes or PROBE_MINUTES)
-    needs_pattern = not any(choose_stretched(shape.positions, shape.context_tokens))
+    needs_pattern = found.base.turns and not any(choose_stretched(shape.positions, shape.context_tokens))
     advised = Advised(
         model, found, describe_stretched_layers(shape), probed.scores, probed.told, needs_pattern=needs_pattern
     )
@@ -87,6 +87,8 @@ def _describe_chosen(shape: ModelShape) -> list[str]:
     counts = {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
     full = counts.pop("", 0)
     told = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+    if not shape.base_rope.turns:
+        return [f"all layers ({shape.layers}): {told}; a longer context changes none of them"]
     if not full:
         return [
             f"all layers ({shape.layers}): {told}; none is extended automatically, so a pattern (layers:) must "
@@ -99,6 +101,8 @@ def _describe_chosen(shape: ModelShape) -> list[str]:
 
 def _name_layer(layer: LayerPosition) -> str:
     """The reason why a layer is not stretched; empty for full attention with RoPE."""
+    if layer.mixer == MLP:
+        return "that are an MLP alone"
     if layer.mixer is not None:
         return f"with {layer.mixer} in place of attention"
     words = ["without RoPE"] if isinstance(layer.rope, Nope) else []

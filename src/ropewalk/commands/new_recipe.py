@@ -165,8 +165,10 @@ def _write(kind: str, model: str | None, path: Path, data: str | None) -> str:
             fix="a longer length, or domain, which makes the base's context four times as long",
         )
     survey = survey_candidates(shape.base_rope, target)
-    method = survey.find(survey.recommended).method.model_dump(mode="json", exclude_defaults=True)
-    keys = {"kind": survey.find(survey.recommended).method.kind, **method}
+    method = survey.find(survey.recommended).method
+    keys = {"kind": method.kind, **method.model_dump(mode="json", exclude_defaults=True)}
+    if not survey.base.turns:
+        keys = {"kind": survey.recommended}
     rope = ", ".join(f"{key}: {_spell(value)}" for key, value in keys.items())
     times = max(1, target // shape.context_tokens)
     ranks, context = _count_ranks(chosen, shape.parameters, target)

@@ -68,7 +68,7 @@ def blocks_of(model: Any) -> nn.ModuleList:
 
 
 def attention_of(model: Any, block: nn.Module) -> nn.Module:
-    """The attention of one block of ``model``, or the recurrent layer in its place."""
+    """The attention of one block of ``model``, or what it has in its place: a recurrent layer, or an MLP alone."""
     parts = parts_of(model)
     return block.get_submodule(parts.attention if attends(model, block) else parts.recurrent)
 
@@ -76,8 +76,10 @@ def attention_of(model: Any, block: nn.Module) -> nn.Module:
 def attends(model: Any, block: nn.Module) -> bool:
     """Whether one block of ``model`` has attention, alone or beside a recurrent layer."""
     parts = parts_of(model)
-    recurrent = recurrent_of(model, block)
-    return recurrent is None or getattr(block, parts.attention, None) not in (None, recurrent)
+    mixer, recurrent = getattr(block, parts.attention, None), recurrent_of(model, block)
+    if parts.attention_mark:
+        return hasattr(mixer, parts.attention_mark)
+    return recurrent is None or mixer not in (None, recurrent)
 
 
 def recurrent_of(model: Any, block: nn.Module) -> nn.Module | None:
@@ -87,14 +89,22 @@ def recurrent_of(model: Any, block: nn.Module) -> nn.Module | None:
     return layer if layer is not None and (not parts.recurrent_mark or hasattr(layer, parts.recurrent_mark)) else None
 
 
+def has_mlp(model: Any, block: nn.Module) -> bool:
+    """Whether one block of ``model`` has an MLP or a mixture: not where it is attention or a recurrence alone."""
+    if parts_of(model).mlp != parts_of(model).attention:
+        return True
+    return recurrent_of(model, block) is None and not attends(model, block)
+
+
 def mlp_of(model: Any, block: nn.Module) -> nn.Module:
-    """The MLP, or the mixture of experts, of one block of ``model``."""
+    """The MLP, or the mixture of experts, of one block of ``model`` that has one."""
     return block.get_submodule(parts_of(model).mlp)
 
 
 def rotary_of(model: Any) -> Any:
     """The module that computes cosines and sines for all blocks; None where no layer turns."""
-    return getattr(backbone_of(model), parts_of(model).rotary, None)
+    path = parts_of(model).rotary
+    return getattr(backbone_of(model), path, None) if path else None
 
 
 def head_of(model: Any) -> Float[Tensor, "vocabulary width"]:

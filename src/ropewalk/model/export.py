@@ -54,7 +54,8 @@ def export(
     embedding = next(name for name in expected if is_embedding(name))
     tied = {"lm_head.weight": embedding} if shape.tied else {}
     shapes = {name: sizes for name, sizes in shapes_of(tensors).items() if name not in tied}
-    kept = split_experts(LazyWeights(shapes, tensors.__getitem__), stored)
+    parts = {name: each.shape for name, each in stored.items()}
+    kept = split_experts(LazyWeights(shapes, tensors.__getitem__), parts)
     names = read_file_names(like)
     facts = read_manifest(like)["facts"] if is_finished(like) else {"context_tokens": shape.context_tokens}
     with new_folder(out, kind="model", inputs={"like": str(like), "dtype": dtype}, facts=lambda: facts) as work:

@@ -93,7 +93,9 @@ def _name_of_family(name: str, config: Mapping[str, Any]) -> str:
     """The name of a tensor in its class, where a family's files have another one."""
     inner = config.get(OWN_TYPE)
     family = row_of(inner["architecture"] if inner else config["architectures"][0])
-    return family.file_names.get(name, name) if family else name
+    names = family.file_names if family else {}
+    begin = next((each for each in names if each.endswith(".") and name.startswith(each)), "")
+    return names[begin] + name.removeprefix(begin) if begin else names.get(name, name)
 
 
 def _is_another_s(own: str, config: Mapping[str, Any]) -> bool:

@@ -79,27 +79,33 @@ def merge_weights(
     return LazyWeights(shapes_of(trained), read)
 
 
-def split_experts(weights: Mapping[str, Shaped[Tensor, "..."]], names: Iterable[str]) -> LazyWeights:
-    """``weights``, by the class's names, under the ``names`` of a model's files, as far as they are among them.
+def split_experts(weights: Mapping[str, Shaped[Tensor, "..."]], stored: Mapping[str, tuple[int, ...]]) -> LazyWeights:
+    """``weights``, by the class's names, under the names of a model's files, as far as they are among them.
 
-    A weight without a name there keeps its own. The experts of one layer are held until those of the next are read.
+    ``stored`` has the shapes in the files by the names there. A weight without a name there keeps its own. The experts
+    of one layer are held until those of the next are read.
     """
     shapes = shapes_of(weights)
     places: dict[str, ExpertPlace] = {}
-    for name in names:
+    for name in stored:
         place = None if name in shapes else find_place(name)
         if place is not None and place.name in shapes:
             places[name] = place
     held = lru_cache(maxsize=2)(weights.__getitem__)  # names in their order alternate between a layer's two tensors
+    cut = {name: place.cut(shapes[place.name], stored) for name, place in places.items()}
 
     def read(name: str) -> Shaped[Tensor, "..."]:
         if name not in places:
             return weights[name]
         place = places[name]
-        whole = held(place.name)
-        # [experts, rows, width] -> [rows, width] -> parts x [part_rows, width]
-        return whole if place.expert is None else whole[place.expert].chunk(len(place.siblings))[place.part]
+        # [experts, rows, width] -> [rows, width], or the whole tensor
+        whole = held(place.name) if place.expert is None else held(place.name)[place.expert]
+        if len(place.siblings) == 1:
+            return whole
+        # [rows, ...] -> parts x [part_rows, ...]
+        parts: tuple[Tensor, ...] = whole.split([cut[part][0] for part in place.siblings])
+        return parts[place.part]
 
     taken = {place.name for place in places.values()}
     kept = {name: shape for name, shape in shapes.items() if name not in taken}
-    return LazyWeights(kept | {name: place.cut(shapes[place.name]) for name, place in places.items()}, read)
+    return LazyWeights(kept | cut, read)

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from ropewalk.model.architectures import attends, attention_of, blocks_of, family_of, rotary_of
+from ropewalk.shape.family import Family
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +39,7 @@ def read_native(model: Any) -> tuple[LiveLayer, ...]:
     for index, block in enumerate(blocks_of(model)):
         attention: Any = attention_of(model, block)
         if rotary is None:
-            head_dim = getattr(model.config, "head_dim", None) or (
-                model.config.hidden_size // model.config.num_attention_heads
-            )
-            found.append(LiveLayer(np.zeros(head_dim // 2), 1.0, windows[index]))
+            found.append(LiveLayer(np.zeros(_count_dims(model.config, family) // 2), 1.0, windows[index]))
             continue
         own = not hasattr(rotary, "inv_freq")  # then one set per layer type
         prefix = f"{model.config.layer_types[index]}_" if own else ""
@@ -52,6 +50,13 @@ def read_native(model: Any) -> tuple[LiveLayer, ...]:
             inv_freq, factor = np.zeros_like(inv_freq), 1.0
         found.append(LiveLayer(inv_freq, factor, windows[index]))
     return tuple(found)
+
+
+def _count_dims(config: Any, family: Family | None) -> int:
+    """Dimensions of a head that RoPE would turn; all of a head where no part of it is set apart."""
+    if family is not None and family.latent is not None:
+        return int(config.qk_rope_head_dim)
+    return getattr(config, "head_dim", None) or int(config.hidden_size // config.num_attention_heads)
 
 
 def _find_window(model: Any, attention: Any) -> int | None:

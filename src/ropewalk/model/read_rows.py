@@ -65,7 +65,27 @@ class JoinedTensor:
         return (len(self.parts), sum(part.shape[0] for part in first), *first[0].shape[1:])
 
 
-AnyStored = StoredTensor | JoinedTensor
+@dataclass(frozen=True, slots=True)
+class StackedTensor:
+    """A tensor [rows, ...] whose rows lie in several stored tensors of one type, one below the other."""
+
+    parts: tuple[StoredTensor, ...]
+
+    @property
+    def file(self) -> Path:
+        """The file of the first part, for messages."""
+        return self.parts[0].file
+
+    @property
+    def dtype(self) -> str:
+        return self.parts[0].dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (sum(part.shape[0] for part in self.parts), *self.parts[0].shape[1:])
+
+
+AnyStored = StoredTensor | JoinedTensor | StackedTensor
 
 
 def read_header(path: Path) -> tuple[dict[str, Any], int]:
@@ -96,6 +116,8 @@ def read_rows(stored: AnyStored, out: Float[Tensor, "..."], *, first_row: int = 
             for parts, matrix in zip(stored.parts[first_row : first_row + len(out)], out, strict=True)
             for part, place in zip(parts, matrix.split([each.shape[0] for each in parts]), strict=True)
         )
+    if isinstance(stored, StackedTensor):
+        return _read_stacked(stored, out, first_row)
     if stored.turned:
         held = torch.empty(1, *reversed(stored.shape[1:]), dtype=STORED_TYPES[stored.dtype])
         bad = 0
@@ -116,6 +138,18 @@ def read_rows(stored: AnyStored, out: Float[Tensor, "..."], *, first_row: int = 
             if not direct:
                 part.copy_(target)
             bad += count_bad(part)  # after the conversion: a large number becomes infinite in float16
+    return bad
+
+
+def _read_stacked(stored: StackedTensor, out: Float[Tensor, "..."], first_row: int) -> int:
+    """The rows of ``out`` from each part that has some of them."""
+    bad, begin = 0, 0
+    for part in stored.parts:
+        first, last = (min(max(row - begin, 0), part.shape[0]) for row in (first_row, first_row + len(out)))
+        if first < last:
+            place = begin + first - first_row
+            bad += read_rows(part, out[place : place + last - first], first_row=first)
+        begin += part.shape[0]
     return bad
 
 

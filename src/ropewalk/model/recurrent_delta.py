@@ -1,4 +1,4 @@
-"""Gated delta nets of transformers (Yang et al., 2412.06464) over packed documents: Qwen3-Next, Qwen3.5.
+"""Gated delta nets of transformers (Yang et al., 2412.06464) over packed documents: Qwen3-Next, Qwen3.5, OLMo hybrid.
 
 Queries, keys and values pass a short convolution together; each head's decay comes from A, a bias and the input. What
 differs between classes is how their matrices are arranged.
@@ -61,10 +61,16 @@ class GatedDelta(RecurrentLayer):
         self, output: Float[Tensor, "local heads value_dim"], gate: Float[Tensor, "local heads value_dim"]
     ) -> Hidden:
         """The layer's norm with its gate, which takes every head as a row, and its last matrix."""
-        this: Any = self
-        normed = this.norm(output.flatten(0, 1), gate.flatten(0, 1)).view(len(output), -1)
-        finished: Tensor = this.out_proj(normed)
+        norm, matrix = self.norm_and_matrix
+        normed = norm(output.flatten(0, 1), gate.flatten(0, 1)).view(len(output), -1)
+        finished: Tensor = matrix(normed)
         return finished
+
+    @property
+    def norm_and_matrix(self) -> tuple[nn.Module, nn.Module]:
+        """The layer's norm and its last matrix."""
+        this: Any = self
+        return this.norm, this.out_proj
 
 
 class DeltaByKeyHead(GatedDelta):
@@ -86,6 +92,26 @@ class DeltaInFour(GatedDelta):
         this: Any = self
         gate = this.in_proj_z(hidden).unflatten(-1, (-1, self.head_v_dim))
         return Projected(this.in_proj_qkv(hidden), gate, this.in_proj_b(hidden).sigmoid(), this.in_proj_a(hidden))
+
+
+class DeltaInSix(GatedDelta):
+    """OLMo hybrid: a matrix for each of queries, keys, values, gate, beta and decay. Beta may reach 2, so that a token
+    can turn the sign of what its key finds."""
+
+    allow_neg_eigval: bool
+
+    def project(self, hidden: Hidden) -> Projected:
+        this: Any = self
+        # twice [local, key_heads * key_dim], [local, heads * value_dim] -> [local, channels]
+        mixed = torch.cat([this.q_proj(hidden), this.k_proj(hidden), this.v_proj(hidden)], dim=-1)
+        gate = this.g_proj(hidden).unflatten(-1, (-1, self.head_v_dim))
+        beta = this.b_proj(hidden).sigmoid() * (2 if self.allow_neg_eigval else 1)
+        return Projected(mixed, gate, beta, this.a_proj(hidden))
+
+    @property
+    def norm_and_matrix(self) -> tuple[nn.Module, nn.Module]:
+        this: Any = self
+        return this.o_norm, this.o_proj
 
 
 def normalise(vectors: Float[Tensor, "local heads key_dim"]) -> Float[Tensor, "local heads key_dim"]:

@@ -12,7 +12,8 @@ from typing import Any
 from torch import nn
 
 from ropewalk.model.architectures import blocks_of, family_of, recurrent_of
-from ropewalk.model.recurrent_delta import DeltaByKeyHead, DeltaInFour
+from ropewalk.model.recurrent_delta import DeltaByKeyHead, DeltaInFour, DeltaInSix
+from ropewalk.model.recurrent_kda import KimiDelta
 from ropewalk.model.recurrent_layer import RecurrentLayer
 from ropewalk.model.recurrent_lightning import Lightning
 from ropewalk.model.recurrent_short import ShortConvolution
@@ -21,9 +22,12 @@ from ropewalk.model.recurrent_ssd import ScaledStateSpace, StateSpace
 LAYOUTS: Mapping[str, type[RecurrentLayer]] = {
     "qwen3_next": DeltaByKeyHead,
     "qwen3_5": DeltaInFour,
+    "olmo_hybrid": DeltaInSix,
+    "kda": KimiDelta,
     "lfm2": ShortConvolution,
     "mamba2": StateSpace,
     "falcon_h1": ScaledStateSpace,
+    "nemotron_h": StateSpace,
     "lightning": Lightning,
 }
 """By the layout of ``RecurrentKeys``."""

@@ -22,6 +22,7 @@ from ropewalk.model.trial import REFUSALS, tell_error, try_short_windows
 from ropewalk.model.twin import FEW_EXPERTS
 from ropewalk.partition import partition_tokens
 from ropewalk.shape.families import SUPPORTED
+from ropewalk.shape.family import MLP_ALONE
 
 _LAYERS = ("full_attention", "sliding_attention")
 _KEYS = {
@@ -183,7 +184,8 @@ def _find_reasons(model: PreTrainedModel) -> Iterator[str]:
     family = family_of(model)
     ours: set[str] = set()
     if family is not None and family.recurrent is not None:
-        ours = {*family.recurrent.words, "hybrid" if family.recurrent.beside else "linear_attention"}
+        usual = "hybrid" if family.recurrent.beside else "linear_attention"
+        ours = {*family.recurrent.words, usual, *(MLP_ALONE if family.single else ())}
     others = sorted(set(getattr(config, "layer_types", None) or ()) - set(_LAYERS) - ours)
     if others:
         yield f"some of its layers are of another kind ({', '.join(others)})"

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ropewalk.model.architectures import blocks_of, mlp_of
+from ropewalk.model.architectures import blocks_of, has_mlp, mlp_of
 from ropewalk.model.compiled import stay_outside
 
 
@@ -27,6 +27,8 @@ def tile_mlps(model: Any, tile_tokens: int) -> None:
     change.
     """
     for block in blocks_of(model):
+        if not has_mlp(model, block):
+            continue
         mlp: Any = mlp_of(model, block)
         mlp.__class__ = _derive(type(mlp), tile_tokens)  # type: ignore[arg-type]  # mypy takes it for a module
 

@@ -139,7 +139,7 @@ def _count_block_products(shape: ModelShape, adapters: int) -> tuple[float, ...]
         if experts is not None and has_mixture(shape, layer):
             inner = experts.active_width() + inner * experts.beside
             total += 2.0 * shape.width * experts.count
-        total += 2.0 * matrices * shape.width * inner
+        total += 2.0 * matrices * shape.width * inner * shape.has_mlp(layer)
         attends, recurs = shape.mixers[layer]
         if shape.recurrent is not None and recurs:
             total += shape.recurrent.token_flops

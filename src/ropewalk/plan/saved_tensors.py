@@ -73,14 +73,15 @@ def _recurrent_bytes(shape: ModelShape, element_bytes: int, *, summed: bool) -> 
 
 
 def _shared_bytes(shape: ModelShape, layer: int, element_bytes: int) -> float:
-    """Bytes that the norms and the MLP of a layer keep of one token."""
+    """Bytes that the norms of a layer, and its MLP if it has one, keep of one token."""
     kept = kept_of(shape)
 
     def weigh(counts: Counts, width: float) -> float:
         return weigh_kept(counts, width, element_bytes)
 
     numbers, experts = weigh(kept.width, shape.width), shape.experts
-    if experts is None or experts.beside or not has_mixture(shape, layer):
+    dense = experts is None or experts.beside or not has_mixture(shape, layer)
+    if dense and shape.has_mlp(layer):
         numbers += weigh(kept.mlp, shape.mlp_width * shape.mlp_factor(layer))
     if experts is not None and has_mixture(shape, layer):
         mixture = weigh(kept.mixed, shape.width) + weigh(kept.routed, experts.per_token * shape.width)

@@ -41,7 +41,7 @@ def count_trained(shape: ModelShape, lora: Lora | None) -> Trained:
         matrices += shape.unequal.input_products(shape.width, shape.layers)
     if shape.experts is not None:  # of the experts those that a token uses
         router = shape.width * shape.experts.count
-        matrices += shape.mixtures * (3 * shape.width * shape.experts.active_width() + router)
+        matrices += shape.mixtures * (shape.experts.matrices * shape.width * shape.experts.active_width() + router)
     named = {{"head": "embeddings"}.get(each, each) if shape.tied else each for each in lora.also_train}
     head = ("embeddings" if shape.tied else "head") in named
     fires = sum(layer.bias == "fire" for layer in shape.positions) * (2 + FIRE_UNITS * (2 + shape.heads))

@@ -84,7 +84,9 @@ class Advised:
 def describe_advice(advised: Advised) -> str:
     """Advice on one screen: the base's positions, the candidates, the recommendation with reasons, and the probe."""
     found = advised.survey
-    lines = [advised.what, *advised.layers, *_tell_base(found), "", _tabulate(found).to_text(), ""]
+    lines = [advised.what, *advised.layers, ""]
+    if found.base.turns:
+        lines = [*lines[:-1], *_tell_base(found), "", _tabulate(found).to_text(), ""]
     lines += [f"{name}: {why}" for name, why in _group(found.refused)]
     lines += [f"asked: {describe(found.base, each.method)}" for each in found.candidates if each.name == ASKED]
     lines += [advised.recommendation, *(f"  - {reason}" for reason in advised.reasons)]
@@ -96,7 +98,7 @@ def describe_advice(advised: Advised) -> str:
 def write_advice(path: Path, advised: Advised) -> None:
     """Write the page to ``path``, self-contained; an older one is replaced."""
     found = advised.survey
-    sections = [_make_reasons(advised), *_make_pictures(advised)]
+    sections = [_make_reasons(advised), *(_make_pictures(advised) if advised.survey.base.turns else ())]
     if advised.scores:
         sections.append(_make_probe(advised.probed))
     write_whole(
@@ -108,7 +110,7 @@ def write_advice(path: Path, advised: Advised) -> None:
                 verdict=advised.recommendation,
                 verdict_mark="pass",
                 tiles=_make_tiles(found),
-                summary=_tabulate(found),
+                summary=_tabulate(found) if found.base.turns else None,
                 sections=sections,
                 made_from="the model's config.json" + (" and a probe of the model" if advised.scores else ""),
             )
@@ -117,6 +119,8 @@ def write_advice(path: Path, advised: Advised) -> None:
 
 
 def _tell_base(found: Survey) -> list[str]:
+    if not found.base.turns:
+        return []
     known, pairs, reached = found.known_pairs, found.pairs, format_length(found.base.context_tokens)
     running = f"{found.base.running.kind}, " if found.base.running else ""
     lines = [
@@ -176,8 +180,11 @@ def _group(refused: dict[str, str]) -> list[tuple[str, str]]:
 
 def _make_tiles(found: Survey) -> list[HeadFigure]:
     never = found.pairs - found.known_pairs
+    context = format_length(found.base.context_tokens), format_length(found.context_tokens)
+    if not found.base.turns:
+        return [HeadFigure("context", *context, "", "")]
     tiles = [
-        HeadFigure("context", format_length(found.base.context_tokens), format_length(found.context_tokens), "", ""),
+        HeadFigure("context", *context, "", ""),
         HeadFigure("pairs without a full rotation in pretraining", "", f"{never} of {found.pairs}", "", ""),
     ]
     if found.least_theta is not None:

@@ -160,6 +160,8 @@ def _complete(base: BaseRope, context_tokens: int) -> tuple[dict[str, Method], d
 
 def _draft(base: BaseRope, context_tokens: int) -> Iterator[Rope]:
     yield Unchanged()
+    if not base.turns:
+        return
     thetas = {entry.theta for entry in practice_at(context_tokens) if entry.theta > base.theta}
     if base.running is None:
         thetas.add(
@@ -196,6 +198,10 @@ def _holds(advice: Advice) -> bool:
 def _tell(base: BaseRope, chosen: Candidate, *, least: float | None) -> Iterator[str]:
     """The reasons for the recommendation in plain words, and the steps to reach it."""
     advice, length = chosen.advice, format_length(chosen.advice.context_tokens)
+    if not base.turns:
+        yield "no layer has RoPE: a longer context changes no angle, and no method has anything to change"
+        yield "rope: {kind: unchanged} raises the context length alone; the model lacks training on longer texts"
+        return
     if base.running is not None:
         yield (
             f"the positions of the base are scaled already; this method is applied on top: "

@@ -19,6 +19,8 @@ from ropewalk.core.spec import Spec
 from ropewalk.rope.method import BaseRope, describe
 from ropewalk.rope.scaling import Nope, Rope, Unchanged
 
+MLP = "mlp"
+"""The mixer of a layer that has neither attention nor a recurrence."""
 FIRE_UNITS = 32
 """Hidden units of the small network of a layer with ``bias: fire``."""
 
@@ -61,7 +63,8 @@ class LayerPosition(Spec):
     """Queries at position p >= this are multiplied by ln(p + 1) / ln(this)."""
     bias: Literal["alibi", "fire"] | None = None
     mixer: str | None = None
-    """The recurrence that runs in place of attention: such a layer has no positions, and nothing to stretch."""
+    """The recurrence that runs in place of attention, or ``MLP`` where nothing does: such a layer has no positions,
+    and nothing to stretch."""
     beside: str | None = None
     """The recurrence that runs beside attention in the same layer, without positions: attention alone is stretched."""
 
@@ -139,6 +142,14 @@ def stretch_layers(
         )
     stretched = choose_stretched(base, base_tokens)
     if not any(stretched) and not isinstance(rope, Unchanged):
+        if all(isinstance(layer.rope, Nope) for layer in base):
+            raise UserError(
+                "this base has no positions to change",
+                where="rope.kind",
+                why=f"no layer of it has RoPE, so {rope.kind} has no angle to change",
+                fix="use kind: unchanged: the context length alone is raised, and training on longer texts does the "
+                "rest",
+            )
         raise UserError(
             "no layer of this base can be extended",
             where="rope.kind",

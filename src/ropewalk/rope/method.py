@@ -28,14 +28,8 @@ Value = TypeVar("Value")
 
 _ROUNDED_PLACES = 3
 _CHOICES = (
-    "fixed_attention_factor",
-    "mscale",
-    "mscale_all_dim",
-    "beta_fast",
-    "beta_slow",
-    "truncate",
-    "low_freq_factor",
-    "high_freq_factor",
+    *("fixed_attention_factor", "mscale", "mscale_all_dim"),
+    *("beta_fast", "beta_slow", "truncate", "low_freq_factor", "high_freq_factor"),
 )
 
 
@@ -59,6 +53,11 @@ class BaseRope:
         Qwen documents such a block (yarn, factor 4 over 32Ki, in a model of 32Ki) for serving only.
         """
         return self.running is not None and self.running.begins_tokens >= self.context_tokens
+
+    @property
+    def turns(self) -> bool:
+        """Whether any layer of the base has RoPE."""
+        return self.running is None or self.running.kind != "nope"
 
 
 class Method(Spec):
@@ -185,6 +184,8 @@ def describe(base: BaseRope, method: Method) -> str:
     """The changes by the completed ``method`` in one line: ``llama3 factor 8 -> 32 over the original 8Ki``."""
     before = base.running.model_dump(exclude_none=True) if base.running else {"theta": base.theta}
     after = {"theta": method.final_theta(base.theta)} | method.model_dump(exclude_none=True)
+    if method.kind == "nope" and not base.turns:
+        return "no RoPE, as before"
     words = [method.kind]
     for name in ("factor", "share", "theta"):
         old, new = before.get(name), after.get(name)

@@ -15,7 +15,7 @@ from ropewalk.rope.layers import LayerPosition, LayerRule, describe_layers
 from ropewalk.rope.scaling import Rope
 from ropewalk.shape.families import require_row
 from ropewalk.shape.model_shape import ModelShape
-from ropewalk.shape.recurrent import read_sizes
+from ropewalk.shape.recurrent_sizes import read_sizes
 from ropewalk.shape.rope_keys import FULL
 
 CONVERTED = {"Qwen3ForCausalLM": "Qwen3_5ForCausalLM"}

@@ -28,14 +28,16 @@ class Experts:
     """The norms that a layer with a mixture has more than others, without a bias; ``other_parameters`` counts them."""
     beside: bool = False
     """Whether the layer has its dense MLP too."""
+    matrices: int = 3
+    """Matrices of an expert."""
 
     def parameters(self, width: int) -> int:
         """Parameters of one mixture in a model of ``width``, router and shared part included."""
-        return self.own_parameters(width) + 3 * width * self.shared_width + self.other_parameters
+        return self.own_parameters(width) + self.matrices * width * self.shared_width + self.other_parameters
 
     def own_parameters(self, width: int) -> int:
         """Parameters of the experts of one mixture alone."""
-        return self.count * (3 * width * self.width + self.bias_width)
+        return self.count * (self.matrices * width * self.width + self.bias_width)
 
     def active_width(self) -> int:
         """The inner width that a token passes: its experts and the shared part."""
@@ -79,6 +81,7 @@ def read_experts(
         bias_width=(2 * inner + width) * keys.expert_bias,
         norms=norms,
         beside=keys.beside,
+        matrices=3 if keys.gated else 2,
     )
 
 
@@ -87,6 +90,8 @@ def _has_mixture(config: Mapping[str, Any], keys: ExpertKeys, layer: int, *, whe
         return layer >= _whole(config, "first_k_dense_replace", where)
     if keys.dense == "types":
         return _read_types(config, where)[layer] == "sparse"
+    if keys.dense == "kinds":
+        return bool(config["layer_types"][layer] == "moe")
     if keys.dense == "step":
         every = max(1, _whole(config, "decoder_sparse_step", where, default=1))
         return layer not in (config.get("mlp_only_layers") or ()) and (layer + 1) % every == 0

@@ -12,6 +12,8 @@ Bias = bool | tuple[str, bool]
 Norm = Literal["scale", "scale_bias", "none"]
 """The trained parameters of a norm; a LayerNorm without bias has those of an RMSNorm."""
 QkNorm = Literal["none", "head", "all_heads", "each_head"]
+MLP_ALONE = ("mlp", "moe")
+"""The words for a layer that is an MLP, or a mixture of experts, and nothing else."""
 CosSin = Literal["halves", "doubled", "single", "complex"]
 
 
@@ -28,7 +30,9 @@ class Parts:
     recurrent: str = ""
     """Of a recurrent layer in a block that has no attention."""
     recurrent_mark: str = ""
-    """A module that a recurrent layer has and attention lacks, where both have one path."""
+    """A module or parameter that a recurrent layer has and attention lacks, where both have one path."""
+    attention_mark: str = ""
+    """The same of attention, where a block may have neither."""
     embedding: str = "embed_tokens"
 
 
@@ -39,21 +43,23 @@ class ExpertKeys:
     ``count`` has all names that the class reads.
 
     ``dense`` tells which layers have a plain MLP instead: none, the first ones (``first_k_dense_replace``), all but
-    every n-th (``decoder_sparse_step`` and ``mlp_only_layers``), those outside of a range (ERNIE), or those that
-    ``mlp_layer_types`` names. ``shared`` is the number of experts that every token uses, as a key, or ``shared_width``
-    the key of their width together.
+    every n-th (``decoder_sparse_step`` and ``mlp_only_layers``), those outside of a range (ERNIE), those that
+    ``mlp_layer_types`` names, or all layers but those that are a mixture and nothing else. ``shared`` is the number of
+    experts that every token uses, as a key, or ``shared_width`` the key of their width together.
     ``router_bias`` and ``expert_bias``: whether the class has them.
     """
 
     count: tuple[str, ...] = ("num_experts",)
     per_token: str = "num_experts_per_tok"
     width: str = "moe_intermediate_size"
-    dense: Literal["none", "first", "step", "range", "types"] = "none"
+    dense: Literal["none", "first", "step", "range", "types", "kinds"] = "none"
     shared: str = ""
     shared_width: str = ""
     shared_gate: bool = False
     router_bias: bool = False
     expert_bias: bool = False
+    gated: bool = True
+    """Whether an expert has three matrices, as a gated MLP; else two."""
     balance_bias: Literal["none", "buffer", "parameter"] = "none"
     """The bias of V3's balancing (2408.15664): none, a buffer of the class, or a parameter without a gradient."""
     scores: Literal["softmax", "sigmoid", "given"] = "softmax"
@@ -85,10 +91,10 @@ class RecurrentKeys:
     """The recurrences that a class has in place of attention in some layers, or beside it in each.
 
     ``kind`` is one of shape/recurrences.py, or ``convolution``. ``layout`` says how the class arranges the matrices of
-    such a layer and names their sizes (shape/recurrent.py). ``word`` names such a layer in ``layer_types``; where a
+    such a layer and names their sizes (shape/recurrent_sizes.py). ``word`` names such a layer in ``layer_types``; where a
     file lacks that key, ``attention_key`` lists the layers that have attention, or every ``every``-th layer has it, or
-    the number in ``every_key``: the last of a period, or with ``attends_first`` the first. ``word`` is empty for a
-    class without ``layer_types``.
+    the number in ``every_key``: the last of a period, or with ``attends_first`` the first. With ``ends_attending`` the
+    last layer has attention where no other would. ``word`` is empty for a class without ``layer_types``.
     """
 
     kind: str
@@ -98,6 +104,7 @@ class RecurrentKeys:
     every_key: str = ""
     attention_key: str = ""
     attends_first: bool = False
+    ends_attending: bool = False
     beside: bool = False
     """Whether each layer has both, a recurrence and attention, whose outputs are added."""
 
@@ -129,9 +136,9 @@ class Family:
     which layers may have a window: none, all alike, or some of them by ``layer_types``; ``window_tokens`` is the
     default, and ``window_every`` the period of the layers without one where the file has no ``layer_types``, or
     ``window_every_key`` the key for it. ``nope``: layers that the class does not turn: those of ``no_rope_layers``, all
-    without a window, or these only where others have one, or all unless
-    ``position_embedding_type`` is rope. ``ropes``: whether rotating layers share one RoPE or have one
-    per layer type. For the latter, ``window_theta`` is the default of the windowed layers, and ``window_theta_key`` is
+    without a window, or these only where others have one, or all unless ``position_embedding_type`` is rope, or all
+    where theta is null, or all ``always``. ``ropes``: whether rotating layers share one RoPE or have one per layer
+    type. For the latter, ``window_theta`` is the default of the windowed layers, and ``window_theta_key`` is
     their older key. ``logit_scale``: a key whose value multiplies the logits, with its default; with ``logit_divides``
     it divides them. ``logit_cap``: a key whose value caps them, c tanh(x / c). ``projections``: the class's names of
     matrices that are called otherwise in Llama; two with one name are one matrix. ``no_dropout`` are keys of dropout
@@ -149,7 +156,7 @@ class Family:
     mlp: Literal["gated", "plain"] = "gated"
     projections: Mapping[str, str] = field(default_factory=dict)
     file_names: Mapping[str, str] = field(default_factory=dict)
-    """Names of tensors in files that the class calls otherwise."""
+    """Names of tensors in files that the class calls otherwise; one that ends in a dot is the beginning of names."""
     other_parameters: int = 0
     """Trained numbers of a block that belong to no matrix and no norm."""
     drops_arguments: bool = False
@@ -186,7 +193,7 @@ class Family:
     """Whether the class caps attention scores (``attn_logit_softcapping``)."""
     assumes_more: bool = False
     """Whether the class has other defaults than Llama for keys that a file may lack (layer_keys.py)."""
-    nope: Literal["never", "switch", "full", "full_beside_windows", "embedding_type"] = "never"
+    nope: Literal["never", "switch", "full", "full_beside_windows", "embedding_type", "null_theta", "always"] = "never"
     ropes: Literal["one", "by_type"] = "one"
     theta: float = 10_000.0
     theta_key: str = "rope_theta"
@@ -211,6 +218,10 @@ class Family:
     experts: ExpertKeys | None = None
     unequal: bool = False
     """Whether layers differ in size, as shape/unequal.py reads it."""
+    own_names: Mapping[str, str] = field(default_factory=dict)
+    """The class's own names of keys, with the usual ones; such a class has more of its own (shape/own_names.py)."""
+    single: bool = False
+    """Whether a layer is one of attention, a recurrence, an MLP or a mixture (shape/single_layers.py)."""
     latent: LatentKeys | None = None
     """Latent attention: queries, keys and values come from products of low rank (shape/latent.py)."""
     recurrent: RecurrentKeys | None = None

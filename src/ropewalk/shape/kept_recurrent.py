@@ -20,6 +20,8 @@ class KeptRecurrent:
     ``channels`` pass the convolution; ``key_heads`` and ``heads`` are keys of the heads that the matrices make, and of
     all heads; ``values`` are those of all heads, ``steps`` one number of each head. ``head_scores`` are products of a
     token with its chunk for each head, ``key_scores`` for each key head, and ``states`` one state in each chunk.
+    ``pairs`` are decays between a token and its chunk where each number of a key has its own, and ``ranks`` products of
+    matrices of low rank.
     """
 
     channels: Counts
@@ -30,6 +32,8 @@ class KeptRecurrent:
     head_scores: Counts = (0, 0)
     key_scores: Counts = (0, 0)
     states: Counts = (0, 0)
+    pairs: Counts = (0, 0)
+    ranks: Counts = (0, 0)
 
     def bytes_of_token(self, layers: RecurrentLayers, element_bytes: int) -> float:
         """Bytes of one token in one layer."""
@@ -45,6 +49,8 @@ class KeptRecurrent:
             (self.head_scores, heads * chunk),
             (self.key_scores, key_heads * chunk),
             (self.states, heads * layers.key_dim * layers.value_dim / chunk),
+            (self.pairs, heads * chunk * layers.key_dim),
+            (self.ranks, layers.key_dim),
         )
         return found + sum(weigh_kept(counts, width, element_bytes) for counts, width in widths)
 
@@ -71,8 +77,19 @@ _SSD = KeptRecurrent(
 KEPT_RECURRENT: Mapping[str, KeptRecurrent] = {
     "qwen3_next": _DELTA,
     "qwen3_5": _DELTA,
+    "olmo_hybrid": _DELTA,
+    "kda": KeptRecurrent(
+        channels=(2, 1, -1),
+        values=(2, 21, 3),
+        steps=(1, 4),
+        head_scores=(0, 3),
+        states=(0, 2),
+        pairs=(0, 3),
+        ranks=(2, 0),
+    ),
     "lfm2": KeptRecurrent(channels=(6, 0)),
     "mamba2": _SSD,
+    "nemotron_h": _SSD,
     "falcon_h1": _SSD,
     "lightning": KeptRecurrent(channels=(0, 0), values=(7, 7), steps=(0, 2), head_scores=(0, 2), states=(0, 1)),
 }

@@ -121,6 +121,10 @@ def _find_nope_obstacle(family: Family, shape: ModelShape, positions: Sequence[L
         return f"{family.model_type} turns the layers with a window, and no others"
     if family.nope == "embedding_type" and set(turning) != {not isinstance(shape.stretched.rope, Nope)}:
         return f"{family.model_type} turns all its layers or none"
+    if family.nope == "always" and any(turning):
+        return f"{family.model_type} has no RoPE"
+    if family.nope == "null_theta" and len(set(turning)) > 1:
+        return f"{family.model_type} turns all its layers or none"
     if family.nope == "full_beside_windows" and any(windowed) and turning != windowed:
         return f"{family.model_type} turns only the layers with a window where there are some"
     return ""
@@ -178,12 +182,13 @@ def _spell_native(
         "max_position_embeddings": tokens,
         **_raise_lengths(config, context_tokens),
         **({} if name == shape.architecture else _say_aloud(config, shape, family)),
-        **_spell_windows(family, positions),
+        **({} if family.nope == "always" else _spell_windows(family, positions)),
         **_spell_original(positions),
         **dict.fromkeys(family.no_dropout, 0.0),
         **ropes,
     }
-    return SpelledLayers(name, family.model_type, keys, (*POSITION_KEYS, *STALE_KEYS), native=True, legacy=legacy)
+    dropped = (*POSITION_KEYS, *STALE_KEYS) if family.nope != "always" else STALE_KEYS  # its layers are as before
+    return SpelledLayers(name, family.model_type, keys, dropped, native=True, legacy=legacy)
 
 
 def _raise_lengths(config: Mapping[str, Any], context_tokens: int) -> dict[str, int]:
@@ -241,6 +246,10 @@ def _spell_ropes(
 ) -> tuple[dict[str, Any], bool]:
     """The keys of both formats, and whether the older ones describe the same."""
     positions = [layer for layer in positions if layer.mixer is None]
+    if family.nope == "always":
+        return {}, True
+    if family.nope == "null_theta" and all(isinstance(layer.rope, Nope) for layer in positions):
+        return {"rope_parameters": {"rope_type": "default", "rope_theta": None}, "rope_theta": None}, True
     groups = _group(family, positions)
     first = positions[0].model_copy(update={"rope": Unchanged()})  # for a layer type without layers
     kept = find_kept(config, family)

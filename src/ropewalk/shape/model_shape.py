@@ -5,69 +5,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any
 
-from ropewalk.rope.layers import FIRE_UNITS, LayerPosition, LayerRule, find_stretched, stretch_layers
+from ropewalk.rope.layers import FIRE_UNITS, MLP, LayerPosition, LayerRule, find_stretched, stretch_layers
 from ropewalk.rope.method import BaseRope
 from ropewalk.rope.scaling import Rope, Unchanged
 from ropewalk.shape.alike import group_layers
-from ropewalk.shape.experts import Experts
-from ropewalk.shape.family import Norm, QkNorm
-from ropewalk.shape.latent import Latent, require_score_factor, score_factor
+from ropewalk.shape.latent import require_score_factor, score_factor
 from ropewalk.shape.mixers import Mixers, find_mixers
-from ropewalk.shape.recurrent import RecurrentLayers
-from ropewalk.shape.unequal import Unequal, refuse_pattern
+from ropewalk.shape.model_fields import ModelFields
+from ropewalk.shape.unequal import refuse_pattern
 
 
 @dataclass(frozen=True)  # no slots: a search asks for the sums below a hundred thousand times, so they are kept
-class ModelShape:
-    """A decoder of blocks with attention and an MLP. Made by shape/read.
-
-    ``head_dim`` is the width of a query's or a key's head; values of a latent attention may be narrower.
-    ``positions`` has one entry per layer, first to last. ``mlp_width`` is the inner width of a dense MLP, which is
-    ``gated`` (three matrices) or ``plain`` (two). ``rotary_dim`` is the number of dimensions of a head that RoPE turns.
-    ``dtype`` is the name of the weights' type. ``eos_id`` is the first, where a config lists several. ``qk_norm`` is
-    the range over which queries and keys are normalised; ``block_norms`` is the number of other norms of a layer. The
-    logits are multiplied by ``logit_scale``, then capped: ``logit_cap`` tanh(x / ``logit_cap``). ``projections`` are
-    the names of a block's matrices that differ from Llama's.
-    """
-
-    architecture: str
-    width: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    mlp_width: int
-    vocabulary: int
-    tied: bool
-    context_tokens: int
-    positions: tuple[LayerPosition, ...]
-    bos_id: int | None = None
-    eos_id: int | None = None
-    dtype: str = "float32"
-    qkv_bias: bool = False
-    output_bias: bool = False
-    mlp_bias: bool = False
-    qk_norm: QkNorm = "none"
-    block_norms: int = 2
-    rotary_share: float = 1.0
-    norm: Norm = "scale"
-    mlp: Literal["gated", "plain"] = "gated"
-    experts: Experts | None = None
-    other_parameters: int = 0
-    """Trained numbers of a layer that belong to no matrix and no norm: sinks, constants of an activation."""
-    logit_scale: float = 1.0
-    logit_cap: float | None = None
-    projections: tuple[tuple[str, str], ...] = ()
-    latent: Latent | None = None
-    unequal: Unequal | None = None
-    """What differs between layers; heads and widths of the shape are then those of layers that attend to all tokens."""
-    recurrent: RecurrentLayers | None = None
-    """The layers that have a recurrence, in place of attention or beside it."""
-    query_gate: bool = False
-    """Whether the matrix of queries also makes a gate, as wide, for attention's output."""
-    multimodal: bool = False
-    """Whether the shape is that of the text part of a model that has others."""
+class ModelShape(ModelFields):
+    """A decoder of blocks with attention and an MLP, or one of both. Made by shape/read."""
 
     @property
     def rotary_dim(self) -> int:
@@ -196,13 +148,26 @@ class ModelShape:
         """The number of layers with a mixture of experts."""
         return len(self.experts.layers) if self.experts else 0
 
+    @cached_property
+    def lone_mlps(self) -> int:
+        """The number of layers that are an MLP or a mixture alone; where there are some, no other layer has one."""
+        return sum(layer.mixer == MLP for layer in self.positions)
+
     @property
     def dense_mlps(self) -> int:
         """The number of layers with a dense MLP."""
+        if self.lone_mlps:
+            return self.lone_mlps - self.mixtures
         return self.layers if self.experts and self.experts.beside else self.layers - self.mixtures
+
+    def has_mlp(self, layer: int) -> bool:
+        """Whether a layer has an MLP or a mixture of experts: all have one, but where some are one thing each."""
+        return not self.lone_mlps or self.positions[layer].mixer == MLP
 
     def _mlp_parameters_of(self, layer: int) -> int:
         """Parameters of a layer's dense MLP and of its mixture, whichever it has."""
+        if not self.has_mlp(layer):
+            return 0
         dense = self.mlp_parameters * self.mlp_factor(layer)
         if self.experts is None or layer not in self.experts.layers:
             return dense

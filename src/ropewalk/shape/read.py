@@ -23,9 +23,11 @@ from ropewalk.shape.families import find_family, require_row
 from ropewalk.shape.family import Bias, Family
 from ropewalk.shape.latent import read_latent
 from ropewalk.shape.model_shape import ModelShape
+from ropewalk.shape.own_names import rename_keys
 from ropewalk.shape.read_layers import read_layers
-from ropewalk.shape.recurrent import read_recurrent
+from ropewalk.shape.recurrent_sizes import read_recurrent
 from ropewalk.shape.rope_keys import find_reach, find_rotary_share
+from ropewalk.shape.single_layers import list_single
 from ropewalk.shape.unequal import read_unequal
 from ropewalk.shape.values import LARGEST_COUNT, MOST_LAYERS, WIDEST_HEAD, check_factors, check_values
 from ropewalk.shape.wrappers import find_wrapper, read_text_config
@@ -76,11 +78,10 @@ def parse_shape(config: Mapping[str, Any], where: str) -> ModelShape:
     """The shape that a config.json describes; ``where`` is its name in errors. A multimodal one has its text part's."""
     multimodal, config = find_wrapper(config) is not None, read_text_config(config, where)
     architecture, family = find_family(config, where)
+    config = list_single(rename_keys(config, family, where), family, where)
     width, heads, kv_heads = _read_widths(config, family, where)
     context_tokens = _count(config, "max_position_embeddings", where)
-    if family.needs_head_dim and config.get("head_dim") is None:
-        raise _unusable("head_dim", f"missing, and {family.model_type} has no default", where)
-    head_dim = _count(config, "head_dim", where, default=family.head_dim or width // heads, most=WIDEST_HEAD)
+    head_dim = _find_head_dim(config, family, width // heads, where)
     count = partial(_count, config, where=where)
     latent = read_latent(config, family, count=count, where=where)
     if latent is not None:
@@ -146,6 +147,12 @@ def _read_widths(config: Mapping[str, Any], family: Family, where: str) -> tuple
             fix="correct hidden_size, num_attention_heads or num_key_value_heads",
         )
     return width, heads, kv_heads
+
+
+def _find_head_dim(config: Mapping[str, Any], family: Family, usual: int, where: str) -> int:
+    if family.needs_head_dim and config.get("head_dim") is None:
+        raise _unusable("head_dim", f"missing, and {family.model_type} has no default", where)
+    return _count(config, "head_dim", where, default=family.head_dim or usual, most=WIDEST_HEAD)
 
 
 def _has_bias(config: Mapping[str, Any], bias: Bias) -> bool:

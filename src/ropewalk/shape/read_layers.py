@@ -12,12 +12,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from ropewalk.core.error import UserError
 from ropewalk.core.quantity import format_count
-from ropewalk.rope.layers import LayerPosition
+from ropewalk.rope.layers import MLP, LayerPosition
 from ropewalk.rope.scaling import Nope, Rope, Unchanged, read_method
 from ropewalk.shape.families import OWN_TYPE
 from ropewalk.shape.family import Family
 from ropewalk.shape.recurrent import hide_recurrent, list_recurrent
 from ropewalk.shape.rope_keys import FULL, WINDOWED, read_ropes
+from ropewalk.shape.single_layers import list_mlps
 
 _NEEDED = ("theta", "factor", "original_tokens", "short_factor", "long_factor", "wavelengths_tokens")
 """The fields that must be filled in a method that a model runs, if the method has them."""
@@ -37,7 +38,11 @@ def read_layers(
         others = hide_recurrent(config, family)
         found = _read_theirs(others, family, ropes, layers=layers, where=where)
         recurrent = list_recurrent(config, family, layers=layers, where=where)
-        found = tuple(_recur(family, layer) if index in recurrent else layer for index, layer in enumerate(found))
+        alone = list_mlps(config, family)
+        found = tuple(
+            _mix(family, layer, recurs=index in recurrent) if index in (*recurrent, *alone) else layer
+            for index, layer in enumerate(found)
+        )
     for rope in {layer.rope: None for layer in found}:
         needed = [name for name in _NEEDED if name in type(rope).model_fields and (rope.kind, name) not in _OPEN]
         if missing := [name for name in needed if getattr(rope, name) is None]:
@@ -73,12 +78,12 @@ def _read_theirs(
     )
 
 
-def _recur(family: Family, attending: LayerPosition) -> LayerPosition:
-    """A layer with the family's recurrence in place of ``attending``, or beside it."""
+def _mix(family: Family, attending: LayerPosition, *, recurs: bool) -> LayerPosition:
+    """A layer with the family's recurrence, in place of ``attending`` or beside it, or with an MLP alone."""
     assert family.recurrent is not None
-    if family.recurrent.beside:
+    if recurs and family.recurrent.beside:
         return attending.model_copy(update={"beside": family.recurrent.kind})
-    return LayerPosition(rope=Nope(), theta=family.theta, mixer=family.recurrent.kind)
+    return LayerPosition(rope=Nope(), theta=family.theta, mixer=family.recurrent.kind if recurs else MLP)
 
 
 def _read_own(own: Mapping[str, Any], *, layers: int, where: str) -> tuple[LayerPosition, ...]:
@@ -100,8 +105,10 @@ def _read_turning(
     config: Mapping[str, Any], family: Family, *, kinds: list[str] | None, layers: int, where: str
 ) -> list[bool]:
     """Which layers rotate, by a list (where 1 means that a layer does) or by ``kinds``, the layers with a window."""
-    if family.nope == "never":
-        return [True] * layers
+    if family.nope in ("never", "always"):
+        return [family.nope == "never"] * layers
+    if family.nope == "null_theta":
+        return [_has_theta(config)] * layers
     if family.nope == "embedding_type":
         return [_turns_by_type(config, where)] * layers
     if family.nope != "switch":
@@ -116,6 +123,13 @@ def _read_turning(
     if not isinstance(given, list) or len(given) < layers or not all(flag in (0, 1) for flag in given):
         raise _unclear(f"{where}: no_rope_layers", f"it is {given!r}", f"give {layers} entries of 0 or 1")
     return [bool(flag) for flag in given[:layers]]
+
+
+def _has_theta(config: Mapping[str, Any]) -> bool:
+    """Whether the class builds a RoPE: a missing theta has a default, and null says that there is none."""
+    blocks = [config.get("rope_scaling"), config.get("rope_parameters")]
+    block = next((block for block in blocks if isinstance(block, Mapping) and block), {})
+    return block.get("rope_theta", config.get("rope_theta", "default")) is not None
 
 
 def _turns_by_type(config: Mapping[str, Any], where: str) -> bool:

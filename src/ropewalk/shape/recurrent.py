@@ -1,20 +1,17 @@
-"""Recurrences in place of attention or beside it: which layers of a config.json have one, and the sizes of theirs.
+"""Recurrences in place of attention or beside it: which layers of a config.json have one, and what they cost.
 
 A hybrid has softmax attention in some layers and a recurrence, or a short causal convolution, in the others; or it has
 both in each layer. A recurrence has no positions, so a longer context changes nothing in it. All of a model are alike.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ropewalk.core.error import UserError
-from ropewalk.core.quantity import format_count
-from ropewalk.shape.family import Family, RecurrentKeys
+from ropewalk.shape.family import MLP_ALONE, Family
 from ropewalk.shape.recurrences import RECURRENCES
 from ropewalk.shape.rope_keys import FULL
-
-Count = Callable[..., int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,169 +111,14 @@ def list_recurrent(config: Mapping[str, Any], family: Family, *, layers: int, wh
             why=f"it is {every!r:.60}, and must be a whole number from 1 on",
             fix="correct it",
         )
-    return tuple(layer for layer in range(layers) if (layer + (not keys.attends_first)) % every)
+    found = tuple(layer for layer in range(layers) if (layer + (not keys.attends_first)) % every)
+    return found[:-1] if keys.ends_attending and len(found) == layers else found
 
 
 def hide_recurrent(config: Mapping[str, Any], family: Family) -> Mapping[str, Any]:
-    """``config`` as if its recurrent layers had attention, for readers of the other layers."""
+    """``config`` as if layers that are recurrent, or an MLP alone, had attention, for readers of the other layers."""
     keys, kinds = family.recurrent, config.get("layer_types")
     if keys is None or not isinstance(kinds, list):
         return config
-    return {**config, "layer_types": [FULL if kind in keys.words else kind for kind in kinds]}
-
-
-def read_sizes(keys: RecurrentKeys, layers: tuple[int, ...], sizes: Mapping[str, int]) -> RecurrentLayers:
-    """Layers of the sizes that a config.json would have under these keys."""
-    return _READERS[keys.layout](keys, layers, lambda key, **_: sizes[key], "layers")
-
-
-def read_recurrent(
-    config: Mapping[str, Any], family: Family, *, layers: int, count: Count, where: str
-) -> RecurrentLayers | None:
-    """The recurrent layers of a config.json; None for a model without. ``count`` reads a whole number by its key.
-
-    Raises UserError for numbers that do not fit each other.
-    """
-    keys, found = family.recurrent, list_recurrent(config, family, layers=layers, where=where)
-    if keys is None or not found:
-        return None
-    if keys.layout == "lightning":
-        return _read_lightning(config, keys, found, count, where)
-    if keys.layout == "falcon_h1":
-        return _read_falcon(config, keys, found, count, where)
-    made = _READERS[keys.layout](keys, found, count, where)
-    if keys.layout == "mamba2":
-        _check_head(config, made, "mamba_expand x hidden_size", where)
-    return made
-
-
-def _check_head(config: Mapping[str, Any], made: RecurrentLayers, inner: str, where: str) -> None:
-    own = config.get("mamba_d_head", "auto")
-    if own not in ("auto", None, made.value_dim):
-        raise UserError(
-            "the heads of the recurrent layers do not fit each other",
-            where=f"{where}: mamba_d_head",
-            why=f"it is {own!r:.60}, and {inner} / mamba_n_heads is {made.value_dim}",
-            fix="correct config.json",
-        )
-
-
-def _read_gated_delta(keys: RecurrentKeys, layers: tuple[int, ...], count: Count, where: str) -> RecurrentLayers:
-    width, taps = count("hidden_size"), count("linear_conv_kernel_dim")
-    key_heads, heads = count("linear_num_key_heads"), count("linear_num_value_heads")
-    key_dim, value_dim = count("linear_key_head_dim"), count("linear_value_head_dim")
-    _require_groups(heads, key_heads, where)
-    values = heads * value_dim
-    channels = 2 * key_heads * key_dim + values
-    widths = {
-        "qwen3_next": {"in_proj_qkvz": channels + values, "in_proj_ba": 2 * heads},
-        "qwen3_5": {"in_proj_qkv": channels, "in_proj_z": values, "in_proj_b": heads, "in_proj_a": heads},
-    }[keys.layout]
-    return RecurrentLayers(
-        keys.kind,
-        keys.layout,
-        layers,
-        (*((name, width, out) for name, out in widths.items()), ("out_proj", values, width)),
-        other_parameters=channels * taps + 2 * heads + value_dim,
-        channels=channels,
-        taps=taps,
-        heads=heads,
-        key_dim=key_dim,
-        value_dim=value_dim,
-    )
-
-
-def _read_convolution(keys: RecurrentKeys, layers: tuple[int, ...], count: Count, where: str) -> RecurrentLayers:
-    """LFM2: a convolution of the width between two gates."""
-    width, taps = count("hidden_size"), count("conv_L_cache", default=3)
-    matrices = (("in_proj", width, 3 * width), ("out_proj", width, width))
-    return RecurrentLayers(
-        keys.kind, keys.layout, layers, matrices, other_parameters=width * taps, channels=width, taps=taps
-    )
-
-
-def _read_mamba2(keys: RecurrentKeys, layers: tuple[int, ...], count: Count, where: str) -> RecurrentLayers:
-    """Mamba-2 with the keys of Bamba: gate, inputs, B, C and steps are one matrix."""
-    return _size_mamba2(keys, layers, count, count("mamba_expand") * count("hidden_size"), where)
-
-
-def _read_falcon(
-    config: Mapping[str, Any], keys: RecurrentKeys, layers: tuple[int, ...], count: Count, where: str
-) -> RecurrentLayers:
-    """Falcon-H1: Mamba-2 of a width of its own, and without a norm unless the file asks for it."""
-    own = not ("mamba_d_ssm" in config and config["mamba_d_ssm"] is None)
-    inner = count("mamba_d_ssm") if own else count("mamba_expand") * count("hidden_size")
-    made = _size_mamba2(keys, layers, count, inner, where)
-    _check_head(config, made, "mamba_d_ssm" if own else "mamba_expand x hidden_size", where)
-    if not config.get("mamba_rms_norm"):
-        return replace(made, other_parameters=made.other_parameters - inner, normed=False)
-    if config.get("mamba_norm_before_gate", True):
-        raise UserError(
-            "the order of norm and gate is ambiguous",
-            where=f"{where}: mamba_norm_before_gate",
-            why="it is true, and the class then has the norm first, but the gate first in training with mamba-ssm",
-            fix="set it to false if the model was trained with the gate first, else choose another base",
-        )
-    return made
-
-
-def _size_mamba2(keys: RecurrentKeys, layers: tuple[int, ...], count: Count, inner: int, where: str) -> RecurrentLayers:
-    """Mamba-2 whose heads are ``inner`` wide together; its output passes a gated norm."""
-    width, taps, heads = count("hidden_size"), count("mamba_d_conv"), count("mamba_n_heads")
-    states = count("mamba_n_groups") * count("mamba_d_state")
-    _require_groups(inner, heads, where)
-    _require_groups(heads, count("mamba_n_groups"), where)
-    channels = inner + 2 * states
-    return RecurrentLayers(
-        keys.kind,
-        keys.layout,
-        layers,
-        (("in_proj", width, inner + channels + heads), ("out_proj", inner, width)),
-        other_parameters=channels * (taps + 1) + 3 * heads + inner,
-        channels=channels,
-        taps=taps,
-        heads=heads,
-        key_dim=count("mamba_d_state"),
-        value_dim=inner // heads,
-    )
-
-
-def _read_lightning(
-    config: Mapping[str, Any], keys: RecurrentKeys, layers: tuple[int, ...], count: Count, where: str
-) -> RecurrentLayers:
-    """MiniMax: heads as in attention, with keys of their own, a norm of all heads and a gate; no convolution."""
-    width, heads = count("hidden_size"), count("num_attention_heads")
-    if config.get("head_dim") is None:
-        _require_groups(width, heads, where)
-    head_dim = width // heads if config.get("head_dim") is None else count("head_dim")
-    inner = heads * head_dim
-    return RecurrentLayers(
-        keys.kind,
-        keys.layout,
-        layers,
-        (("qkv_proj", width, 3 * inner), ("output_gate", width, inner), ("out_proj", inner, width)),
-        other_parameters=inner,
-        channels=0,
-        taps=1,
-        heads=heads,
-        key_dim=head_dim,
-        value_dim=head_dim,
-    )
-
-
-def _require_groups(heads: int, key_heads: int, where: str) -> None:
-    if heads % key_heads:
-        raise UserError(
-            "the heads of the recurrent layers do not fit each other",
-            where=where,
-            why=f"{format_count(heads, 'value head')} cannot share {format_count(key_heads, 'key head')} evenly",
-            fix="correct config.json",
-        )
-
-
-_READERS: Mapping[str, Callable[[RecurrentKeys, tuple[int, ...], Count, str], RecurrentLayers]] = {
-    "qwen3_next": _read_gated_delta,
-    "qwen3_5": _read_gated_delta,
-    "lfm2": _read_convolution,
-    "mamba2": _read_mamba2,
-}
+    hidden = (*keys.words, *MLP_ALONE) if family.single else keys.words
+    return {**config, "layer_types": [FULL if kind in hidden else kind for kind in kinds]}

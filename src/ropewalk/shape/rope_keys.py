@@ -43,6 +43,8 @@ def read_ropes(
 
     Raises UserError for formats that disagree, for values that transformers would ignore, and for an invalid theta.
     """
+    if family.nope == "always":
+        config = {}  # the class reads none of these keys
     _refuse_methods(config, family, where)
     if family.theta_key != "rope_theta":
         config = _rename_theta(config, family, where)
@@ -206,6 +208,8 @@ def _check_theta(theta: Any, where: str) -> float:
 
 def find_rotary_share(config: Mapping[str, Any], family: Family, *, head_dim: int, where: str) -> float:
     """The share of a head's dimensions that RoPE turns. Raises UserError where the file has two or an invalid one."""
+    if family.nope == "always":
+        return 1.0
     block = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if not family.partial:
         if isinstance(block, Mapping) and block.get("rope_type") == "proportional":

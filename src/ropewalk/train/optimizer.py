@@ -57,7 +57,8 @@ def _group(
 ) -> Iterator[dict[str, Any]]:
     members: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for name, parameter in name_weights(model):
-        is_matrix = parameter.dim() >= 2 and not name.endswith("bias")  # experts' biases have two dimensions
+        # biases of experts have two dimensions, and the decays of Kimi Linear four
+        is_matrix = parameter.dim() >= 2 and not name.endswith(("bias", "A_log"))
         begins = begins_with is None or name in begins_with
         key = weight_decay if is_matrix else 0.0, embedding_lr if is_embedding(name) else 1.0, begins
         members.setdefault(key, []).append(parameter)

@@ -1,0 +1,41 @@
+"""Layers that are one thing each: the ways in which a file of Nemotron-H names them, and what is refused."""
+
+from typing import Any
+
+import pytest
+
+from conformance.tiny_families import make_settings
+from ropewalk.core.error import UserError
+from ropewalk.shape.read import parse_shape
+
+NAME, PATTERN = "NemotronHForCausalLM", "M*-E"
+
+
+def name_layers(**keys: Any) -> dict[str, Any]:
+    settings = {key: value for key, value in make_settings(NAME).items() if key != "layers_block_type"}
+    return settings | keys
+
+
+def test_letters_and_older_words_are_the_same_layers() -> None:
+    shape = parse_shape(make_settings(NAME), "config.json")
+    assert (shape.attention_layers, shape.dense_mlps, shape.mixtures, shape.lone_mlps) == (1, 1, 1, 2)
+    for keys in ({"hybrid_override_pattern": PATTERN}, {"layers_block_type": ["mamba", "attention", "mlp", "moe"]}):
+        assert parse_shape(name_layers(**keys), "config.json") == shape
+    told = parse_shape(name_layers(hybrid_override_pattern=PATTERN), "config.json").describe(shape.positions)
+    assert told == ["0: ssd, no positions", "1: no RoPE, as before", "2-3: mlp, no positions"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "why"),
+    [
+        ({}, "the default of the class is another model's"),
+        ({"hybrid_override_pattern": "M*-X"}, "must name each layer"),
+        ({"hybrid_override_pattern": "M*-"}, "names 3 layers"),
+        ({"layers_block_type": ["mlp"] * 4, "hybrid_override_pattern": PATTERN}, "names other layers"),
+        ({"layers_block_type": "M*-E"}, "must name each layer"),
+    ],
+)
+def test_layers_that_are_unclear_are_refused(keys: dict[str, Any], why: str) -> None:
+    with pytest.raises(UserError) as refused:
+        parse_shape(name_layers(**keys), "config.json")
+    assert why in refused.value.why
