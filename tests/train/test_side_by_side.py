@@ -24,7 +24,7 @@ from ropewalk.model.extend import extend
 from ropewalk.model.load import load_model
 from ropewalk.model.recurrent_layer import RecurrentLayer
 from ropewalk.partition.recurrent_cost import RecurrentStates
-from ropewalk.plan.memory import block_bytes
+from ropewalk.plan.block_memory import BlockMemory
 from ropewalk.plan.saved_tensors import largest_block_bytes, stored_block_bytes
 from ropewalk.plan.savings import Savings
 from ropewalk.rope.layers import LayerRule
@@ -143,7 +143,7 @@ def test_the_plan_adds_what_both_keep_and_what_both_send() -> None:
     assert states == RecurrentStates("ssd", 4, 8, 24, per_attention_layer=1.0, channels=128, taps=3)
     alone = replace(shape, recurrent=None)
     assert largest_block_bytes(shape, 8) == stored_block_bytes(shape, 8) > 1.5 * stored_block_bytes(alone, 8)
-    again, kept = (block_bytes(shape, 8, savings=Savings(way)) for way in ("full", "save_attention"))
+    again, kept = (BlockMemory(shape, 8, Savings(way)).second_run() for way in ("full", "save_attention"))
     assert again - kept == 8 * (4 * 16 * 2 + 4 * 4), "the results of attention are kept, and not made again"
 
 

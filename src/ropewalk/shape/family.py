@@ -91,10 +91,10 @@ class RecurrentKeys:
     """The recurrences that a class has in place of attention in some layers, or beside it in each.
 
     ``kind`` is one of shape/recurrences.py, or ``convolution``. ``layout`` says how the class arranges the matrices of
-    such a layer and names their sizes (shape/recurrent_sizes.py). ``word`` names such a layer in ``layer_types``; where a
-    file lacks that key, ``attention_key`` lists the layers that have attention, or every ``every``-th layer has it, or
-    the number in ``every_key``: the last of a period, or with ``attends_first`` the first. With ``ends_attending`` the
-    last layer has attention where no other would. ``word`` is empty for a class without ``layer_types``.
+    such a layer and names their sizes (shape/recurrent_sizes.py). ``word`` names such a layer in ``layer_types``; where
+    a file lacks that key, ``attention_key`` lists the layers that have attention, or every ``every``-th layer has it,
+    or the number in ``every_key``: the last of a period, or with ``attends_first`` the first. With ``ends_attending``
+    the last layer has attention where no other would. ``word`` is empty for a class without ``layer_types``.
     """
 
     kind: str
