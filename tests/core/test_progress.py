@@ -23,15 +23,20 @@ with watch("stage 0", 4, unit="steps") as advance:
 """
 
 
-def test_a_terminal_has_a_bar_and_the_note_below() -> None:
+@pytest.mark.parametrize(
+    ("language", "left", "note"),
+    [("en", "2 h 13 min left", "loss 3.21  MFU 41%"), ("zh", "剩余 2 h 13 min", "损失 3.21  MFU 41%")],
+)
+def test_a_terminal_has_a_bar_and_the_note_below(language: str, left: str, note: str) -> None:
     ours, theirs = pty.openpty()
-    subprocess.run([sys.executable, "-c", SHOWN], stderr=theirs, check=True)
+    speak = f"from ropewalk.core.translate import set_language; set_language({language!r})"
+    subprocess.run([sys.executable, "-c", speak + SHOWN], stderr=theirs, check=True)
     os.close(theirs)
     seen = b""
     while chunk := read(ours):
         seen += chunk
     last = seen.decode().rpartition("4/4")[2]
-    assert "2 h 13 min left" in last and "\nloss 3.21  MFU 41%" in last, seen
+    assert left in last and f"\n{note}" in last, seen
 
 
 def read(terminal: int) -> bytes:

@@ -128,7 +128,7 @@ def watch(name: str, total: float, *, unit: str, before: int = 0) -> Iterator[Ad
             if time.monotonic() >= due:
                 due = time.monotonic() + _EVENT_SECONDS
                 facts = {"name": name, "done": done, "total": total, "unit": unit, "left_seconds": left_seconds}
-                emit("progress", **facts, note=note)
+                emit("progress", **facts, note=translate_text(note))
             shown(amount, note=note, left_seconds=left_seconds)
 
         yield advance
@@ -157,7 +157,7 @@ def _draw_bar(name: str, total: float, unit: str, before: int) -> Iterator[Advan
 
         def get_renderables(self) -> Iterator[RenderableType]:
             yield self.make_tasks_table(self.tasks)
-            yield from (Text(task.fields["note"]) for task in self.tasks if task.fields["note"])
+            yield from (Text(translate_text(task.fields["note"])) for task in self.tasks if task.fields["note"])
 
     unit = translate_label(unit)
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit), Left()]

@@ -115,7 +115,7 @@ class Show:
         values = {metric.name: metric.value for metric in metrics}
         for line in describe_validation(values) if self._speaks else ():
             say(line)
-        self._mix = describe_mix(values) or self._mix
+        self._mix = keep(describe_mix(values)) or self._mix
         note = "  ".join(part for part in (describe_step(values, of_peak=self._of_peak), self._mix) if part)
         self._advance(1, note=note, left_seconds=values["seconds_left"])
 
