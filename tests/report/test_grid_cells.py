@@ -42,7 +42,9 @@ def test_rows_cells_and_maps_have_all_three_axes(tmp_path: Path) -> None:
         "lookup", "facts", "512", "20", "30 %\n[20, 40]\n0.30 nats", "60 %\n[50, 70]\n0.60 nats",
     ]  # fmt: skip
     assert cells.columns == ["task", "filler", "context", "25%", "75%"] and len(cells.rows) == 8
-    assert list(cells.rows[-1]) == ["two hops", "words", "4Ki", "90 %\n[80, 100]", "30 %\n[20, 40]"]
+    assert list(cells.rows[-1]) == [
+        "two hops", "words", "4Ki", "90 %\n[80, 100]\n0.90 nats", "30 %\n[20, 40]\n0.30 nats",
+    ]  # fmt: skip
     maps = [re.findall(r"<text[^>]*>([^<]*)</text>", picture.svg) for picture in section.pictures]
     assert len(maps) == 2 and all({"base", "extended", "4Ki*", "25%", "90", "15"} <= set(words) for words in maps)
 

@@ -16,7 +16,7 @@ from ropewalk.report.table import Table
 from ropewalk.shape.find import find_model
 from ropewalk.shape.read import read_shape
 
-_GRID = "grid/"
+_GRID = ("grid/", "answer_loss/grid/")
 _OF_A_CORPUS = ("documents", "position_lengths", "context_law")
 
 if TYPE_CHECKING:
@@ -89,7 +89,8 @@ def _tabulate_cells(cells: Sequence[Score]) -> str:
     depths = sorted({cell.depth for cell in cells if cell.depth is not None})
     rows = [
         [task, format_length(tokens), model, *(_tell(found.get((task, tokens, model, depth))) for depth in depths)]
-        for task, tokens, model in dict.fromkeys((cell.task, cell.context_tokens, cell.model) for cell in cells)
+        for task, tokens in dict.fromkeys((cell.task, cell.context_tokens) for cell in cells)
+        for model in dict.fromkeys(cell.model for cell in cells)
     ]
     columns = ["task", "context", "model", *(f"fact at {depth:.0%}" for depth in depths)]
     return Table(columns, rows, "lrl" + "r" * len(depths)).to_text()

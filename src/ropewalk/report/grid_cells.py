@@ -57,19 +57,26 @@ def _tabulate_rows(contents: Contents, names: Sequence[str]) -> Table:
 def _tabulate_cells(contents: Contents, names: Sequence[str]) -> Table:
     """A line for each task, filler and length of the last model, a column for each position."""
     model = contents.models[-1]
-    cells = {
-        (name, score.context_tokens, score.depth): score
-        for name in names
-        for score in contents.find_scores(name, model=model)
-        if score.depth is not None
-    }
+    cells, losses = (
+        {
+            (name, score.context_tokens, score.depth): score
+            for name in names
+            for score in contents.find_scores(f"{begin}{name.removeprefix(_GRID)}", model=model)
+            if score.depth is not None
+        }
+        for begin in (_GRID, _LOSS)
+    )
     depths = sorted({depth for *_, depth in cells if depth is not None})
     rows = [
-        [*_tell_name(name), format_length(tokens), *(_tell(cells.get((name, tokens, depth))) for depth in depths)]
+        [
+            *_tell_name(name),
+            format_length(tokens),
+            *(_tell(cells.get((name, tokens, depth)), losses.get((name, tokens, depth))) for depth in depths),
+        ]
         for name, tokens in dict.fromkeys((name, tokens) for name, tokens, _ in cells)
     ]
     columns = ["task", "filler", "context", *(f"{depth:.0%}" for depth in depths)]
-    caption = f"Right answers of {model} by position of the fact, with their 95 % intervals."
+    caption = f"Right answers of {model} by position of the fact, with 95 % intervals, and the answer loss."
     return Table(columns, rows, "llr" + "r" * len(depths), caption)
 
 
