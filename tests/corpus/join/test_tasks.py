@@ -100,7 +100,10 @@ def check(text: str, language: str, task: Task) -> None:
         assert first in task.answer and sorted(counts)[1] < max(counts)
         assert not any(each in task.answer for each in task.about if each != first)
     elif task.family == "recall":
-        assert re.search(rf"{re.escape(word)} *{re.escape(task.answer)}$", text, re.MULTILINE) and text.count(word) == 1
+        assert (
+            re.search(rf"{re.escape(word)} *{re.escape(task.answer)}[ \t\u3000]*$", text, re.MULTILINE)
+            and text.count(word) == 1
+        )
     else:
         given = re.findall(rf"^\s*{re.escape(word)}\s*[=：]\s*(.+)$", text, re.MULTILINE)
         assert given[-1].strip() == task.answer and len({*given}) > 1
