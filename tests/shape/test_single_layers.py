@@ -6,6 +6,7 @@ import pytest
 
 from conformance.tiny_families import make_settings
 from ropewalk.core.error import UserError
+from ropewalk.shape.change_layers import describe_change
 from ropewalk.shape.read import parse_shape
 
 NAME, PATTERN = "NemotronHForCausalLM", "M*-E"
@@ -21,7 +22,7 @@ def test_letters_and_older_words_are_the_same_layers() -> None:
     assert (shape.attention_layers, shape.dense_mlps, shape.mixtures, shape.lone_mlps) == (1, 1, 1, 2)
     for keys in ({"hybrid_override_pattern": PATTERN}, {"layers_block_type": ["mamba", "attention", "mlp", "moe"]}):
         assert parse_shape(name_layers(**keys), "config.json") == shape
-    told = parse_shape(name_layers(hybrid_override_pattern=PATTERN), "config.json").describe(shape.positions)
+    told = describe_change(shape, shape.positions)
     assert told == ["0: ssd, no positions", "1: no RoPE, as before", "2-3: mlp, no positions"]
 
 
