@@ -94,6 +94,7 @@ _GROUPS: Mapping[str, tuple[str, str]] = {
         "gradient_checkpointing activation_checkpointing recompute_granularity recompute_activations",
         "auto, none, save_attention or full",
     ),
+    "parallel.recompute_blocks": ("recompute_num_layers", "auto, or how many of the first blocks"),
     "parallel.kernels": ("use_liger_kernel use_liger liger_kernel enable_liger_kernel", "auto, torch or liger"),
     "parallel.compile": ("torch_compile use_compile", ""),
     "trackers": ("report_to wandb wandb_project logger tensorboard_dir logging", "a list such as [tensorboard]"),
