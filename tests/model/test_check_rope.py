@@ -62,7 +62,7 @@ def test_whatever_differs_in_a_layer_is_found(save_tiny: Save) -> None:
         check(model, [full, full])
     with pytest.raises(UserError, match=r"layer 1[\s\S]*its window is None tokens, and should be 7"):
         check(model, [windowed, full.model_copy(update={"window_tokens": 7})])
-    with pytest.raises(UserError, match="rotates 4 pairs, and should rotate 8"):
+    with pytest.raises(UserError, match="should rotate 8 pairs, not 4"):
         check(model, [windowed, full], head_dim=16)
     with pytest.raises(UserError, match="the temperature differs"):
         check(model, [windowed, full.model_copy(update={"log_n_tokens": ORIGINAL})])

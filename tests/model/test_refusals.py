@@ -163,7 +163,7 @@ def test_what_is_no_model_no_mesh_no_team_of_heads(make_tiny: Make) -> None:
     messages = {
         "a module": "it is a Linear",
         "a grid": "a dimension named",
-        "heads": "3 query heads and 1 key heads over 2 ranks",
+        "heads": "3 query heads and 1 key head over 2 ranks",
         "Ulysses groups": "2 context ranks are not a multiple of 3",
     }
     assert_refused(acts, messages)

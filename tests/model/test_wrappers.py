@@ -181,7 +181,7 @@ def test_a_fresh_process_reloads_the_multimodal_class(tmp_path: Path) -> None:
     gone = next(name for name in tensors if not is_text(name))
     (out / SINGLE).unlink()
     save_file({name: tensor for name, tensor in tensors.items() if name != gone}, out / SINGLE, {"format": "pt"})
-    with pytest.raises(RuntimeError, match="the files lack 1 tensors of Gemma3ForConditionalGeneration"):
+    with pytest.raises(RuntimeError, match="the files lack 1 tensor of Gemma3ForConditionalGeneration"):
         load_plain(str(out))
 
 

@@ -48,7 +48,7 @@ def test_each_layer_is_stretched_from_its_own_theta() -> None:
 @pytest.mark.parametrize(
     ("base", "pattern", "words"),
     [
-        ((PLAIN,) * 6, RNOPE, "6 layers are not a multiple of the 4 lines"),
+        ((PLAIN,) * 6, RNOPE, "the pattern has 4 lines, and the model 6 layers"),
         ((PLAIN,) * 2, (LayerRule(window="32Ki"),), "32Ki tokens do not fit into 16Ki"),
         ((PLAIN.model_copy(update={"window_tokens": 64}),), (), "every layer has a window"),
     ],

@@ -243,7 +243,7 @@ def test_a_recipe_names_a_method_by_kind() -> None:
         ({"kind": "dynamic", "factor": 0.5}, "greater than or equal to 1"),
         ({"kind": "longrope"}, "give long_factor, or search: {}"),
         ({"kind": "longrope", "long_factor": [1, -2]}, "-2"),
-        ({"kind": "longrope", "long_factor": [1, 2], "short_factor": [1]}, "1 short factors and 2 long factors"),
+        ({"kind": "longrope", "long_factor": [1, 2], "short_factor": [1]}, "1 short factor and 2 long factors"),
         ({"kind": "longrope", "search": {"population": 4, "parents": 8}}, "8 parents cannot be chosen"),
         ({"kind": "resonance", "of": {"kind": "dynamic"}}, "dynamic"),
         ({"kind": "axial"}, "axial"),
