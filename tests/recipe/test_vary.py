@@ -42,7 +42,7 @@ def test_a_draw_repeats_and_lies_within_its_ranges() -> None:
         ({"vary": {"stages.0.lr": {"low": 1e-3, "high": 1e-5}}, "draw": 2}, "is not below high"),
         ({"vary": {"stages.0.lr": {"low": 0, "high": 1, "scale": "log"}}, "draw": 2}, "must be above 0"),
         ({"vary": {"stages.0.lr": [1e-5, 1e-4]}, "draw": 3}, "3 arms of 2 combinations"),
-        ({"vary": {"stages.0.lr": {"low": 1.0001, "high": 1.0002}}, "draw": 9}, "different arms were found"),
+        ({"vary": {"stages.0.lr": {"low": 1.0001, "high": 1.0002}}, "draw": 9}, "found only [12] different arm"),
         ({"vary": {"stages.0.lr": [1e-5, 1e-5]}}, "two combinations would be named lr-1e-05"),
         ({"vary": {"stages.0.tokens": list(range(1, 40)), "stages.0.lr": list(range(1, 40))}}, "1,521 combinations"),
         ({"vary": {"stages.0.lr": []}}, "has too few entries"),
