@@ -3,9 +3,10 @@
     python benchmarks/tabulate_real_model.py benchmarks/results/2026-11-29-real-model.jsonl docs/real-model.md
 
 The tables are written between the page's two marks. A cell counts the texts that were read; a dash is a cell without a
-reading. Intervals are at 95 %, over texts, in pairs where two models are compared. Each model and precision has tables
-of its own, because only readings of one precision make a pair. The loss is that of whole texts (``loss``) or of texts
-that end in questions for quotations (``quote``); their last positions differ, so a part has one of the two.
+reading. Intervals are at 95 %, over texts (of quotations' nats over answers), in pairs where two models are compared.
+Each model and precision has tables of its own, because only readings of one precision make a pair. The loss is that of
+whole texts (``loss``) or of texts that end in questions for quotations (``quote``); their last positions differ, so
+each of the two has a table of its own.
 """
 
 import json
@@ -73,7 +74,7 @@ def _tabulate_texts(cells: Cells) -> Iterator[str]:
             yield "What training added: the same, less the same method untrained, on the texts that both have read:"
             yield _write_table(["trained", *names], added)
         if kind == "quote":
-            yield "Quotations from the text, 16 a text:"
+            yield "Quotations from the text, 16 a text; nats per token of the answers, the last interval over answers:"
             yield _tabulate_quotations(here)
 
 
@@ -88,16 +89,28 @@ def _tabulate_quotations(arms: dict[str, list[Reading]]) -> str:
         ]
         plain = arms.get(arm.partition("+")[0], []) if "+" in arm else []
         flat = [_flatten_answers(each) for each in (readings, plain)]
-        rows.append([arm, _share(asked), _share(alone), *(f"{value:.2f}" for value in nats), _compare(*flat, -1)])
-    columns = ["method", "right", "right without the text", "nats", "nats without the text", "nats, less untrained"]
+        change = _compare(*flat, -1)
+        rows.append(
+            [arm, _share(asked), _share(alone), *(f"{value:.2f}" for value in nats), change, str(len(readings))]
+        )
+    columns = [
+        "method",
+        "right",
+        "right without the text",
+        "nats",
+        "nats without the text",
+        "nats, less untrained",
+        "texts",
+    ]
     return _write_table(columns, rows)
 
 
 def _flatten_answers(readings: list[Reading]) -> list[Reading]:
-    """Each reading's answers as one group."""
+    """Each answer as a text of its own with one group: passages of one text are the sample of a comparison."""
     return [
-        {"number": reading["number"], **{name: [sum(reading["answers"][name])] for name in ("nll", "count")}}
+        {"number": (reading["number"], place), "nll": [nll], "count": [count]}
         for reading in readings
+        for place, (nll, count) in enumerate(zip(reading["answers"]["nll"], reading["answers"]["count"], strict=True))
     ]
 
 
