@@ -75,7 +75,7 @@ def test_each_part_of_a_list_is_translated_alone() -> None:
         if not template.is_frame and " " in "".join(template.literals).strip():
             parts = [fill(template, f"./{name}{{}}.b")[0].strip(" .;:,") for name in ("x", "y", "z")]
             told = translate_text("; ".join(parts))
-            if told != "；".join(map(translate_text, parts)):
+            if told.replace("; ", "；") != "；".join(map(translate_text, parts)):  # between two values it may stay
                 odd[parts[0]] = told
     assert odd == {}
 

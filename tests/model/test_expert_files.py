@@ -185,5 +185,5 @@ def test_the_rows_of_a_convolution_may_lie_in_parts_of_any_size(tmp_path: Path) 
     again = split_experts({name: whole}, {name: each.shape for name, each in stored.items()})
     assert all(torch.equal(again[name], part) and again.shapes[name] == part.shape for name, part in parts.items())
     del stored[names[1]]
-    with pytest.raises(UserError, match=r"1 parts are missing .*k_conv1d"):
+    with pytest.raises(UserError, match=r"lacks 1 part .*k_conv1d"):
         join_experts(stored)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ropewalk.core.error import UserError
+from ropewalk.core.quantity import format_count
 from ropewalk.model.read_rows import AnyStored, JoinedTensor, StackedTensor, StoredTensor
 
 
@@ -144,7 +145,7 @@ def _stack(place: ExpertPlace, stored: Mapping[str, StoredTensor]) -> StackedTen
     """A tensor of the class from the parts that hold its rows."""
     found = [stored[part] for part in place.siblings if part in stored]
     if missing := [part for part in place.siblings if part not in stored]:
-        raise _refusal(found[0].file, f"{len(missing)} parts are missing ({', '.join(missing)})")
+        raise _refusal(found[0].file, f"it lacks {format_count(len(missing), 'part')} ({', '.join(missing)})")
     if len({(part.shape[1:], part.dtype) for part in found}) > 1:
         raise _refusal(found[0].file, f"the parts of {place.name} differ in shape or type")
     return StackedTensor(tuple(found))

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ropewalk.core.error import UserError
+from ropewalk.core.quantity import format_count
 from ropewalk.shape.family import MLP_ALONE, Family
 from ropewalk.shape.rope_keys import FULL
 
@@ -36,7 +37,7 @@ def list_single(config: Mapping[str, Any], family: Family, where: str) -> Mappin
     if key != PATTERN_KEY and pattern is not None and [_LETTERS.get(each) for each in pattern] != kinds:
         raise _unclear(f"{where}: {PATTERN_KEY}", f"it names other layers than {key}, which the class reads")
     if config.get("num_hidden_layers") not in (None, len(kinds)):
-        told = f"it is {config['num_hidden_layers']!r:.60}, and {key} names {len(kinds)} layers"
+        told = f"it is {config['num_hidden_layers']!r:.60}, and {key} names {format_count(len(kinds), 'layer')}"
         raise _unclear(f"{where}: num_hidden_layers", told)
     return {**config, "layer_types": kinds, "num_hidden_layers": len(kinds)}
 
