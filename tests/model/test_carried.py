@@ -39,7 +39,7 @@ def test_layers_behind_the_last_one_are_carried(save_tiny: Any, tmp_path: Path) 
     tensors = add_layer(base, extra, num_nextn_predict_layers=1)
     out = tmp_path / "out"
     extend(base, out, rope=Yarn(), context_tokens=128)
-    assert "2 tensors that Qwen3ForCausalLM ignores" in (told := read_manifest(out)["facts"]["carried"])
+    assert "2 tensors unknown to Qwen3ForCausalLM" in (told := read_manifest(out)["facts"]["carried"])
     assert "inexact for speculation only" in told
     model = load_model(out)
     assert not any(name.startswith("model.layers.2") for name in model.state_dict())
