@@ -135,6 +135,8 @@ def list_switches(architecture: str) -> Iterator[dict[str, Any]]:
         yield {family.recurrent.every_key: 2, "layer_types": ..., "num_hidden_layers": 6}
     if family.recurrent and family.recurrent.attention_key and family.recurrent.word:
         yield {family.recurrent.attention_key: [0, 1], "layer_types": ...}
+    if family.recurrent and family.recurrent.layout == "olmo_hybrid":
+        yield {"layer_types": ..., "num_hidden_layers": 3}  # a period has four: the class lets the last one attend
     if family.recurrent and family.recurrent.layout == "falcon_h1":
         yield {"mamba_rms_norm": True}
         yield {"mamba_d_ssm": None, "mamba_d_head": "auto"}

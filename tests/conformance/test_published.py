@@ -122,5 +122,5 @@ def test_a_dense_granite_4_says_what_its_class_does_not_assume() -> None:
         with pytest.raises(UserError) as refused:
             parse_shape({name: value for name, value in config.items() if name != key}, "config.json")
         assert key in refused.value.where and "missing" in refused.value.why
-    with pytest.raises(UserError, match="mamba_d_conv is not usable"):
+    with pytest.raises(UserError, match="mamba_expand is not usable"):
         parse_shape({**config, "layer_types": ["mamba", "attention"] * 20}, "config.json")

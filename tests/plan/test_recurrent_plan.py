@@ -99,7 +99,8 @@ def test_a_stage_takes_them_from_its_partition(hybrid: ModelShape, monkeypatch: 
 def test_a_recurrent_block_keeps_its_own_tensors(hybrid: ModelShape) -> None:
     """Where nothing runs again all blocks keep theirs; where blocks run again, the largest of them does."""
     none, full = (estimate_memory(hybrid, 16 * K, ranks=8, savings=Savings(way)) for way in ("none", "full"))
-    attending = dataclasses.replace(hybrid, recurrent=None)
+    (attention,) = {layer for layer in hybrid.positions if layer.mixer is None}
+    attending = dataclasses.replace(hybrid, recurrent=None, positions=(attention,) * 32)
     ratio = stored_block_bytes(hybrid, 1) / stored_block_bytes(attending, 1)
     assert 1.4 < ratio < 2.2, "three of four layers keep their recurrence in float32"
     assert none.kept == 32 * stored_block_bytes(hybrid, 16 * K) and full.kept == 32 * 16 * K * 4096 * 2

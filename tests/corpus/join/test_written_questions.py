@@ -155,7 +155,7 @@ def test_a_run_that_fails_half_way_goes_on_and_asks_nothing_twice(
     stub.answered.clear()
     failing = len(asked) // 2
     stub.reply = lambda number, prompt: fault if number > failing else (200, quote(prompt))
-    with pytest.raises(UserError, match=rf"gave no answer.*\n(.*\n)*.*{failing} answers are kept"):
+    with pytest.raises(UserError, match=rf"gave no answer.*\n(.*\n)*.*it keeps {failing} answers"):
         make(tmp_path / "half", tokenizer, stub)
     assert not (tmp_path / "half" / "corpus").exists()
     stub.reply = lambda _, prompt: (200, quote(prompt))
