@@ -13,7 +13,7 @@ from ropewalk.plan.block_memory import (
     kept_attention_bytes,
 )
 from ropewalk.plan.flops import token_flops
-from ropewalk.plan.saved_tensors import kept_of, stored_block_bytes, stored_layer_bytes
+from ropewalk.plan.saved_tensors import kept_of, stored_layer_bytes
 from ropewalk.plan.savings import Savings
 from ropewalk.recipe.lora import Lora
 from ropewalk.shape.families import SUPPORTED
@@ -60,7 +60,7 @@ def test_bytes_are_those_of_all_blocks(settings: dict[str, object]) -> None:
     every = range(shape.layers)
     assert sorted(layer for group in shape.alike for layer in group) == list(every)
     stored = [stored_layer_bytes(shape, layer, TOKENS) for layer in every]
-    assert sum(stored) == pytest.approx(shape.layers * stored_block_bytes(shape, TOKENS))
+    assert BlockMemory(shape, TOKENS, Savings()).kept_by_rest() == pytest.approx(sum(stored))
     results = [_result_bytes(shape, layer) for layer in every]
     for blocks in range(1, shape.layers + 1):
         assert kept_attention_bytes(shape, TOKENS, blocks=blocks) == pytest.approx(sum(results[:blocks]))
@@ -97,6 +97,8 @@ def test_tiles_free_the_inside_of_layers_with_an_mlp_alone(settings: dict[str, o
         [inside * shape.mlp_factor(layer) * shape.has_mlp(layer) for layer in range(shape.layers)]
     )
     assert sum(each > 0 for each in freed) == shape.dense_mlps
+    if shape.single:  # in the mean over MLPs, not over layers
+        assert whole.moving() == TOKENS * shape.mlp_width * 2
 
 
 def _result_bytes(shape: ModelShape, layer: int) -> float:

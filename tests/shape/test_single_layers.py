@@ -8,6 +8,8 @@ from conformance.checks import build_empty
 from conformance.tiny_families import FULL, make_settings
 from ropewalk.core.error import UserError
 from ropewalk.plan.forecast import forecast
+from ropewalk.rope.layers import LayerRule
+from ropewalk.rope.scaling import Unchanged
 from ropewalk.shape.change_layers import describe_change
 from ropewalk.shape.read import parse_shape
 
@@ -26,6 +28,13 @@ def test_letters_and_older_words_are_the_same_layers() -> None:
         assert parse_shape(name_layers(**keys), "config.json") == shape
     told = describe_change(shape, shape.positions)
     assert told == ["0: ssd, no positions", "1: no RoPE, as before", "2-3: mlp, no positions"]
+
+
+def test_a_pattern_is_refused_with_the_layers_without_attention() -> None:
+    shape = parse_shape(make_settings(NAME), "config.json")
+    with pytest.raises(UserError, match="whose layers all have attention") as refused:
+        shape.stretch((LayerRule(window=8),), rope=Unchanged(), context_tokens=shape.context_tokens)
+    assert "3 of 4 layers have none (mlp, ssd)" in refused.value.why
 
 
 @pytest.mark.parametrize("kinds", [["linear_attention", FULL], ["linear_attention", "mlp"], [FULL]])

@@ -40,6 +40,11 @@ class BlockMemory:
     def _is_tiled(self) -> bool:
         return self.savings.mlp_tile_tokens is not None and self.local_tokens > self.savings.mlp_tile_tokens
 
+    @property
+    def _mlp_width(self) -> float:
+        """The inner width of an MLP, in the mean over the layers that have one."""
+        return self.shape.mean_mlp_width * self.shape.layers / (self.shape.lone_mlps or self.shape.layers)
+
     def saved(self, layer: int) -> float:
         """What one block's forward saves: all tensors, or with tiles all but those inside the MLP."""
         shape, tokens, width = self.shape, self.local_tokens, self.element_bytes
@@ -83,10 +88,10 @@ class BlockMemory:
         shape, width = self.shape, self.element_bytes
         if not self._is_tiled:
             moving = _MLP_TENSORS - kept_mlp_tensors(self.lora)
-            return moving * self.local_tokens * shape.mean_mlp_width * width
+            return moving * self.local_tokens * self._mlp_width * width
         assert self.savings.mlp_tile_tokens is not None
         weights = shape.mlp_parameters if self.lora is None else 0
-        tile = _MLP_TENSORS * self.savings.mlp_tile_tokens * shape.mean_mlp_width * width
+        tile = _MLP_TENSORS * self.savings.mlp_tile_tokens * self._mlp_width * width
         return tile + weights * (4 + width)
 
 

@@ -1,0 +1,14 @@
+"""Bytes that autograd keeps of a layer without recomputation, by the plan; each layer is asked for its own."""
+
+from statistics import fmean
+
+from ropewalk.plan.saved_tensors import stored_layer_bytes
+from ropewalk.shape.model_shape import ModelShape
+
+
+def mean_layer_bytes(shape: ModelShape, tokens: int, *, element_bytes: int = 2) -> float:
+    return fmean(stored_layer_bytes(shape, layer, tokens, element_bytes=element_bytes) for layer in range(shape.layers))
+
+
+def most_layer_bytes(shape: ModelShape, tokens: int) -> float:
+    return max(stored_layer_bytes(shape, layer, tokens) for layer in range(shape.layers))
