@@ -99,7 +99,8 @@ def test_a_stage_takes_them_from_its_partition(hybrid: ModelShape, monkeypatch: 
 def test_a_recurrent_block_keeps_its_own_tensors(hybrid: ModelShape) -> None:
     """Where nothing runs again all blocks keep theirs; where blocks run again, the largest of them does."""
     none, full = (estimate_memory(hybrid, 16 * K, ranks=8, savings=Savings(way)) for way in ("none", "full"))
-    attending = dataclasses.replace(hybrid, recurrent=None)
+    alike = (next(each for each in hybrid.positions if each.mixer is None),) * hybrid.layers
+    attending = dataclasses.replace(hybrid, recurrent=None, positions=alike)
     ratio = mean_layer_bytes(hybrid, 1) / mean_layer_bytes(attending, 1)
     assert 1.4 < ratio < 2.2, "three of four layers keep their recurrence in float32"
     assert none.kept == 32 * mean_layer_bytes(hybrid, 16 * K) and full.kept == 32 * 16 * K * 4096 * 2

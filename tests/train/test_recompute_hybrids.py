@@ -69,7 +69,7 @@ def test_any_number_of_blocks_gives_the_same_bits(model: str) -> None:
     shape = parse_shape(make_settings(name) | changes, "config.json")
     for tile in (None, 16) if shape.experts is None else (None,):
         plain, _ = train_once(name, changes, Savings(mlp_tile_tokens=tile))
-        for blocks in (2, 3, None):
+        for blocks in (2, None):
             for way in (
                 Savings("full", tile, recompute_blocks=blocks),
                 Savings("full", tile, recompute_blocks=blocks, offload=True),
