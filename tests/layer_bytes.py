@@ -6,9 +6,11 @@ from ropewalk.plan.saved_tensors import stored_layer_bytes
 from ropewalk.shape.model_shape import ModelShape
 
 
-def mean_layer_bytes(shape: ModelShape, tokens: int, *, element_bytes: int = 2) -> float:
+def stored_block_bytes(shape: ModelShape, tokens: int, *, element_bytes: int = 2) -> float:
+    """In the mean over layers."""
     return fmean(stored_layer_bytes(shape, layer, tokens, element_bytes=element_bytes) for layer in range(shape.layers))
 
 
-def most_layer_bytes(shape: ModelShape, tokens: int) -> float:
+def largest_block_bytes(shape: ModelShape, tokens: int) -> float:
+    """Of the layer that keeps most."""
     return max(stored_layer_bytes(shape, layer, tokens) for layer in range(shape.layers))

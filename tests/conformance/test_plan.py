@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from conformance.count_kept import choose_sizes, count_bytes
 from conformance.tiny_families import make_model, make_settings
-from layer_bytes import mean_layer_bytes
+from layer_bytes import stored_block_bytes
 from ropewalk.partition import partition_tokens
 from ropewalk.plan.flops import token_flops
 from ropewalk.plan.saved_tensors import stored_layer_bytes
@@ -83,7 +83,7 @@ def test_flops_are_those_that_torch_counts(architecture: str, monkeypatch: pytes
 def test_saved_bytes_are_those_that_torch_counts(architecture: str, dtype: torch.dtype) -> None:
     sizes = choose_sizes(architecture)
     shape = parse_shape(make_settings(architecture) | sizes, "config.json")
-    planned = shape.layers * mean_layer_bytes(shape, 1, element_bytes=dtype.itemsize)
+    planned = shape.layers * stored_block_bytes(shape, 1, element_bytes=dtype.itemsize)
     counted = count_bytes(architecture, dtype, sizes)
     assert planned == pytest.approx(sum(counted), rel=0.02)
     if len(shape.alike) > 1:

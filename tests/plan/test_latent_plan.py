@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import YoutuConfig, YoutuForCausalLM
 
-from layer_bytes import mean_layer_bytes
+from layer_bytes import stored_block_bytes
 from ropewalk.model.adapter import attach_adapter
 from ropewalk.model.attention_interface import NAME
 from ropewalk.model.latent_attention import exchange_latents
@@ -96,7 +96,7 @@ def count_kept_bytes(layers: int, value_dim: int) -> int:
 def test_autograd_keeps_what_the_formula_says(value_dim: int) -> None:
     _, shape = make(v_head_dim=value_dim)
     layer = count_kept_bytes(3, value_dim) - count_kept_bytes(2, value_dim)
-    wanted = mean_layer_bytes(shape, TOKENS, element_bytes=4)
+    wanted = stored_block_bytes(shape, TOKENS, element_bytes=4)
     if value_dim == 24:  # the CPU kernel's output has heads first, so transformers copies it
         wanted += 4 * TOKENS * shape.output_width
     assert layer == pytest.approx(wanted, rel=0.01)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModel, LlamaConfig, PreTrainedConfig, Qwen3Config, SmolLM3Config
 
-from layer_bytes import mean_layer_bytes
+from layer_bytes import stored_block_bytes
 from ropewalk.plan.block_memory import (
     checkpoint_bytes,
     copied_bytes,
@@ -132,7 +132,7 @@ def test_autograd_keeps_what_the_formula_says(
 ) -> None:
     shape = ModelShape("any", 64, 4, 2, 32, 160, 16, False, 256, plain_layers(2, 1e4), qk_norm=qk_norm)
     layer = count_kept_bytes(kind, dtype, layers=3, tokens=256) - count_kept_bytes(kind, dtype, layers=2, tokens=256)
-    assert layer == pytest.approx(mean_layer_bytes(shape, 256, element_bytes=element_bytes), rel=0.008)
+    assert layer == pytest.approx(stored_block_bytes(shape, 256, element_bytes=element_bytes), rel=0.008)
 
 
 def test_pinned_buffers_are_powers_of_two(shapes: Mapping[str, ModelShape]) -> None:

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from layer_bytes import mean_layer_bytes, most_layer_bytes
+from layer_bytes import largest_block_bytes, stored_block_bytes
 from packs import pack
 from planned_recipe import make_planned
 from ropewalk.partition import partition_tokens
@@ -99,12 +99,12 @@ def test_a_stage_takes_them_from_its_partition(hybrid: ModelShape, monkeypatch: 
 def test_a_recurrent_block_keeps_its_own_tensors(hybrid: ModelShape) -> None:
     """Where nothing runs again all blocks keep theirs; where blocks run again, the largest of them does."""
     none, full = (estimate_memory(hybrid, 16 * K, ranks=8, savings=Savings(way)) for way in ("none", "full"))
-    alike = (next(each for each in hybrid.positions if each.mixer is None),) * hybrid.layers
-    attending = dataclasses.replace(hybrid, recurrent=None, positions=alike)
-    ratio = mean_layer_bytes(hybrid, 1) / mean_layer_bytes(attending, 1)
+    (attention,) = {layer for layer in hybrid.positions if layer.mixer is None}
+    attending = dataclasses.replace(hybrid, recurrent=None, positions=(attention,) * 32)
+    ratio = stored_block_bytes(hybrid, 1) / stored_block_bytes(attending, 1)
     assert 1.4 < ratio < 2.2, "three of four layers keep their recurrence in float32"
-    assert none.kept == 32 * mean_layer_bytes(hybrid, 16 * K) and full.kept == 32 * 16 * K * 4096 * 2
-    assert full.last_block > most_layer_bytes(hybrid, 16 * K) > mean_layer_bytes(hybrid, 16 * K)
+    assert none.kept == 32 * stored_block_bytes(hybrid, 16 * K) and full.kept == 32 * 16 * K * 4096 * 2
+    assert full.last_block > largest_block_bytes(hybrid, 16 * K) > stored_block_bytes(hybrid, 16 * K)
     saved = estimate_memory(hybrid, 16 * K, ranks=8, savings=Savings("save_attention"))
     assert saved.kept - full.kept == 8 * 16 * K * (4096 * 2 + 16 * 4), "of the eight layers with attention"
     shared = estimate_memory(hybrid, 16 * K, ranks=8, savings=Savings("none"), context_ranks=8)

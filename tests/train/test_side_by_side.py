@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from conformance.count_kept import choose_sizes, count_bytes
 from conformance.tiny_families import make_model, make_settings
-from layer_bytes import mean_layer_bytes, most_layer_bytes
+from layer_bytes import largest_block_bytes, stored_block_bytes
 from ropewalk import parallelize
 from ropewalk.checkpoint.load import load_weights, newest
 from ropewalk.commands.advise import describe_stretched_layers
@@ -142,7 +142,7 @@ def test_the_plan_adds_what_both_keep_and_what_both_send() -> None:
     states = RecurrentStates.of_shape(shape)
     assert states == RecurrentStates("ssd", 4, 8, 24, per_attention_layer=1.0, channels=128, taps=3)
     alone = replace(shape, recurrent=None)
-    assert most_layer_bytes(shape, 8) == mean_layer_bytes(shape, 8) > 1.5 * mean_layer_bytes(alone, 8)
+    assert largest_block_bytes(shape, 8) == stored_block_bytes(shape, 8) > 1.5 * stored_block_bytes(alone, 8)
     again, kept = (BlockMemory(shape, 8, Savings(way)).second_run() for way in ("full", "save_attention"))
     assert again - kept == 8 * (4 * 16 * 2 + 4 * 4), "the results of attention are kept, and not made again"
 
@@ -151,7 +151,7 @@ def test_the_plan_adds_what_both_keep_and_what_both_send() -> None:
 def test_saved_bytes_with_and_without_the_norm(changes: dict[str, Any]) -> None:
     sizes = choose_sizes(NAME) | changes
     shape = parse_shape(make_settings(NAME) | sizes, "config.json")
-    planned = shape.layers * mean_layer_bytes(shape, 1, element_bytes=2)
+    planned = shape.layers * stored_block_bytes(shape, 1, element_bytes=2)
     assert planned == pytest.approx(sum(count_bytes(NAME, torch.bfloat16, sizes)), rel=0.02)
 
 
