@@ -11,9 +11,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from conformance.count_kept import choose_sizes, count_bytes
 from conformance.tiny_families import make_model, make_settings
+from layer_bytes import stored_block_bytes
 from ropewalk.partition import partition_tokens
 from ropewalk.plan.flops import token_flops
-from ropewalk.plan.saved_tensors import stored_block_bytes, stored_layer_bytes
+from ropewalk.plan.saved_tensors import stored_layer_bytes
 from ropewalk.recurrence import scan
 from ropewalk.shape.families import SUPPORTED
 from ropewalk.shape.read import parse_shape

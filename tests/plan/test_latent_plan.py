@@ -9,12 +9,12 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import YoutuConfig, YoutuForCausalLM
 
+from layer_bytes import stored_block_bytes
 from ropewalk.model.adapter import attach_adapter
 from ropewalk.model.attention_interface import NAME
 from ropewalk.model.latent_attention import exchange_latents
 from ropewalk.partition import partition_tokens
 from ropewalk.plan.flops import token_flops
-from ropewalk.plan.saved_tensors import stored_block_bytes
 from ropewalk.plan.traffic import attention_traffic
 from ropewalk.plan.trained import count_trained
 from ropewalk.recipe.lora import Lora

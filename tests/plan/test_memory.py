@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoModel, LlamaConfig, PreTrainedConfig, Qwen3Config, SmolLM3Config
 
+from layer_bytes import stored_block_bytes
 from ropewalk.plan.block_memory import (
     checkpoint_bytes,
     copied_bytes,
@@ -21,7 +22,6 @@ from ropewalk.plan.memory import (
     chunked_loss_bytes,
     estimate_memory,
 )
-from ropewalk.plan.saved_tensors import stored_block_bytes
 from ropewalk.plan.savings import Savings, list_savings
 from ropewalk.recipe.spec import Parallel
 from ropewalk.rope.layers import plain_layers

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from layer_bytes import largest_block_bytes, stored_block_bytes
 from packs import pack
 from planned_recipe import make_planned
 from ropewalk.partition import partition_tokens
@@ -16,7 +17,6 @@ from ropewalk.plan.forecast import forecast, forecast_recipe
 from ropewalk.plan.hardware import KNOWN
 from ropewalk.plan.memory import estimate_memory
 from ropewalk.plan.plan import Split
-from ropewalk.plan.saved_tensors import largest_block_bytes, stored_block_bytes
 from ropewalk.plan.savings import Savings
 from ropewalk.plan.sharing import cut_sequences, plan_sharing
 from ropewalk.plan.step_time import attention_share

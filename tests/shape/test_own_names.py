@@ -46,6 +46,8 @@ def test_the_publisher_s_keys_give_the_shape_of_the_usual_ones() -> None:
         ({"linear_attn_config": {**NESTED["linear_attn_config"], "kda_layers": [1]}}, "name 3 of 4 layers"),  # type: ignore[dict-item]
         ({"linear_attn_config": {**NESTED["linear_attn_config"], "kda_layers": [0, 2]}}, "must name each once"),  # type: ignore[dict-item]
         ({"linear_attn_config": [1]}, "must be a mapping"),
+        ({"linear_attn_config": {**NESTED["linear_attn_config"], "kda_layers": 2}}, "a list of numbers of layers"),  # type: ignore[dict-item]
+        ({"linear_attn_config": {**NESTED["linear_attn_config"], "kda_layers": [[1], 3]}}, "a list of numbers"),  # type: ignore[dict-item]
         ({"linear_attn_config": None}, "name 0 of 4 layers"),
     ],
 )

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from conformance.count_kept import choose_sizes, count_bytes
 from conformance.tiny_families import make_model, make_settings
+from layer_bytes import largest_block_bytes, stored_block_bytes
 from ropewalk import parallelize
 from ropewalk.checkpoint.load import load_weights, newest
 from ropewalk.commands.advise import describe_stretched_layers
@@ -25,7 +26,6 @@ from ropewalk.model.load import load_model
 from ropewalk.model.recurrent_layer import RecurrentLayer
 from ropewalk.partition.recurrent_cost import RecurrentStates
 from ropewalk.plan.block_memory import BlockMemory
-from ropewalk.plan.saved_tensors import largest_block_bytes, stored_block_bytes
 from ropewalk.plan.savings import Savings
 from ropewalk.rope.layers import LayerRule
 from ropewalk.rope.scaling import Theta, Yarn

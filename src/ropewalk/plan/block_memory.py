@@ -40,6 +40,11 @@ class BlockMemory:
     def _is_tiled(self) -> bool:
         return self.savings.mlp_tile_tokens is not None and self.local_tokens > self.savings.mlp_tile_tokens
 
+    @property
+    def _mlp_width(self) -> float:
+        """The inner width of an MLP, in the mean over the layers that have one."""
+        return self.shape.mean_mlp_width * self.shape.layers / (self.shape.lone_mlps or self.shape.layers)
+
     def saved(self, layer: int) -> float:
         """What one block's forward saves: all tensors, or with tiles all but those inside the MLP."""
         shape, tokens, width = self.shape, self.local_tokens, self.element_bytes
@@ -48,7 +53,7 @@ class BlockMemory:
             stored += float(tokens * count_kept(shape, self.lora, tiled=self._is_tiled) * width)
         if self._is_tiled:  # a mixture is never cut into tiles
             inside = min(kept_mlp_tensors(self.lora), kept_of(shape).mlp[0])
-            stored -= float(inside * tokens * shape.mlp_width * shape.mlp_factor(layer) * width)
+            stored -= float(inside * tokens * shape.mlp_width * shape.mlp_factor(layer) * shape.has_mlp(layer) * width)
         return stored
 
     def kept_by_rest(self) -> float:
@@ -68,26 +73,25 @@ class BlockMemory:
         return kept + attention
 
     def second_run(self) -> float:
-        """What a recomputed block makes when it runs again; of the largest one."""
-        if not self.again:
-            return 0.0
-        made = max(self.saved(group[0]) for group in self.shape.alike if group[0] < self.again)
-        if (
-            self.savings.recompute == "save_attention" and self.shape.attention_layers == self.shape.layers
-        ):  # its results were kept
-            attention = kept_attention_bytes(self.shape, self.local_tokens, element_bytes=self.element_bytes)
-            made -= attention / self.shape.layers
-        return made
+        """What a recomputed block makes when it runs again, without results of attention that were kept; the most."""
+
+        def made(layer: int) -> float:
+            if self.savings.recompute != "save_attention":
+                return self.saved(layer)
+            kept = _attention_result_bytes(self.shape, layer, self.local_tokens, self.element_bytes)
+            return self.saved(layer) - kept
+
+        return max((made(group[0]) for group in self.shape.alike if group[0] < self.again), default=0.0)
 
     def moving(self) -> float:
         """Gradients in transit in the backward of one block."""
         shape, width = self.shape, self.element_bytes
         if not self._is_tiled:
             moving = _MLP_TENSORS - kept_mlp_tensors(self.lora)
-            return moving * self.local_tokens * shape.mean_mlp_width * width
+            return moving * self.local_tokens * self._mlp_width * width
         assert self.savings.mlp_tile_tokens is not None
         weights = shape.mlp_parameters if self.lora is None else 0
-        tile = _MLP_TENSORS * self.savings.mlp_tile_tokens * shape.mean_mlp_width * width
+        tile = _MLP_TENSORS * self.savings.mlp_tile_tokens * self._mlp_width * width
         return tile + weights * (4 + width)
 
 
@@ -110,6 +114,11 @@ def count_attending(shape: ModelShape, blocks: int) -> int:
     return sum(each.attends for each in shape.mixers[:blocks])
 
 
+def count_recurring(shape: ModelShape, blocks: int) -> int:
+    """The layers with a recurrence, alone or beside attention, among the first ``blocks``."""
+    return sum(each.recurs for each in shape.mixers[:blocks])
+
+
 def kept_attention_bytes(
     shape: ModelShape, local_tokens: int, *, element_bytes: int = 2, blocks: int | None = None
 ) -> float:
@@ -119,10 +128,15 @@ def kept_attention_bytes(
     """
 
     def bytes_of(layer: int) -> float:
-        width = shape.heads * shape.heads_of(layer)[1]
-        return float(shape.mixers[layer].attends * local_tokens * (width * element_bytes + shape.heads * 4))
+        return _attention_result_bytes(shape, layer, local_tokens, element_bytes)
 
     return sum_layers(shape, bytes_of, range(shape.layers if blocks is None else blocks))
+
+
+def _attention_result_bytes(shape: ModelShape, layer: int, local_tokens: int, element_bytes: int) -> float:
+    """Bytes of the output and log-sum-exp of one layer's attention; 0 for a layer without."""
+    width = shape.heads * shape.heads_of(layer)[1]
+    return float(shape.mixers[layer].attends * local_tokens * (width * element_bytes + shape.heads * 4))
 
 
 def copied_bytes(
@@ -136,7 +150,11 @@ def copied_bytes(
     blocks = savings.count_again(shape.layers) - 1
     if not savings.offload or blocks < 1:
         return 0.0
-    sizes = [local_tokens * shape.width * element_bytes]
-    if savings.attention_on_host:
-        sizes += [local_tokens * shape.query_width * element_bytes, local_tokens * shape.heads * 4]
-    return float(blocks * sum(1 << (size - 1).bit_length() if pinned else size for size in sizes))
+
+    def held(token_bytes: int) -> int:
+        size = local_tokens * token_bytes
+        return 1 << (size - 1).bit_length() if pinned else size
+
+    attention = held(shape.query_width * element_bytes) + held(shape.heads * 4)
+    attending = count_attending(shape, blocks) if savings.attention_on_host else 0
+    return float(blocks * held(shape.width * element_bytes) + attending * attention)

@@ -15,6 +15,8 @@ from ropewalk.core.translate import translate_label
 from ropewalk.plan.receipt import ENOUGH_STEPS, Receipt, Rig, StageReceipt, StepTotals, compute_seconds
 
 FACTORS = ("skipped pairs", "balance", "recompute", "kernel", "exchange")
+_RECOMPUTED = ("recompute", "recompute_blocks", "linear_again", "attention_again", "linear_flops")
+"""The totals that are one factor: what runs again, and products."""
 SAME_LOSS: Mapping[str, float] = {"float32": 1e-5, "bfloat16": 2e-3, "float16": 2e-3}
 """Largest relative difference of the first step's loss, by precision."""
 
@@ -58,9 +60,6 @@ def compare_stages(number: int, ours: StageReceipt, theirs: StageReceipt) -> Sta
     seconds = _list_seconds(ours, theirs, my_rig=my_rig, its_rig=its_rig)
     factors = {name: before / after for name, before, after in zip(FACTORS, seconds, seconds[1:], strict=False)}
     return StageRatio(number, seconds[0] / seconds[-1], factors, tuple(notes))
-
-
-_RECOMPUTED = ("recompute", "recompute_blocks", "linear_again", "attention_again", "linear_flops")
 
 
 def _list_seconds(ours: StageReceipt, theirs: StageReceipt, *, my_rig: Rig, its_rig: Rig) -> list[float]:

@@ -16,8 +16,8 @@ _PARTS = {
     "kept": "activations",
     "last_block": "one block at work, or",
     "loss": "the loss, or",
+    "border": "the last recomputed block, with activations and gradients, or",
     "first_block": "the first block, with its activations and all gradients",
-    "border": "the last recomputed block, with activations and gradients",
     "host": "on the host",
 }
 _LABEL_COLUMNS = 20

@@ -41,10 +41,10 @@ time. The price: a recomputed block gathers its experts once more."""
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes of one rank. Only one of ``loss``, ``last_block`` and ``first_block`` exists at a time.
+    """Bytes of one rank. Only one of ``loss``, ``last_block``, ``border`` and ``first_block`` exists at a time.
 
-    ``kept`` is the memory that all blocks keep for the backward pass. ``first_block`` already contains that block's own
-    share of it, so ``kept`` is not added there.
+    ``kept`` is the memory that all blocks keep for the backward pass. ``border`` and ``first_block`` already contain
+    the part of it that is left then, so ``kept`` is not added there.
     """
 
     states: float

@@ -28,23 +28,6 @@ def stored_layer_bytes(
     return float(local_tokens * (_shared_bytes(shape, layer, element_bytes) + mixing))
 
 
-def stored_block_bytes(shape: ModelShape, local_tokens: int, *, element_bytes: int = 2, summed: bool = False) -> float:
-    """The same in the mean over layers."""
-
-    def bytes_of(layer: int) -> float:
-        return stored_layer_bytes(shape, layer, local_tokens, element_bytes=element_bytes, summed=summed)
-
-    return sum_layers(shape, bytes_of, range(shape.layers)) / shape.layers
-
-
-def largest_block_bytes(shape: ModelShape, local_tokens: int, *, element_bytes: int = 2, summed: bool = False) -> float:
-    """The same of the layer that keeps most."""
-    return max(
-        stored_layer_bytes(shape, group[0], local_tokens, element_bytes=element_bytes, summed=summed)
-        for group in shape.alike
-    )
-
-
 def sum_layers(shape: ModelShape, bytes_of: Callable[[int], float], layers: range) -> float:
     """The sum of ``bytes_of(layer)`` over neighbouring ``layers``; of layers alike in size, only one is asked."""
     total = 0.0

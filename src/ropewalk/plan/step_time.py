@@ -186,7 +186,9 @@ def _compute_seconds(
 
 
 def attention_share(shape: ModelShape, flops: TokenFlops, machine: Machine) -> float:
-    """Attention's rate as a share of the machine's, for heads and documents of these sizes."""
+    """Attention's rate as a share of the machine's, for heads and documents of these sizes; 1 without attention."""
+    if not shape.attention_layers:
+        return 1.0
     width = shape.query_width + shape.output_width  # both are means
     keys = flops.attention / (2.0 * width * shape.attention_layers)
     if machine.generation is None and not machine.generic:  # a CPU
@@ -202,7 +204,7 @@ def _tile_seconds(shape: ModelShape, work: Work, savings: Savings, machine: Mach
     """
     if savings.mlp_tile_tokens is None or work.tokens / work.micro_batches <= savings.mlp_tile_tokens:
         return 0.0
-    weights = shape.layers * shape.mlp_parameters
+    weights = shape.dense_mlps * shape.mlp_parameters
     once_more = (1 - again) * 2 * weights * work.tokens / machine.matmul_flops
     sums = work.tokens / savings.mlp_tile_tokens * weights * 2 * 4 / machine.memory_bytes_per_second
     return once_more + sums

@@ -119,11 +119,11 @@ def stretch_layers(
     Without a ``pattern``, ``rope`` applies to the layers of ``choose_stretched``, which lose a window that is shorter
     than the new context, and no other layer changes. A pattern defines every layer and repeats from the first layer on.
     Raises UserError where the number of layers is no multiple of the pattern, a window exceeds the target, a pattern
-    meets recurrent layers, or no layer would change.
+    meets layers without attention, or no layer would change.
     """
     bases = [layer.as_base(head_dim=head_dim, context_tokens=base_tokens) for layer in base]
     if pattern:
-        _refuse_recurrent(base)
+        _require_attention(base)
         _check_pattern(pattern, layers=len(base), context_tokens=context_tokens)
         rules = pattern * (len(base) // len(pattern))
         return tuple(
@@ -192,13 +192,13 @@ def describe_layers(
     return words
 
 
-def _refuse_recurrent(base: Sequence[LayerPosition]) -> None:
+def _require_attention(base: Sequence[LayerPosition]) -> None:
     kinds = {layer.mixer for layer in base} - {None}
     if kinds:
         raise UserError(
             "a pattern of layers needs a base whose layers all have attention",
             where="layers",
-            why=f"{sum(layer.mixer is not None for layer in base)} of {len(base)} layers are recurrent "
+            why=f"{sum(layer.mixer is not None for layer in base)} of {len(base)} layers have none "
             f"({', '.join(sorted(map(str, kinds)))}), and a rule of positions says nothing about them",
             fix="leave layers out: the layers with attention are stretched, and no others",
         )

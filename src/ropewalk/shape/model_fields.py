@@ -56,6 +56,8 @@ class ModelFields:
     """What differs between layers; heads and widths of the shape are then those of layers that attend to all tokens."""
     recurrent: RecurrentLayers | None = None
     """The layers that have a recurrence, in place of attention or beside it."""
+    single: bool = False
+    """Whether a layer is attention, a recurrence, an MLP or a mixture, and nothing else."""
     query_gate: bool = False
     """Whether the matrix of queries also makes a gate, as wide, for attention's output."""
     multimodal: bool = False

@@ -150,19 +150,19 @@ class ModelShape(ModelFields):
 
     @cached_property
     def lone_mlps(self) -> int:
-        """The number of layers that are an MLP or a mixture alone; where there are some, no other layer has one."""
+        """The number of layers that are an MLP or a mixture alone."""
         return sum(layer.mixer == MLP for layer in self.positions)
 
     @property
     def dense_mlps(self) -> int:
         """The number of layers with a dense MLP."""
-        if self.lone_mlps:
+        if self.single:
             return self.lone_mlps - self.mixtures
         return self.layers if self.experts and self.experts.beside else self.layers - self.mixtures
 
     def has_mlp(self, layer: int) -> bool:
-        """Whether a layer has an MLP or a mixture of experts: all have one, but where some are one thing each."""
-        return not self.lone_mlps or self.positions[layer].mixer == MLP
+        """Whether a layer has an MLP or a mixture of experts: all have one, except where a layer is one thing."""
+        return not self.single or self.positions[layer].mixer == MLP
 
     def _mlp_parameters_of(self, layer: int) -> int:
         """Parameters of a layer's dense MLP and of its mixture, whichever it has."""

@@ -50,14 +50,21 @@ def rename_keys(config: Mapping[str, Any], family: Family, where: str) -> Mappin
 
 
 def _list_kinds(nested: Mapping[str, Any], layers: Any, where: str) -> list[str]:
-    kinds = {layer: kind for key, kind in KINDS.items() for layer in nested.get(key) or ()}
-    told = sum(len(nested.get(key) or ()) for key in KINDS)
+    named = [(layer, kind) for key, kind in KINDS.items() for layer in _list_numbers(nested, key, where)]
+    kinds, told = dict(named), len(named)
     if not isinstance(layers, int) or told != layers or set(kinds) != set(range(1, layers + 1)):
         raise _unclear(
             f"{where}: {NESTED_KEY}",
             f"{' and '.join(KINDS)} name {told} of {layers} layers, and must name each once, from 1 on",
         )
     return [kinds[layer] for layer in range(1, layers + 1)]
+
+
+def _list_numbers(nested: Mapping[str, Any], key: str, where: str) -> list[int]:
+    given = nested.get(key) or []
+    if not isinstance(given, list) or not all(type(each) is int for each in given):
+        raise _unclear(f"{where}: {NESTED_KEY}.{key}", f"it is {given!r:.60}, and must be a list of numbers of layers")
+    return given
 
 
 def _unclear(where: str, why: str) -> UserError:

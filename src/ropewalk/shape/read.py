@@ -130,6 +130,7 @@ def parse_shape(config: Mapping[str, Any], where: str) -> ModelShape:
         latent=latent,
         unequal=unequal,
         recurrent=read_recurrent(config, family, layers=layers, count=count, where=where),
+        single=family.single,
         query_gate=family.query_gate,
         multimodal=multimodal,
     )

@@ -30,11 +30,12 @@ def list_single(config: Mapping[str, Any], family: Family, where: str) -> Mappin
         raise _unclear(f"{where}: {PATTERN_KEY}", "it is missing, and the default of the class is another model's")
     given, names = config[key], _LETTERS if key == PATTERN_KEY else _WORDS
     whole = isinstance(given, str) if key == PATTERN_KEY else isinstance(given, list)
-    if not whole or not given or any(each not in names for each in given):
+    if not whole or not given or any(not isinstance(each, str) or each not in names for each in given):
         raise _unclear(f"{where}: {key}", f"it is {given!r:.60}, and must name each layer: {', '.join(names)}")
     kinds = [names[each] for each in given]
     pattern = config.get(PATTERN_KEY)
-    if key != PATTERN_KEY and pattern is not None and [_LETTERS.get(each) for each in pattern] != kinds:
+    letters = [_LETTERS.get(each) for each in pattern] if isinstance(pattern, str) else None
+    if key != PATTERN_KEY and pattern is not None and letters != kinds:
         raise _unclear(f"{where}: {PATTERN_KEY}", f"it names other layers than {key}, which the class reads")
     if config.get("num_hidden_layers") not in (None, len(kinds)):
         told = f"it is {config['num_hidden_layers']!r:.60}, and {key} names {format_count(len(kinds), 'layer')}"
