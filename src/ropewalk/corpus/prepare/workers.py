@@ -196,6 +196,7 @@ def _start_ray() -> Any:
 
 def _do_on_ray(line: str, language: str) -> dict[str, str]:
     set_language(language)
+    set_first(False)
     return _do_quietly(line, lambda _: None)
 
 

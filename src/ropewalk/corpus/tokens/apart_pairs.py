@@ -41,7 +41,7 @@ class ApartPairs:
         for before, after in {pair for text in texts for pair in _neighbours(text)}:
             if len(before) == len(after) == 3 and before[0] >> 4 == after[0] >> 4 == 0xE:
                 whole.append((ord(before.decode("utf-8", "replace")[0]), ord(after.decode("utf-8", "replace")[0])))
-            else:
+            elif _may_end_han(before) and _may_begin_han(after):
                 parts[before, after] = len(parts) % _GROUPS
         self._joined = np.zeros(1 << _TABLE_BITS, dtype=bool)
         pairs = np.array(whole, dtype=np.uint32).reshape(-1, 2)
@@ -68,6 +68,16 @@ def _neighbours(text: bytes) -> Iterator[tuple[bytes, bytes]]:
         yield text[first:border], text[border:end]
 
 
+def _may_end_han(text: bytes) -> bool:
+    """Whether a character of Han (three bytes) may end with ``text``, which has no border inside."""
+    return len(text) <= 3 and text[-1] >> 6 == 0b10 and (text[0] >> 6 == 0b10 or text[0] >> 4 == 0xE)
+
+
+def _may_begin_han(text: bytes) -> bool:
+    """Whether a character of Han may begin with ``text``, which has no border inside."""
+    return len(text) <= 3 and text[0] >> 4 == 0xE
+
+
 def _hash(first: UInt32[np.ndarray, "pairs"], second: UInt32[np.ndarray, "pairs"]) -> UInt32[np.ndarray, "pairs"]:
     hashed: UInt32[np.ndarray, pairs] = ((first << np.uint32(16)) ^ second) * _FACTOR >> np.uint32(32 - _TABLE_BITS)
     return hashed
@@ -81,11 +91,8 @@ def _mark_parts(
     encoded = np.stack([0xE0 | codes >> 12, 0x80 | codes >> 6 & 0x3F, 0x80 | codes & 0x3F], axis=1).astype(np.uint8)
     before, after = np.zeros(len(codes), dtype=np.uint64), np.zeros(len(codes), dtype=np.uint64)
     for (head, tail), bit in parts.items():
-        if len(head) > 3 or len(tail) > 3:
-            continue  # no character of Han in the basic plane has four bytes
         ends = (encoded[:, 3 - len(head) :] == np.frombuffer(head, dtype=np.uint8)).all(axis=1)
         begins = (encoded[:, : len(tail)] == np.frombuffer(tail, dtype=np.uint8)).all(axis=1)
-        if ends.any() and begins.any():
-            before |= ends.astype(np.uint64) << np.uint64(bit)
-            after |= begins.astype(np.uint64) << np.uint64(bit)
+        before |= ends.astype(np.uint64) << np.uint64(bit)
+        after |= begins.astype(np.uint64) << np.uint64(bit)
     return before, after
