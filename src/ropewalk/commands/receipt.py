@@ -25,7 +25,7 @@ from ropewalk.corpus.mix.dataset import Dataset
 from ropewalk.corpus.tokens.corpus_folder import Corpus, open_corpus
 from ropewalk.partition.choose import choose_partition
 from ropewalk.partition.ulysses import UlyssesPartition
-from ropewalk.plan.block_memory import count_attending
+from ropewalk.plan.block_memory import count_attending, count_recurring
 from ropewalk.plan.compare_receipts import compare_receipts
 from ropewalk.plan.devices import recognise_device
 from ropewalk.plan.flops import token_flops
@@ -234,7 +234,8 @@ def _count_attention_bytes(
         total = sent + tokens * shape.sent_width * wide * (3 * shape.attention_layers + forwards) / degree
         if shape.recurrent is not None and price is not None:
             summaries = recurrent_traffic(partition, price)
-            total += len(shape.recurrent.layers) * summaries.training_bytes() + (blocks - again) * summaries.forward
+            total += len(shape.recurrent.layers) * summaries.training_bytes()
+            total += count_recurring(shape, blocks) * summaries.forward
         each.append(total)
     return fmean(each) * _count_micro_batches(spec, rig)
 

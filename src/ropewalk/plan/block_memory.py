@@ -110,6 +110,11 @@ def count_attending(shape: ModelShape, blocks: int) -> int:
     return sum(each.attends for each in shape.mixers[:blocks])
 
 
+def count_recurring(shape: ModelShape, blocks: int) -> int:
+    """The layers with a recurrence, alone or beside attention, among the first ``blocks``."""
+    return sum(each.recurs for each in shape.mixers[:blocks])
+
+
 def kept_attention_bytes(
     shape: ModelShape, local_tokens: int, *, element_bytes: int = 2, blocks: int | None = None
 ) -> float:

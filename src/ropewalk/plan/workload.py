@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ropewalk.partition.partition import partition_tokens
+from ropewalk.plan.block_memory import count_recurring
 from ropewalk.plan.flops import TokenFlops, token_flops
 from ropewalk.plan.hardware import Machine
 from ropewalk.plan.links import context_seconds, replica_seconds, state_seconds
@@ -130,9 +131,8 @@ def _context_bytes(load: Workload, *, split: Split, savings: Savings) -> float:
         # attention's own results may be kept: heads and summaries travel again in any case
         total += rows / split.ulysses_degree + layers * swap.training_bytes() + again * swap.forward
     if shape.recurrent is not None and split.recurrent_traffic is not None:
-        again = sum(layer < blocks for layer in shape.recurrent.layers)
         sent = split.recurrent_traffic
-        total += len(shape.recurrent.layers) * sent.training_bytes() + again * sent.forward
+        total += len(shape.recurrent.layers) * sent.training_bytes() + count_recurring(shape, blocks) * sent.forward
     return total
 
 
