@@ -96,6 +96,33 @@ def test_han_is_cut_only_where_no_token_crosses(parts: list[str]) -> None:
     assert not cuts[0] and sum(cuts) > 200
 
 
+@pytest.mark.parametrize("number", range(12))
+def test_any_merges_give_the_ids_of_the_tokenizer(tokenizer_folder: Path, number: int) -> None:
+    """Merges of bytes that are drawn: many begin or end within a character, or hold parts of several."""
+    draw = random.Random(number)
+    signs = {byte: sign for sign, byte in apart_pairs._byte_of_sign().items()}
+    drawn = [*"天地玄黄\u3400\u4e00\u9fff\uf900", "é", "x", "，", "1", "\n", " ", "の"]
+    vocabulary, merges = {sign: byte for byte, sign in signs.items()}, list[tuple[str, str]]()
+    for _ in range(80):
+        text = "".join(signs[byte] for byte in "".join(draw.choices(drawn, k=3)).encode())
+        at = draw.randrange(1, len(text))
+        before = max((token for token in vocabulary if text[:at].endswith(token)), key=len)
+        after = max((token for token in vocabulary if text[at:].startswith(token)), key=len)
+        if before + after not in vocabulary:
+            vocabulary[before + after] = len(vocabulary)
+            merges.append((before, after))
+    made_of = json.loads((tokenizer_folder / "tokenizer.json").read_text())
+    made_of["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = draw.choice(sorted(CUTTABLE))
+    made_of["model"] |= {"vocab": vocabulary, "merges": merges}
+    made_of |= {"added_tokens": [], "normalizer": draw.choice([None, {"type": "NFC"}])}
+    tokenizer = Tokenizer(Bpe.from_str(json.dumps(made_of)), bos_id=None, eos_id=0)
+    memory = load_words(made_of, tokenizer._encode_all)
+    assert memory is not None and memory._apart is not None
+    texts = ["".join(draw.choices(drawn, k=draw.randrange(1, 40))) for _ in range(60)]
+    for text, ids in zip(texts, tokenizer._encode_all(texts), strict=True):
+        assert np.array_equal(memory.encode(text), ids), ascii(text)
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [("ignore_merges", True), ("fuse_unk", True), ("continuing_subword_prefix", "##"), ("end_of_word_suffix", "</w>")],
