@@ -53,7 +53,7 @@ def open_model(kind: type[Opened], folder: Path, *, dtype: Dtype, whole_bytes: i
 
 
 def multiplies_slowly(dtype: Dtype) -> bool:
-    """Whether this rank's device is a CPU without instructions for ``dtype``: small models are read in float32 there."""
+    """Whether this rank's device is a CPU without instructions for ``dtype``: it reads small models in float32."""
     return dtype == "bfloat16" and rank_device().type == "cpu" and not multiplies_bfloat16()
 
 

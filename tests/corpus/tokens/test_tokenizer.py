@@ -134,10 +134,10 @@ def test_the_fast_path_gives_the_same_ids(tokenizer_folder: Path, monkeypatch: p
     with monkeypatch.context() as patched:
         patched.setattr(gigatoken, "_load", lambda _: None)
         patched.setattr(gigatoken, "load_words", lambda *_: None)
-        assert not slow._fast.trusted  # made now, and kept
+        assert not slow.fast.trusted  # made now, and kept
     ours = list(quick.encode_documents(iter(documents)))
     again = list(quick.encode_documents(iter(documents)))
-    assert quick._fast.trusted
+    assert quick.fast.trusted
     for first, second, truth in zip(ours, again, slow.encode_documents(iter(documents)), strict=True):
         assert np.array_equal(first[0], truth[0]) and np.array_equal(first[1], truth[1])
         assert np.array_equal(second[0], truth[0]) and np.array_equal(second[1], truth[1])
@@ -164,7 +164,7 @@ def test_a_fast_path_that_errs_is_set_aside(
     documents = [document(sentence(n, 60)) for n in range(20)]
     for ours, one in zip(quick.encode_documents(iter(documents)), documents, strict=True):
         assert np.array_equal(ours[0][1:-1], slow._encode_all([one.text])[0])
-    assert not quick._fast.trusted and "ids differ" in capsys.readouterr().err
+    assert not quick.fast.trusted and "ids differ" in capsys.readouterr().err
 
 
 def test_a_fast_path_that_errs_later_stops_the_run(tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -160,7 +160,7 @@ def _run(spec: CorpusSpec, jobs: Sequence[Job]) -> None:
         lines = [name_task(files[id(job)], task) for job, task in left]
         if lines:
             if spec.workers == "ray" or count > 1:
-                jobs[0].tokenizer.choose_encoder()  # the workers, which choose too, do not tell what all of them find
+                _ = jobs[0].tokenizer.fast  # chosen here first: workers, which choose too, tell nothing of it
             run_tasks(lines, workers=spec.workers, count=count, advance=lambda size_bytes: advance(size_bytes / 1e6))
 
 

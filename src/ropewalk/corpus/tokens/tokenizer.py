@@ -142,7 +142,7 @@ class Tokenizer:
         """Encode and empty ``documents``: once the text is in chunks, the whole text is freed."""
         if not documents:
             return
-        longest = _FAST_CUT_CHARACTERS if self._fast.trusted else _CUT_CHARACTERS
+        longest = _FAST_CUT_CHARACTERS if self.fast.trusted else _CUT_CHARACTERS
         chunks: list[str] = []
         plans: list[list[_Part] | Encoded] = []
         chats = [(each.text, each.loss_spans or ()) for each in documents if each.metadata.get(MARKED)]
@@ -201,20 +201,17 @@ class Tokenizer:
             group.append(chunk)
             characters += len(chunk)
             if characters >= _BATCH_CHARACTERS:
-                yield from self._fast.encode(group)
+                yield from self.fast.encode(group)
                 group, characters = [], 0
-        yield from self._fast.encode(group)
+        yield from self.fast.encode(group)
 
     @cached_property
     def _chat_ids(self) -> ChatIds:
         return ChatIds(Bpe.from_str(self._bpe.to_str()), self._encode_all, cuts=self._cuttable)
 
-    def choose_encoder(self) -> None:
-        """Choose the fastest encoder with the same ids now, not with the first text; what cannot be used is told."""
-        self._fast  # noqa: B018  kept from here on
-
     @cached_property
-    def _fast(self) -> Fast:
+    def fast(self) -> Fast:
+        """The fastest encoder with the same ids; what cannot be used is told when this is asked for first."""
         return Fast(self._made_of, self._encode_all)
 
     def _cut(self, text: str, inside: bool = False, *, longest: int = _CUT_CHARACTERS) -> Iterator[str]:
