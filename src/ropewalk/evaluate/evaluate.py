@@ -109,7 +109,7 @@ def _plan_ruler(spec: EvaluateSpec, tokenizer: Tokenizer, *, base_tokens: int) -
 def _describe_written(spec: EvaluateSpec, benchmarks: Sequence[BenchmarkPrompts]) -> list[Any]:
     """All that decides written answers beside the items; without benchmarks as before there were any."""
     # sums that a CPU reads in float32 make no pair with those of a GPU that shares the store
-    precision = f"{spec.precision} on a slow CPU" if multiplies_slowly(spec.precision) else spec.precision
+    precision = [spec.precision, "float32"] if multiplies_slowly(spec.precision) else spec.precision
     asked = [precision, None if spec.ruler is None else spec.ruler.model_dump(mode="json")]
     return [*asked, *(each.describe(spec.seed) for each in benchmarks)]
 
