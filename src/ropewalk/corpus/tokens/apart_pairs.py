@@ -9,6 +9,7 @@ Pairs are kept in a table by a hash: a collision only keeps two characters toget
 """
 
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -58,6 +59,12 @@ class ApartPairs:
         joined |= (self._before[first - np.uint32(_FIRST)] & self._after[second - np.uint32(_FIRST)]) != 0
         cuts[at] = ~joined
         return cuts
+
+
+@lru_cache(maxsize=2)
+def read_pairs(vocabulary: tuple[str, ...]) -> ApartPairs:
+    """The pairs of a vocabulary, made once in a process: a second for 65,000 tokens, and each source asks again."""
+    return ApartPairs(vocabulary)
 
 
 def _neighbours(text: bytes) -> Iterator[tuple[bytes, bytes]]:
