@@ -62,7 +62,7 @@ class ApartPairs:
 
 
 @lru_cache(maxsize=2)
-def read_pairs(vocabulary: tuple[str, ...]) -> ApartPairs:
+def find_apart_pairs(vocabulary: tuple[str, ...]) -> ApartPairs:
     """The pairs of a vocabulary, made once in a process: a second for 65,000 tokens, and each source asks again."""
     return ApartPairs(vocabulary)
 

@@ -17,7 +17,7 @@ import regex
 from jaxtyping import UInt32
 
 from ropewalk.corpus.text.language import code_points
-from ropewalk.corpus.tokens.apart_pairs import ApartPairs, read_pairs
+from ropewalk.corpus.tokens.apart_pairs import ApartPairs, find_apart_pairs
 from ropewalk.corpus.tokens.safe_splits import cut_text, split_pattern
 
 Ids = UInt32[np.ndarray, "_"]
@@ -135,5 +135,9 @@ def load_words(made_of: dict[str, Any], encode: Encode) -> WordCache | None:
     if len(newline) != 1:
         return None
     added = [token["content"] for token in made_of["added_tokens"] if not token["special"]]
-    apart = None if any(made_of["model"].get(key) for key in _WHOLE_WORDS) else read_pairs(tuple(made_of["model"]["vocab"]))
+    apart = (
+        None
+        if any(made_of["model"].get(key) for key in _WHOLE_WORDS)
+        else find_apart_pairs(tuple(made_of["model"]["vocab"]))
+    )
     return WordCache(pattern, added, int(newline[0]), encode, apart=apart)
