@@ -135,9 +135,6 @@ def load_words(made_of: dict[str, Any], encode: Encode) -> WordCache | None:
     if len(newline) != 1:
         return None
     added = [token["content"] for token in made_of["added_tokens"] if not token["special"]]
-    apart = (
-        None
-        if any(made_of["model"].get(key) for key in _WHOLE_WORDS)
-        else find_apart_pairs(tuple(made_of["model"]["vocab"]))
-    )
+    whole = any(made_of["model"].get(key) for key in _WHOLE_WORDS)
+    apart = None if whole else find_apart_pairs(tuple(made_of["model"]["vocab"]))
     return WordCache(pattern, added, int(newline[0]), encode, apart=apart)
