@@ -5,8 +5,9 @@
 For each precision: the rate of a square matrix product, attention's kernel in ns a score (one group of heads, causal),
 and the CPU seconds of a reading of ``--tokens`` at the matrix rate: its least. The share of that rate which attention
 reaches says how much any other kernel could save. ``--read`` also reads random tokens with the model, and takes the
-time of all of it. All times are CPU seconds of one thread, the median of tries taken in turn, so another program on the
-machine disturbs them little (measured: by up to a fifth). Prints JSON lines.
+time of all of it; a CPU without bfloat16 holds the weights in float32 there (``weights_held_in``). All times are CPU
+seconds of one thread, the median of tries taken in turn, so another program on the machine disturbs them little
+(measured: by up to a fifth). Prints JSON lines.
 """
 
 import argparse
@@ -80,7 +81,8 @@ def read(model: Path, tokens: int, precision: str) -> dict[str, Any]:
     item = Item(np.random.default_rng(1).integers(0, shape.vocabulary, tokens), np.zeros(tokens, dtype=np.int64))
     begun = time.process_time()
     measure(learner, [item], 1, name=precision)
-    return {"read_seconds": round(time.process_time() - begun, 1)}
+    seconds = round(time.process_time() - begun, 1)
+    return {"read_seconds": seconds, "weights_held_in": str(next(learner.parameters()).dtype).removeprefix("torch.")}
 
 
 def main() -> None:

@@ -75,6 +75,11 @@ class Reading:
         return [self.number, self.kind, self.arm, self.target, self.tokens]
 
 
+def name_dtype(learner: ModelWithLoss) -> str:
+    """What the weights of an opened model are held in, such as ``float32``: not always what was asked for."""
+    return str(next(learner.parameters()).dtype).removeprefix("torch.")
+
+
 def read_book(path: Path) -> str:
     """The longest document of a file."""
     source = Source(name="book", path=str(path), role="general")
@@ -178,7 +183,15 @@ class Bench:
     @cache  # noqa: B019  one object for the whole program
     def learner(self, arm: str, target: int) -> ModelWithLoss:
         """The opened model of an arm; all of them together take a few times the model's bytes."""
-        return open_model(ModelWithLoss, self.folder(arm, target), dtype=self.precision)
+        learner = open_model(ModelWithLoss, self.folder(arm, target), dtype=self.precision)
+        if (held := name_dtype(learner)) != self.precision:
+            raise UserError(
+                f"this machine reads in {held}, not in {self.precision}",
+                where="--precision",
+                why="its CPU multiplies no bfloat16, and each reading names the precision that it was read in",
+                fix=f"--precision {held}",
+            )
+        return learner
 
     def item(self, kind: str, number: int, tokens: int) -> tuple[Item, int, list[int]]:
         """The text, its groups, and for a loss the positions at which its groups begin and end."""

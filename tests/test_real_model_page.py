@@ -65,6 +65,22 @@ def test_a_share_and_a_difference_by_hand() -> None:
     assert (program._compare(losses["ntk"], losses["unchanged"], -1), program._compare([], [], -1)) == ("-0.500", "-")
 
 
+def test_a_reading_has_the_precision_that_its_line_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``open_model`` holds weights in float32 where the CPU multiplies no bfloat16; such readings are refused."""
+    program = load_program("real_model")
+    bench = object.__new__(program.Bench)
+    bench.precision = "bfloat16"
+    for dtype in (torch.bfloat16, torch.float32):
+        opened = torch.nn.Linear(1, 1, dtype=dtype)
+        monkeypatch.setattr(program, "open_model", lambda *_, opened=opened, **__: opened)
+        monkeypatch.setattr(program.Bench, "folder", lambda *_: tmp_path)
+        if dtype == torch.bfloat16:
+            assert bench.learner("unchanged", 16) is opened
+        else:
+            with pytest.raises(UserError, match="reads in float32, not in bfloat16"):
+                bench.learner("unchanged", 32)
+
+
 def test_readings_come_in_rounds_and_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a stop the texts of two cells differ by one at most, and a second call does the rest."""
     program = load_program("real_model")

@@ -154,7 +154,7 @@ def test_a_format_that_nobody_knows_is_refused(recipe: Path, tmp_path: Path) -> 
         say("corpus", "export", str(recipe), str(tmp_path / "out"), "--format", "parquet")
 
 
-@pytest.mark.parametrize("verb", ["report", "inspect", "card"])
+@pytest.mark.parametrize("verb", ["report", "inspect", "card", "export"])
 def test_a_corpus_of_version_0_1_is_to_be_prepared_again(recipe: Path, verb: str, tmp_path: Path) -> None:
     """There the split of each document had another name. What was written in the manifest stays as it was."""
     say("prepare", str(recipe))
@@ -165,6 +165,7 @@ def test_a_corpus_of_version_0_1_is_to_be_prepared_again(recipe: Path, verb: str
         manifest["files"][f"{name}/fate.npy"] = manifest["files"].pop(f"{name}/split.npy")
     del manifest["digest"]
     (folder / "manifest.json").write_text(json.dumps(manifest))
+    given = [str(tmp_path / "out"), "--format", "megatron"] if verb == "export" else []
     with pytest.raises(UserError, match="prepared by an earlier version") as refused:
-        say("corpus", verb, str(recipe))
-    assert f"remove {folder}" in refused.value.fix
+        say("corpus", verb, str(recipe), *given)
+    assert f"remove {folder}" in refused.value.fix and not (tmp_path / "out").exists()

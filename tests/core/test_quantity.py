@@ -45,6 +45,7 @@ def test_amounts_have_three_figures() -> None:
     assert [format_amount(n) for n in (999, 20_971_520, 20e9)] == ["999", "21M", "20B"]
     assert [format_amount(n) for n in (999_600, -999.7, 99_960)] == ["1M", "-1K", "100K"], "as it can be typed"
     assert [format_bytes(n) for n in (512, 1536, 3 * 2**30)] == ["512 B", "1.5 KiB", "3 GiB"]
+    assert [format_bytes(n) for n in (1023, 1000 << 20, (1 << 30) - 1)] == ["1023 B", "1000 MiB", "1 GiB"]
 
 
 def test_one_thing_is_not_told_as_several() -> None:

@@ -11,6 +11,7 @@ from ropewalk.core.error import UserError
 from ropewalk.core.record import Score
 from ropewalk.corpus.tokens.corpus_folder import Corpus
 from ropewalk.corpus.tokens.train_tokenizer import train_tokenizer
+from ropewalk.evaluate import evaluate as room
 from ropewalk.evaluate.evaluate import evaluate_models
 from ropewalk.evaluate.length_gain import score_lengths
 from ropewalk.model.model_with_loss import ModelWithLoss
@@ -173,3 +174,12 @@ def test_bfloat16_is_near_float32(models: dict[str, Path], corpus: Corpus) -> No
         if score.metric == "nats" and score.depth is None:  # a depth has few answers here
             found = exact[score.task, score.context_tokens, None]
             assert score.value == pytest.approx(found, abs=0.15 if score.task.startswith("answer_loss") else 0.05)
+
+
+def test_sums_that_a_cpu_reads_in_float32_are_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU that shares the store reads the other model in bfloat16, and the two make no pair."""
+    keys = set()
+    for slow in (True, False):
+        monkeypatch.setattr(room, "multiplies_slowly", lambda dtype, slow=slow: slow and dtype == "bfloat16")
+        keys |= {str(room._describe_written(EvaluateSpec(precision=each), [])) for each in ("bfloat16", "float32")}
+    assert len(keys) == 3

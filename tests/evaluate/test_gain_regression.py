@@ -66,6 +66,21 @@ def test_estimates_order_documents_better_than_their_few_blocks() -> None:
     assert 0.75 < inside.mean() < 0.99
 
 
+def test_few_documents_have_intervals_that_hold_the_truth() -> None:
+    """Of ten documents with one window each the variance between them is estimated as 0 in most draws."""
+    inside, widths = [], []
+    for seed in range(40):
+        random, documents = np.random.default_rng(seed), 10
+        whole, document = random.normal(0, 1, (documents, 2)), np.repeat(np.arange(documents), 4)
+        truth = 0.1 * whole[:, 0] + random.normal(0, 0.1, documents)
+        gain = truth[document] + random.normal(0, 0.5, len(document))
+        blocks = SampledBlocks(document, document, np.full(len(document), 8.0), gain, whole[document])
+        found = estimate_gains(blocks, whole, np.full(documents, 4000.0), np.zeros(documents, dtype=np.int64))
+        inside.append(np.abs(found.gain - truth) <= 1.96 * found.error)
+        widths.append(found.error.min())
+    assert min(widths) > 0 and np.mean(inside) > 0.85
+
+
 def test_a_document_that_was_read_whole_keeps_its_gain() -> None:
     random = np.random.default_rng(6)
     document = np.repeat(np.arange(20), 8)

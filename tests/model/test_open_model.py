@@ -26,7 +26,6 @@ def test_bfloat16_is_held_in_float32_where_it_is_slow_and_the_host_has_room(
 ) -> None:
     monkeypatch.setattr(room, "multiplies_bfloat16", lambda: multiplies)
     monkeypatch.setattr(room, "count_host_bytes", lambda: host_bytes)
-    monkeypatch.setattr(room, "is_untold", lambda line: True)
     monkeypatch.setattr(room, "rank_device", lambda: torch.device("cpu"))
     assert held("bfloat16") == expected
     assert ("this CPU multiplies no bfloat16" in capsys.readouterr().err) == (expected == torch.float32)

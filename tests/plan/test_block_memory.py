@@ -5,10 +5,12 @@ from dataclasses import replace
 
 import pytest
 
-from ropewalk.plan.block_memory import BlockMemory, kept_attention_bytes
+from conformance.tiny_families import make_settings
+from ropewalk.plan.block_memory import BlockMemory, count_attending, count_recurring, kept_attention_bytes
 from ropewalk.plan.memory import GRADIENT_BYTES, Memory, estimate_memory
 from ropewalk.plan.savings import Savings
 from ropewalk.shape.model_shape import ModelShape
+from ropewalk.shape.read import parse_shape
 
 TOKENS = 16_384
 
@@ -69,3 +71,14 @@ def test_all_blocks_and_no_number_are_the_same(shapes: Mapping[str, ModelShape])
     shape = shapes["llama-8b"]
     for way in (Savings("full", 4096), Savings("save_attention")):
         assert plan(shape, replace(way, recompute_blocks=32)) == plan(shape, way)
+
+
+def test_each_mixer_is_counted_by_itself() -> None:
+    """A layer of Falcon-H1 holds both mixers; one of Nemotron-H holds one, or neither (here: recurrence, attention)."""
+    both, single = (
+        parse_shape(make_settings(name), "config.json") for name in ("FalconH1ForCausalLM", "NemotronHForCausalLM")
+    )
+    for blocks in range(both.layers + 1):
+        assert count_attending(both, blocks) == count_recurring(both, blocks) == blocks
+    counts = [(count_attending(single, blocks), count_recurring(single, blocks)) for blocks in range(5)]
+    assert counts == [(0, 0), (0, 1), (1, 1), (1, 1), (1, 1)]

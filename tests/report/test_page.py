@@ -19,9 +19,10 @@ import yaml
 
 from invented_run import RECIPE, make_rows, write_run
 from ropewalk.commands.run import do_part
-from ropewalk.core.artifact import FolderInUseError, hold
+from ropewalk.core.artifact import MANIFEST, FolderInUseError, hold
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Metric, append_metrics
+from ropewalk.core.run_folder import RunFolder
 from ropewalk.recipe.load import load_recipe
 from ropewalk.report.page import summarise, write_report
 
@@ -307,19 +308,24 @@ def test_a_model_from_nothing_in_seven_stages(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("steps", "tokens_at", "told"),
+    ("finished", "steps", "tokens_at", "told"),
     [
-        (1, (), "now at step 1 of stage 0"),
-        (1, (1,), "trained on 8.19K tokens in 1 step"),
-        (3, (1, 2, 3), "trained on 24.6K tokens in 3 steps"),
-        (1234, (10,), "trained on 8.19K tokens in 10 steps, now at step 1,234 of stage 0"),
+        (False, 1, (), "now at step 1 of stage 0"),
+        (False, 1, (1,), "trained on 8.19K tokens in 1 step"),
+        (False, 3, (1, 2, 3), "trained on 24.6K tokens in 3 steps"),
+        (False, 1234, (10,), "trained on 8.19K tokens in 10 steps, now at step 1,234 of stage 0"),
+        (True, 12, (10,), "trained on 8.19K tokens in 10 steps"),
     ],
 )
-def test_the_first_steps_of_a_run_are_told(run: Path, steps: int, tokens_at: tuple[int, ...], told: str) -> None:
+def test_the_first_steps_of_a_run_are_told(
+    run: Path, finished: bool, steps: int, tokens_at: tuple[int, ...], told: str
+) -> None:
     """Tokens are counted every log_steps steps, so at first there are steps and no tokens."""
     rows = [Metric(0, step, "loss/train", 3.0, "nats per token") for step in (1, steps)]
     rows += [Metric(0, step, "tokens/source/topics", 8192, "tokens") for step in tokens_at]
     (run / "metrics.jsonl").unlink()
+    if not finished:
+        (RunFolder(run).trained(0) / MANIFEST).unlink()
     append_metrics(run / "metrics.jsonl", rows)
     assert summarise(run)["text"].splitlines()[0].endswith(f"(4x), {told}")
 

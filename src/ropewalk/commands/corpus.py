@@ -119,6 +119,7 @@ def export_corpus(recipe: Recipe, out: Path, format: str) -> dict[str, Any]:
             fix="name another folder, or remove it" if there else "choose one of them",
         )
     corpus = open_corpus(require(RunFolder(Path(recipe.run)).corpus, verb="prepare"))
+    corpus.require_current()  # its card says what was dropped
     kind = cast(Format, format)
     inputs = {"corpus": corpus.digest, "tokenizer": corpus.tokenizer}
     with new_folder(out, kind=f"{EXPORTED}{format}", inputs=inputs) as work:

@@ -234,8 +234,8 @@ def _count_attention_bytes(
         total = sent + tokens * shape.sent_width * wide * (3 * shape.attention_layers + forwards) / degree
         if shape.recurrent is not None and price is not None:
             summaries = recurrent_traffic(partition, price)
-            repeated = count_recurring(shape, blocks)
-            total += len(shape.recurrent.layers) * summaries.training_bytes() + repeated * summaries.forward
+            total += len(shape.recurrent.layers) * summaries.training_bytes()
+            total += count_recurring(shape, blocks) * summaries.forward
         each.append(total)
     return fmean(each) * _count_micro_batches(spec, rig)
 

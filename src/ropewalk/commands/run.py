@@ -90,7 +90,7 @@ def require_inputs(part: str, recipe: Recipe) -> None:
     Warnings about a run that cannot begin would hide that it cannot.
     """
     folder = RunFolder(Path(recipe.run))
-    if part != "prepare" or is_finished(folder.corpus):
+    if part != "prepare" or is_finished(folder.root) or is_finished(folder.corpus):
         return
     if isinstance(recipe.model, str):
         require_base(recipe.model)

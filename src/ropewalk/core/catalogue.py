@@ -2,7 +2,7 @@
 
 ``messages/zh/*.json`` has an entry for each message of the code: ``"the disk of {0} is full": "{0} 的磁盘已满"``. Holes
 are numbered in the order of the English text; the translation may move them. ``{s}`` is the ending of an English
-plural, which may be there or not. A text is compared with all templates, and the one with the most letters wins.
+plural, which may be there or not. A text is compared with all templates; readings.py chooses among those that it fits.
 """
 
 import json

@@ -36,6 +36,11 @@ def set_quiet(quiet: bool) -> None:
     _VOICE.quiet = quiet
 
 
+def is_quiet() -> bool:
+    """Whether ``set_quiet`` asked for warnings and errors alone."""
+    return _VOICE.quiet
+
+
 def set_first(first: bool) -> None:
     """Whether this process is the first of those that do the same work, and tells what all of them find."""
     _VOICE.first = first

@@ -84,8 +84,8 @@ def format_seconds(seconds: float) -> str:
 def format_bytes(amount: float) -> str:
     """Bytes in powers of two to three figures: 1_572_864 -> ``1.5 MiB``."""
     for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(amount) < 1024:
-            return f"{amount:.3g} {unit}"
+        if abs(amount) < 1023.5:  # 1,000 to 1,023 have four figures
+            return f"{amount:.4g} {unit}" if abs(amount) >= 999.5 else f"{amount:.3g} {unit}"
         amount /= 1024
     return f"{amount:.4g} TiB"
 

@@ -1,8 +1,7 @@
 """Translates what people read where it is printed; all code writes its messages in English.
 
-A text is looked up in the catalogue (catalogue.py). The values in a message stay as they are, unless they are messages
-themselves, such as the fault inside of an error. A text that is no single message is cut into lines, and these at their
-punctuation. What has no entry stays English, so that nothing is lost.
+Each line is read as messages of the catalogue (readings.py). The values in a message stay as they are, unless they are
+messages themselves, such as the fault inside of an error. What has no entry stays English, so that nothing is lost.
 
 Names, keys, code and numbers are never translated: a single word only where a label of our own stands (the head of a
 column, the beginning of a line of ``check``).

@@ -10,6 +10,7 @@ For a sampled block the counts reach back to the beginning of the stretch only, 
 expectation they reach over the whole document. So the missing context of a stretch is made up for, too.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -124,7 +125,11 @@ def estimate_gains(
     variance = _spread_within(blocks, rest, mean) / read * left
     between = max(0.0, float(np.mean(mean**2 - variance)))
     trust = between / np.maximum(between + variance, 1e-12)
-    return Estimates(expected + trust * mean, np.sqrt(trust * variance))
+    # Of few documents ``between`` is often estimated as 0, which says nothing of the truth: its own standard error
+    # (of a mean of squares of normal values) bounds it from below, where the error of a gain is concerned.
+    possible = max(between, math.sqrt(2 / documents) * float(np.mean(between + variance)))
+    wide = possible * variance / np.maximum(possible + variance, 1e-12)
+    return Estimates(expected + trust * mean, np.sqrt(wide))
 
 
 def _spread_within(

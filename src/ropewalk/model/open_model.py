@@ -11,7 +11,7 @@ that are asked for in bfloat16 are held in float32, if the machine has the memor
 from pathlib import Path
 from typing import TypeVar
 
-from ropewalk.core.progress import is_untold, say
+from ropewalk.core.progress import say_once
 from ropewalk.model.load import build_model
 from ropewalk.model.load_shards import load_shards
 from ropewalk.model.model_with_loss import ModelWithLoss
@@ -38,10 +38,8 @@ def open_model(kind: type[Opened], folder: Path, *, dtype: Dtype, whole_bytes: i
     """
     # If the head required gradients, the loss would compute them chunk by chunk.
     learner = kind(build_model(folder, dtype=dtype)).requires_grad_(False).eval()
-    if dtype == "bfloat16" and _widens(learner):
-        line = "this CPU multiplies no bfloat16: weights that are asked for in bfloat16 are held in float32"
-        if not rank_and_ranks()[0] and is_untold(line):
-            say(line)
+    if multiplies_slowly(dtype) and _has_room(learner):
+        say_once("this CPU multiplies no bfloat16: weights that are asked for in bfloat16 are held in float32")
         learner = kind(build_model(folder, dtype="float32")).requires_grad_(False).eval()
     ranks = rank_and_ranks()[1]
     if ranks > 1 and sum(parameter.nbytes for parameter in learner.parameters()) > whole_bytes:
@@ -54,8 +52,11 @@ def open_model(kind: type[Opened], folder: Path, *, dtype: Dtype, whole_bytes: i
     return learner.to(device)
 
 
-def _widens(learner: ModelWithLoss) -> bool:
-    """Whether bfloat16 is slow on this rank's device, and the host has memory for the weights in float32."""
-    if rank_device().type != "cpu" or multiplies_bfloat16():
-        return False
+def multiplies_slowly(dtype: Dtype) -> bool:
+    """Whether this rank's device is a CPU without instructions for ``dtype``: it reads small models in float32."""
+    return dtype == "bfloat16" and rank_device().type == "cpu" and not multiplies_bfloat16()
+
+
+def _has_room(learner: ModelWithLoss) -> bool:
+    """Whether the host has memory for the weights in float32."""
     return 4 * sum(parameter.numel() for parameter in learner.parameters()) <= _SHARE_OF_HOST * count_host_bytes()

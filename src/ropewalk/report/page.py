@@ -124,8 +124,9 @@ def tell_run(contents: Contents) -> str:
     if taken:
         counted = sum(stage.counted_steps for stage in contents.stages)
         parts.append(f"trained on {format_amount(taken)} tokens in {format_count(counted, 'step')}")
-    going = next((stage for stage in contents.stages if stage.steps > stage.counted_steps), None)
-    if going is not None:  # tokens are counted every log_steps steps
+    # tokens are counted every log_steps steps, and a stage whose loss no longer falls may end between two counts
+    going = next((each for each in contents.stages if not each.finished and each.steps > each.counted_steps), None)
+    if going is not None:
         parts.append(f"now at step {going.steps:,} of stage {going.number}")
     told = ", ".join(parts)
     return f"{told}; {_TRIAL}" if contents.is_trial else told

@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 
 from made_texts import han, sentence
+from ropewalk.core import progress
 from ropewalk.core.error import UserError
+from ropewalk.core.translate import set_language
 from ropewalk.corpus.dedup.decontaminate import read_prompts
-from ropewalk.corpus.prepare import sources
+from ropewalk.corpus.prepare import sources, workers
 from ropewalk.corpus.prepare.build import build
 from ropewalk.corpus.prepare.sources import tokenize_share
 from ropewalk.corpus.prompt_rules import PromptRules
@@ -238,3 +240,18 @@ def test_a_tokenizer_comes_back_from_json(tokenizer: Tokenizer, tokenizer_folder
     again = Tokenizer.from_json(tokenizer.to_json())
     assert again.digest == tokenizer.digest == load_tokenizer(tokenizer_folder).digest
     assert again.encode("river 天地").tolist() == tokenizer.encode("river 天地").tolist()
+
+
+def test_a_worker_speaks_as_its_parent_does(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In its language, not beside ``--quiet``, and nothing of what the parent tells for all."""
+    monkeypatch.setattr(progress, "_VOICE", progress._Voice())
+    try:
+        for quiet in (False, True):
+            workers._speak_as("zh", quiet=quiet)
+            progress.say("the corpus is not prepared")
+            progress.say_once("another line")
+    finally:
+        set_language("en")
+    assert capsys.readouterr().err == "语料尚未准备好\n"

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer as Bpe
 from tokenizers import decoders, models, normalizers, processors, trainers
 
 from made_texts import han, sentence
+from ropewalk.core import progress
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Document
 from ropewalk.corpus.tokens import gigatoken
@@ -157,6 +158,8 @@ def test_a_fast_path_that_errs_is_set_aside(
 
     monkeypatch.setattr(gigatoken, "_load", lambda _: Wrong())
     monkeypatch.setattr(gigatoken, "load_words", lambda *_: None)
+    # a worker does not speak first: it tells only what its own text shows
+    monkeypatch.setattr(progress._VOICE, "first", wrong_on == "traps")
     quick = known_tokenizer(tokenizer_folder)
     documents = [document(sentence(n, 60)) for n in range(20)]
     for ours, one in zip(quick.encode_documents(iter(documents)), documents, strict=True):

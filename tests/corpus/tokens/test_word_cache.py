@@ -96,13 +96,63 @@ def test_han_is_cut_only_where_no_token_crosses(parts: list[str]) -> None:
     assert not cuts[0] and sum(cuts) > 200
 
 
-def test_chinese_goes_without_a_memory_where_words_may_not_be_cut(tokenizer: Tokenizer) -> None:
-    made_of = {**tokenizer._made_of, "model": {**tokenizer._made_of["model"], "ignore_merges": True}}
+@pytest.mark.parametrize("number", range(12))
+def test_any_merges_give_the_ids_of_the_tokenizer(tokenizer_folder: Path, number: int) -> None:
+    """Merges of bytes that are drawn: many begin or end within a character, or hold parts of several."""
+    draw = random.Random(number)
+    signs = {byte: sign for sign, byte in apart_pairs._byte_of_sign().items()}
+    drawn = [*"天地玄黄\u3400\u4e00\u9fff\uf900", "é", "x", "，", "1", "\n", " ", "の"]
+    vocabulary, merges = {sign: byte for byte, sign in signs.items()}, list[tuple[str, str]]()
+    for _ in range(80):
+        text = "".join(signs[byte] for byte in "".join(draw.choices(drawn, k=3)).encode())
+        at = draw.randrange(1, len(text))
+        before = max((token for token in vocabulary if text[:at].endswith(token)), key=len)
+        after = max((token for token in vocabulary if text[at:].startswith(token)), key=len)
+        if before + after not in vocabulary:
+            vocabulary[before + after] = len(vocabulary)
+            merges.append((before, after))
+    made_of = json.loads((tokenizer_folder / "tokenizer.json").read_text())
+    made_of["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = draw.choice(sorted(CUTTABLE))
+    made_of["model"] |= {"vocab": vocabulary, "merges": merges}
+    made_of |= {"added_tokens": [], "normalizer": draw.choice([None, {"type": "NFC"}])}
+    tokenizer = Tokenizer(Bpe.from_str(json.dumps(made_of)), bos_id=None, eos_id=0)
+    memory = load_words(made_of, tokenizer._encode_all)
+    assert memory is not None and memory._apart is not None
+    texts = ["".join(draw.choices(drawn, k=draw.randrange(1, 40))) for _ in range(60)]
+    for text, ids in zip(texts, tokenizer._encode_all(texts), strict=True):
+        assert np.array_equal(memory.encode(text), ids), ascii(text)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("ignore_merges", True), ("fuse_unk", True), ("continuing_subword_prefix", "##"), ("end_of_word_suffix", "</w>")],
+)
+def test_chinese_goes_without_a_memory_where_words_may_not_be_cut(
+    tokenizer: Tokenizer, key: str, value: object
+) -> None:
+    made_of = {**tokenizer._made_of, "model": {**tokenizer._made_of["model"], key: value}}
     memory = load_words(made_of, tokenizer._encode_all)
     assert memory is not None
     for text, learns in ((han(1, 200) + sentence(1, 20), False), (sentence(2, 200) + han(2, 10), True)):
         assert np.array_equal(memory.encode(text), tokenizer._encode_all([text])[0])
         assert bool(memory._ids) == learns
+
+
+def test_unknown_bytes_that_join_to_one_token_are_not_cut(tokenizer_folder: Path) -> None:
+    """Two characters whose bytes the vocabulary lacks are one unknown token where ``fuse_unk`` holds."""
+    made_of = json.loads((tokenizer_folder / "tokenizer.json").read_text())
+    signs = {byte: sign for sign, byte in apart_pairs._byte_of_sign().items()}
+    lacking = {signs[byte] for byte in "天".encode()}
+    model = made_of["model"]
+    merges = [merge if isinstance(merge, list) else merge.split(" ") for merge in model["merges"]]
+    model["vocab"] = {token: number for token, number in model["vocab"].items() if not lacking & {*token}}
+    model["merges"] = [merge for merge in merges if not lacking & {*"".join(merge)}]
+    model |= {"unk_token": "?", "fuse_unk": True}
+    tokenizer = Tokenizer(Bpe.from_str(json.dumps(made_of)), bos_id=None, eos_id=0)
+    memory = load_words(tokenizer._made_of, tokenizer._encode_all)
+    assert memory is not None
+    for text in ("天天天", "x 天天 y"):
+        assert np.array_equal(memory.encode(text), tokenizer._encode_all([text])[0])
 
 
 def test_what_is_no_word_is_left_to_the_tokenizer(tokenizer_folder: Path) -> None:

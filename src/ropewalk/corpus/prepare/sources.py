@@ -159,8 +159,8 @@ def _run(spec: CorpusSpec, jobs: Sequence[Job]) -> None:
         files = {id(job): job.write() for job in jobs}
         lines = [name_task(files[id(job)], task) for job, task in left]
         if lines:
-            if count > 1:
-                assert jobs[0].tokenizer.fast, "chosen here first: the workers, which choose too, tell nothing"
+            if spec.workers == "ray" or count > 1:
+                _ = jobs[0].tokenizer.fast  # chosen here first: workers, which choose too, tell nothing of it
             run_tasks(lines, workers=spec.workers, count=count, advance=lambda size_bytes: advance(size_bytes / 1e6))
 
 

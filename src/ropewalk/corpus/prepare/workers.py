@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ropewalk.core.error import UserError
-from ropewalk.core.progress import set_first
+from ropewalk.core.progress import is_quiet, set_first, set_quiet
 from ropewalk.core.ray_cluster import start_ray
 from ropewalk.core.translate import get_language, set_language
 from ropewalk.corpus.prepare.shards import Advance, read_job, work
 
 Workers = Literal["processes", "ray"]
 _PROGRESS_SECONDS = 0.5
+_QUIET = "quiet"
 
 
 def count_workers(workers: Workers, asked: int | None) -> int:
@@ -64,10 +65,9 @@ def do_task(line: str, advance: Advance) -> None:
 def serve() -> None:
     """Run a worker process: one task per line on standard input, progress and replies on standard output.
 
-    Its one argument is the language of what it says.
+    Its arguments are how it speaks: the language, and whether it is ``quiet``.
     """
-    set_language(sys.argv[1])
-    set_first(False)  # the parent tells what all of them find
+    _speak_as(sys.argv[1], quiet=sys.argv[2:] == [_QUIET])
     os.putenv("TOKENIZERS_PARALLELISM", "false")  # one core each: other workers use the others
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):  # the parent handles them and ends this process
         signal.signal(number, signal.SIG_IGN)
@@ -75,6 +75,13 @@ def serve() -> None:
     threading.Thread(target=_listen, args=(tasks,), daemon=True).start()
     while True:
         _tell(_answer(tasks.get()))
+
+
+def _speak_as(language: str, *, quiet: bool) -> None:
+    """What this worker says is in the words of the parent, which tells itself what all workers find."""
+    set_language(language)
+    set_quiet(quiet)
+    set_first(False)
 
 
 def _listen(tasks: "queue.Queue[str]") -> None:
@@ -125,7 +132,7 @@ def _run_on_processes(tasks: Sequence[str], count: int, advance: Advance) -> Non
         with ThreadPoolExecutor(count) as pool:
             for _ in range(count):
                 code = "from ropewalk.corpus.prepare.workers import serve; serve()"
-                command = [sys.executable, "-c", code, get_language()]
+                command = [sys.executable, "-c", code, get_language(), *([_QUIET] if is_quiet() else [])]
                 started.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
             ends = [pool.submit(_keep_busy, process, waiting, advance_together) for process in started]
             try:
@@ -183,7 +190,7 @@ def _run_on_ray(tasks: Sequence[str], count: int, advance: Advance) -> None:
     while left or running:
         while left and len(running) < count:
             task = left.pop()
-            running[remote.remote(task, get_language())] = json.loads(task)["task"]["bytes"]
+            running[remote.remote(task, get_language(), is_quiet())] = json.loads(task)["task"]["bytes"]
         (done, *_), _ = ray.wait(list(running), num_returns=1)
         size_bytes = running.pop(done)
         _raise(ray.get(done))
@@ -194,8 +201,8 @@ def _start_ray() -> Any:
     return start_ray("corpus.workers: ray", instead="set workers: processes")
 
 
-def _do_on_ray(line: str, language: str) -> dict[str, str]:
-    set_language(language)
+def _do_on_ray(line: str, language: str, quiet: bool) -> dict[str, str]:
+    _speak_as(language, quiet=quiet)
     return _do_quietly(line, lambda _: None)
 
 

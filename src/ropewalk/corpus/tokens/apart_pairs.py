@@ -9,6 +9,7 @@ Pairs are kept in a table by a hash: a collision only keeps two characters toget
 """
 
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -41,7 +42,7 @@ class ApartPairs:
         for before, after in {pair for text in texts for pair in _neighbours(text)}:
             if len(before) == len(after) == 3 and before[0] >> 4 == after[0] >> 4 == 0xE:
                 whole.append((ord(before.decode("utf-8", "replace")[0]), ord(after.decode("utf-8", "replace")[0])))
-            else:
+            elif _may_end_han(before) and _may_begin_han(after):
                 parts[before, after] = len(parts) % _GROUPS
         self._joined = np.zeros(1 << _TABLE_BITS, dtype=bool)
         pairs = np.array(whole, dtype=np.uint32).reshape(-1, 2)
@@ -60,12 +61,28 @@ class ApartPairs:
         return cuts
 
 
+@lru_cache(maxsize=2)
+def find_apart_pairs(vocabulary: tuple[str, ...]) -> ApartPairs:
+    """The pairs of a vocabulary, made once in a process: a second for 65,000 tokens, and each source asks again."""
+    return ApartPairs(vocabulary)
+
+
 def _neighbours(text: bytes) -> Iterator[tuple[bytes, bytes]]:
     """The bytes before and after each border between two characters, as far as ``text`` holds these characters."""
     starts = [at for at, byte in enumerate(text) if byte & 0xC0 != 0x80]
     borders = sorted({0, *starts, len(text)})
     for (first, border), (_, end) in pairwise(pairwise(borders)):
         yield text[first:border], text[border:end]
+
+
+def _may_end_han(text: bytes) -> bool:
+    """Whether a character of Han (three bytes) may end with ``text``, which has no border inside."""
+    return len(text) <= 3 and text[-1] >> 6 == 0b10 and (text[0] >> 6 == 0b10 or text[0] >> 4 == 0xE)
+
+
+def _may_begin_han(text: bytes) -> bool:
+    """Whether a character of Han may begin with ``text``, which has no border inside."""
+    return len(text) <= 3 and text[0] >> 4 == 0xE
 
 
 def _hash(first: UInt32[np.ndarray, "pairs"], second: UInt32[np.ndarray, "pairs"]) -> UInt32[np.ndarray, "pairs"]:
@@ -81,11 +98,8 @@ def _mark_parts(
     encoded = np.stack([0xE0 | codes >> 12, 0x80 | codes >> 6 & 0x3F, 0x80 | codes & 0x3F], axis=1).astype(np.uint8)
     before, after = np.zeros(len(codes), dtype=np.uint64), np.zeros(len(codes), dtype=np.uint64)
     for (head, tail), bit in parts.items():
-        if len(head) > 3 or len(tail) > 3:
-            continue  # no character of Han in the basic plane has four bytes
         ends = (encoded[:, 3 - len(head) :] == np.frombuffer(head, dtype=np.uint8)).all(axis=1)
         begins = (encoded[:, : len(tail)] == np.frombuffer(tail, dtype=np.uint8)).all(axis=1)
-        if ends.any() and begins.any():
-            before |= ends.astype(np.uint64) << np.uint64(bit)
-            after |= begins.astype(np.uint64) << np.uint64(bit)
+        before |= ends.astype(np.uint64) << np.uint64(bit)
+        after |= begins.astype(np.uint64) << np.uint64(bit)
     return before, after

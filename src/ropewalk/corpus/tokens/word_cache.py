@@ -17,7 +17,7 @@ import regex
 from jaxtyping import UInt32
 
 from ropewalk.corpus.text.language import code_points
-from ropewalk.corpus.tokens.apart_pairs import ApartPairs
+from ropewalk.corpus.tokens.apart_pairs import ApartPairs, find_apart_pairs
 from ropewalk.corpus.tokens.safe_splits import cut_text, split_pattern
 
 Ids = UInt32[np.ndarray, "_"]
@@ -29,6 +29,9 @@ _HAN = re.compile("[\u3400-\u9fff]")
 _LOOKED_AT_CHARACTERS, _MOST_HAN = 1 << 12, 0.125
 """Where words of Han may not be cut, a text that begins with a larger share of Han is encoded without the cache."""
 _BORDER = "\0"
+_WHOLE_WORDS = ("ignore_merges", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk")
+"""Keys of a BPE model with which the ids of a part depend on its word: a word that is a token is taken without merges,
+a part has a mark where no word begins or where it ends, and unknown bytes on both sides of a place are one token."""
 # Unicode blocks without a code point that may still be assigned to a letter, and without a mark that joins the
 # character before it (so the NFC of a text is that of its words): Latin, Greek and Cyrillic, Hebrew, Arabic,
 # punctuation, symbols, kana, Han, Hangul, full width, emoji.
@@ -132,6 +135,6 @@ def load_words(made_of: dict[str, Any], encode: Encode) -> WordCache | None:
     if len(newline) != 1:
         return None
     added = [token["content"] for token in made_of["added_tokens"] if not token["special"]]
-    # Where a word that is a token is taken as it is, without merges, the ids of a part depend on the whole word.
-    apart = None if made_of["model"].get("ignore_merges") else ApartPairs(made_of["model"]["vocab"])
+    whole = any(made_of["model"].get(key) for key in _WHOLE_WORDS)
+    apart = None if whole else find_apart_pairs(tuple(made_of["model"]["vocab"]))
     return WordCache(pattern, added, int(newline[0]), encode, apart=apart)
