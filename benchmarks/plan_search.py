@@ -18,7 +18,7 @@ from ropewalk.plan.sharing import cut_sequences
 from search_cases import draw_case, list_settings, plan_setting
 
 CASES, TRIED = 200, 600
-RESULTS = Path(__file__).parent / "results" / "2026-11-29-plan-search.json"
+RESULTS = Path(__file__).parent / "results" / "2026-11-30-plan-search.json"
 
 
 def main() -> None:

@@ -8,9 +8,6 @@ from ropewalk.model.architectures import attends, blocks_of, has_mlp, recurrent_
 from ropewalk.plan.block_memory import (
     BlockMemory,
     copied_bytes,
-    count_attending,
-    count_recurring,
-    kept_attention_bytes,
 )
 from ropewalk.plan.flops import token_flops
 from ropewalk.plan.saved_tensors import kept_of, stored_layer_bytes
@@ -63,10 +60,9 @@ def test_bytes_are_those_of_all_blocks(settings: dict[str, object]) -> None:
     assert BlockMemory(shape, TOKENS, Savings()).kept_by_rest() == pytest.approx(sum(stored))
     results = [_result_bytes(shape, layer) for layer in every]
     for blocks in range(1, shape.layers + 1):
-        assert kept_attention_bytes(shape, TOKENS, blocks=blocks) == pytest.approx(sum(results[:blocks]))
-        assert count_attending(shape, blocks) == sum(each > 0 for each in results[:blocks])
+        assert shape.attending[blocks] == sum(each > 0 for each in results[:blocks])
         recurrent = shape.recurrent.layers if shape.recurrent else ()
-        assert count_recurring(shape, blocks) == len(set(recurrent) & set(range(blocks)))
+        assert shape.recurring[blocks] == len(set(recurrent) & set(range(blocks)))
         for way in ("full", "save_attention"):
             found = BlockMemory(shape, TOKENS, Savings(way, recompute_blocks=blocks))  # type: ignore[arg-type]
             kept = results if way == "save_attention" else [0.0] * shape.layers

@@ -43,6 +43,7 @@ def test_a_length_survives_printing(tokens: int) -> None:
 
 def test_amounts_have_three_figures() -> None:
     assert [format_amount(n) for n in (999, 20_971_520, 20e9)] == ["999", "21M", "20B"]
+    assert [format_amount(n) for n in (1e15, 2.5e16, 999.9e12)] == ["1,000T", "25,000T", "1,000T"], "no unit beyond"
     assert [format_amount(n) for n in (999_600, -999.7, 99_960)] == ["1M", "-1K", "100K"], "as it can be typed"
     assert [format_bytes(n) for n in (512, 1536, 3 * 2**30)] == ["512 B", "1.5 KiB", "3 GiB"]
     assert [format_bytes(n) for n in (1023, 1000 << 20, (1 << 30) - 1)] == ["1023 B", "1000 MiB", "1 GiB"]

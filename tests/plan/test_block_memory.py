@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from conformance.tiny_families import make_settings
-from ropewalk.plan.block_memory import BlockMemory, count_attending, count_recurring, kept_attention_bytes
+from ropewalk.plan.block_memory import BlockMemory
 from ropewalk.plan.memory import GRADIENT_BYTES, Memory, estimate_memory
 from ropewalk.plan.savings import Savings
 from ropewalk.shape.model_shape import ModelShape
@@ -30,7 +30,7 @@ def test_the_peak_is_the_largest_of_all_blocks_one_by_one(
         way = Savings(recompute, recompute_blocks=count)  # type: ignore[arg-type]
         blocks, found = BlockMemory(shape, tokens, way), plan(shape, way, tokens, ranks=1)
         full, head = blocks.saved(0), GRADIENT_BYTES * shape.vocabulary * shape.width
-        attention = kept_attention_bytes(shape, tokens, blocks=1) if recompute == "save_attention" else 0.0
+        attention = tokens * (shape.query_width * 2 + shape.heads * 4) if recompute == "save_attention" else 0.0
         kept = [tokens * shape.width * 2 + attention if index < count else full for index in range(shape.layers)]
         walked = [sum(kept) + found.loss]
         for index in reversed(range(shape.layers)):
@@ -79,6 +79,6 @@ def test_each_mixer_is_counted_by_itself() -> None:
         parse_shape(make_settings(name), "config.json") for name in ("FalconH1ForCausalLM", "NemotronHForCausalLM")
     )
     for blocks in range(both.layers + 1):
-        assert count_attending(both, blocks) == count_recurring(both, blocks) == blocks
-    counts = [(count_attending(single, blocks), count_recurring(single, blocks)) for blocks in range(5)]
+        assert both.attending[blocks] == both.recurring[blocks] == blocks
+    counts = [(single.attending[blocks], single.recurring[blocks]) for blocks in range(5)]
     assert counts == [(0, 0), (0, 1), (1, 1), (1, 1), (1, 1)]

@@ -12,7 +12,6 @@ from layer_bytes import stored_block_bytes
 from ropewalk.plan.block_memory import (
     checkpoint_bytes,
     copied_bytes,
-    kept_attention_bytes,
     offloaded_checkpoint_bytes,
 )
 from ropewalk.plan.memory import (
@@ -76,7 +75,8 @@ def test_every_way_to_save_memory_is_listed_once(shapes: Mapping[str, ModelShape
     saved, full = Savings("save_attention"), Savings("full")
     on_host = found[replace(saved, offload=True, attention_on_host=True)]
     assert on_host.host == pytest.approx((1 - 1 / shape.layers) * found[saved].kept) and not found[saved].host
-    assert found[saved].kept - found[full].kept == pytest.approx(kept_attention_bytes(shape, 32768))
+    result = shape.query_width * 2 + shape.heads * 4
+    assert found[saved].kept - found[full].kept == pytest.approx(shape.layers * 32768 * result)
     least = min(found.values(), key=lambda memory: memory.peak_bytes)
     assert least.states == 0 and least.gathered > 0
     rounded = list_savings(Parallel(), shape, host_is_apart=True, changes_rounding=True)

@@ -25,7 +25,6 @@ from ropewalk.corpus.mix.dataset import Dataset
 from ropewalk.corpus.tokens.corpus_folder import Corpus, open_corpus
 from ropewalk.partition.choose import choose_partition
 from ropewalk.partition.ulysses import UlyssesPartition
-from ropewalk.plan.block_memory import count_attending, count_recurring
 from ropewalk.plan.compare_receipts import compare_receipts
 from ropewalk.plan.devices import recognise_device
 from ropewalk.plan.flops import token_flops
@@ -213,7 +212,7 @@ def _count_attention_bytes(
         return 0.0
     sharing = plan_sharing(recipe.parallel, shape, device=rig.kind, element_bytes=wide)
     each, price, blocks = [], sharing.price.recurrent, savings.count_again(shape.layers)  # as in plan/workload.py
-    again = count_attending(shape, blocks)
+    again = shape.attending[blocks]
     forwards = again * (savings.recompute == "full")
     size = min(spec.micro_batch_size, spec.step_sequences)
     for number in range(0, min(_CUT_SEQUENCES, dataset.sequences - size + 1), size):
@@ -235,7 +234,7 @@ def _count_attention_bytes(
         if shape.recurrent is not None and price is not None:
             summaries = recurrent_traffic(partition, price)
             total += len(shape.recurrent.layers) * summaries.training_bytes()
-            total += count_recurring(shape, blocks) * summaries.forward
+            total += shape.recurring[blocks] * summaries.forward
         each.append(total)
     return fmean(each) * _count_micro_batches(spec, rig)
 

@@ -54,8 +54,8 @@ def format_amount(amount: float) -> str:
     """An amount to three figures in powers of ten: 20_971_520 -> ``21.0M``."""
     amount = float(f"{amount:.3g}")  # rounded first: 999,999 is 1M and not 1e+03K
     for unit in ("T", "B", "M", "K"):
-        if abs(amount) >= _UNITS[unit]:
-            return f"{amount / _UNITS[unit]:.3g}{unit}"
+        if abs(count := amount / _UNITS[unit]) >= 1:
+            return f"{count:,.0f}{unit}" if abs(count) >= 1000 else f"{count:.3g}{unit}"  # T is the largest
     return f"{amount:.3g}"
 
 

@@ -7,9 +7,9 @@ size are counted one by one.
 
 from dataclasses import dataclass
 
-from ropewalk.plan.saved_tensors import kept_of, stored_layer_bytes, sum_layers
+from ropewalk.plan.layer_sums import LayerSums, sum_layers
 from ropewalk.plan.savings import Savings
-from ropewalk.plan.trained import count_kept, kept_mlp_tensors
+from ropewalk.plan.trained import kept_mlp_tensors
 from ropewalk.recipe.lora import Lora
 from ropewalk.shape.model_shape import ModelShape
 
@@ -45,20 +45,18 @@ class BlockMemory:
         """The inner width of an MLP, in the mean over the layers that have one."""
         return self.shape.mean_mlp_width * self.shape.layers / (self.shape.lone_mlps or self.shape.layers)
 
+    @property
+    def _sums(self) -> LayerSums:
+        return sum_layers(self.shape, self.element_bytes, self.lora, tiled=self._is_tiled, summed=self.summed)
+
     def saved(self, layer: int) -> float:
         """What one block's forward saves: all tensors, or with tiles all but those inside the MLP."""
-        shape, tokens, width = self.shape, self.local_tokens, self.element_bytes
-        stored = stored_layer_bytes(shape, layer, tokens, element_bytes=width, summed=self.summed)
-        if self.lora is not None:
-            stored += float(tokens * count_kept(shape, self.lora, tiled=self._is_tiled) * width)
-        if self._is_tiled:  # a mixture is never cut into tiles
-            inside = min(kept_mlp_tensors(self.lora), kept_of(shape).mlp[0])
-            stored -= float(inside * tokens * shape.mlp_width * shape.mlp_factor(layer) * shape.has_mlp(layer) * width)
-        return stored
+        return self.local_tokens * self._sums.layers[layer]
 
     def kept_by_rest(self) -> float:
         """What the blocks keep that are not recomputed."""
-        return sum_layers(self.shape, self.saved, range(self.again, self.shape.layers))
+        saved = self._sums.saved
+        return self.local_tokens * (saved[-1] - saved[self.again])
 
     def kept_by_again(self) -> float:
         """What recomputed blocks keep between forward and backward."""
@@ -67,21 +65,16 @@ class BlockMemory:
         kept = inputs(shape, tokens, element_bytes=self.element_bytes, blocks=again)
         if self.savings.recompute != "save_attention":
             return kept
-        attention = kept_attention_bytes(shape, tokens, element_bytes=self.element_bytes, blocks=again)
+        attention = tokens * self._sums.results[again]
         if self.savings.attention_on_host:
-            attention *= min(1.0, 2 / max(1, count_attending(shape, again)))
+            attention *= min(1.0, 2 / max(1, shape.attending[again]))
         return kept + attention
 
     def second_run(self) -> float:
         """What a recomputed block makes when it runs again, without results of attention that were kept; the most."""
-
-        def made(layer: int) -> float:
-            if self.savings.recompute != "save_attention":
-                return self.saved(layer)
-            kept = _attention_result_bytes(self.shape, layer, self.local_tokens, self.element_bytes)
-            return self.saved(layer) - kept
-
-        return max((made(group[0]) for group in self.shape.alike if group[0] < self.again), default=0.0)
+        sums = self._sums
+        most = sums.most_beside_results if self.savings.recompute == "save_attention" else sums.most_saved
+        return self.local_tokens * most[self.again]
 
     def moving(self) -> float:
         """Gradients in transit in the backward of one block."""
@@ -109,36 +102,6 @@ def offloaded_checkpoint_bytes(
     return min(2.0, 2.0 if blocks is None else blocks) * local_tokens * shape.width * element_bytes
 
 
-def count_attending(shape: ModelShape, blocks: int) -> int:
-    """The layers with attention among the first ``blocks``."""
-    return sum(each.attends for each in shape.mixers[:blocks])
-
-
-def count_recurring(shape: ModelShape, blocks: int) -> int:
-    """The layers with a recurrence, alone or beside attention, among the first ``blocks``."""
-    return sum(each.recurs for each in shape.mixers[:blocks])
-
-
-def kept_attention_bytes(
-    shape: ModelShape, local_tokens: int, *, element_bytes: int = 2, blocks: int | None = None
-) -> float:
-    """Bytes of attention's outputs and log-sum-exps in the first ``blocks`` layers (None: all).
-
-    They are kept to recompute all but attention. Kernels pad values that are narrower than keys, and the output too.
-    """
-
-    def bytes_of(layer: int) -> float:
-        return _attention_result_bytes(shape, layer, local_tokens, element_bytes)
-
-    return sum_layers(shape, bytes_of, range(shape.layers if blocks is None else blocks))
-
-
-def _attention_result_bytes(shape: ModelShape, layer: int, local_tokens: int, element_bytes: int) -> float:
-    """Bytes of the output and log-sum-exp of one layer's attention; 0 for a layer without."""
-    width = shape.heads * shape.heads_of(layer)[1]
-    return float(shape.mixers[layer].attends * local_tokens * (width * element_bytes + shape.heads * 4))
-
-
 def copied_bytes(
     shape: ModelShape, local_tokens: int, *, savings: Savings, element_bytes: int = 2, pinned: bool = False
 ) -> float:
@@ -156,5 +119,5 @@ def copied_bytes(
         return 1 << (size - 1).bit_length() if pinned else size
 
     attention = held(shape.query_width * element_bytes) + held(shape.heads * 4)
-    attending = count_attending(shape, blocks) if savings.attention_on_host else 0
+    attending = shape.attending[blocks] if savings.attention_on_host else 0
     return float(blocks * held(shape.width * element_bytes) + attending * attention)

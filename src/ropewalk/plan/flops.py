@@ -10,6 +10,8 @@ count).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -44,7 +46,7 @@ def count_passes(recompute: Recompute, share: BlockShare) -> tuple[float, float]
     return 1 + (linear - 1) * share.linear, 1 + (attention - 1) * share.attention
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: a search asks for the running sums a hundred thousand times, so they are kept
 class TokenFlops:
     """Floating-point operations of one forward pass per token: matrix products, and attention's two products.
 
@@ -73,12 +75,17 @@ class TokenFlops:
         """What the first ``blocks`` blocks are of all; None is all of them."""
         if blocks is None or blocks >= len(self.block_linear):
             return BlockShare()
-        linear, attention = sum(self.block_linear), sum(self.block_attention)
+        linear, attention = self._sums
         return BlockShare(
             blocks / len(self.block_linear),
-            sum(self.block_linear[:blocks]) / linear,
-            sum(self.block_attention[:blocks]) / attention if attention else 0.0,
+            linear[blocks] / linear[-1],
+            attention[blocks] / attention[-1] if attention[-1] else 0.0,
         )
+
+    @cached_property
+    def _sums(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Entry n of each is of the first n blocks: their products, and their attention."""
+        return tuple(accumulate(self.block_linear, initial=0.0)), tuple(accumulate(self.block_attention, initial=0.0))
 
     def hardware(self, recompute: Recompute, blocks: int | None = None) -> float:
         """FLOPs that the machine executes per token of a training step, with the first ``blocks`` blocks recomputed."""

@@ -4,9 +4,6 @@ The tensors of a class are rows of data (shape/kept.py, shape/kept_recurrent.py)
 their bytes with those that torch keeps.
 """
 
-from bisect import bisect_left
-from collections.abc import Callable
-
 from ropewalk.shape.alike import has_mixture
 from ropewalk.shape.kept import Counts, Kept, row_of_kept, weigh_kept
 from ropewalk.shape.kept_recurrent import kept_summary_bytes, row_of_recurrent
@@ -26,15 +23,6 @@ def stored_layer_bytes(
     if recurs:
         mixing += _recurrent_bytes(shape, element_bytes, summed=summed)
     return float(local_tokens * (_shared_bytes(shape, layer, element_bytes) + mixing))
-
-
-def sum_layers(shape: ModelShape, bytes_of: Callable[[int], float], layers: range) -> float:
-    """The sum of ``bytes_of(layer)`` over neighbouring ``layers``; of layers alike in size, only one is asked."""
-    total = 0.0
-    for group in shape.alike:
-        if count := bisect_left(group, layers.stop) - bisect_left(group, layers.start):
-            total += count * bytes_of(group[0])
-    return total
 
 
 def _attention_bytes(shape: ModelShape, layer: int, element_bytes: int) -> float:

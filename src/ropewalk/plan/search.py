@@ -5,9 +5,11 @@ attention, so a layout whose bound is no better than what was found is left out,
 saving only adds time. So the result is that of trying everything, which a test does.
 """
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from ropewalk.core.quantity import OPEN
 from ropewalk.plan.fit import list_memory, time_split
 from ropewalk.plan.memory import Memory
 from ropewalk.plan.plan import Split
@@ -124,7 +126,8 @@ def _list_options(space: StageSpace, layout: Layout, limit: float) -> Iterator[O
     machine, whole = space.machine_of(layout.ranks), space.split(layout)
     for size in reversed(space.list_micro_batches(layout)):
         sized = replace(whole, micro_batch_size=size)
-        if space.steps * _time(space, layout, replace(sized, needed_share=0.0), Savings()) >= limit:
+        sized = replace(sized, savings=_list_quick(space, layout, sized, limit))
+        if not sized.savings:
             continue
         found = list_memory(space.load, ranks=layout.ranks, split=sized, machine=machine)
         fitting = [(way, memory) for way, memory in found if fits(memory, machine)]
@@ -134,6 +137,26 @@ def _list_options(space: StageSpace, layout: Layout, limit: float) -> Iterator[O
                 continue
             for way, memory in fitting:
                 yield Option(split, way, memory, space.steps * _time(space, layout, split, way))
+
+
+def _list_quick(space: StageSpace, layout: Layout, split: Split, limit: float) -> tuple[Savings, ...]:
+    """The ways of ``split`` that may come below ``limit`` seconds.
+
+    Asked without messages, tiles and copies of activations, and with one block where their number is open.
+    """
+    if limit == _NEVER:
+        return split.savings
+    free = replace(split, needed_share=0.0)
+
+    @functools.cache
+    def is_quick(bare: Savings) -> bool:
+        return space.steps * _time(space, layout, free, bare) < limit
+
+    def strip(way: Savings) -> Savings:
+        blocks = 1 if way.recompute_blocks == OPEN else way.recompute_blocks
+        return Savings(way.recompute, states_on_host=way.states_on_host, recompute_blocks=blocks)
+
+    return tuple(way for way in split.savings if is_quick(strip(way))) if is_quick(Savings()) else ()
 
 
 def _least_peak(space: StageSpace, layout: Layout) -> float:

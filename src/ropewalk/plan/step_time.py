@@ -85,7 +85,9 @@ class StepTime:
 
     @property
     def total(self) -> float:
-        return float(sum(getattr(self, field.name) for field in fields(self)))
+        attention = self.attention_forward + self.attention_backward
+        compute = self.products + attention + self.elementwise + self.tiles
+        return compute + self.optimizer + self.messages + self.copies + self.fixed
 
     def largest(self) -> str:
         """The name of the largest term, in words."""

@@ -55,6 +55,8 @@ def explain_why_not(
     if lacks:
         return f"{override} does not fit: {'; '.join(lacks)}"
     advice = " (set it)" if override.startswith(("parallel.", "stages.")) else ""
+    if any(plan.savings.eight_bit for plan in others) and not any(plan.savings.eight_bit for plan in plans):
+        advice = " (auto never takes it: moments are rounded to 8 bits)"
     return _compare(override, plans, others, advice)
 
 

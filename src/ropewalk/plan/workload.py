@@ -4,12 +4,11 @@ import functools
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from ropewalk.partition.partition import partition_tokens
-from ropewalk.plan.block_memory import count_recurring
 from ropewalk.plan.flops import TokenFlops, token_flops
 from ropewalk.plan.hardware import Machine
 from ropewalk.plan.links import context_seconds, replica_seconds, state_seconds
@@ -107,11 +106,11 @@ def _context_bytes(load: Workload, *, split: Split, savings: Savings) -> float:
     """Bytes that one rank sends for attention and recurrent layers of one micro-batch."""
     shape, total, blocks = load.shape, 0.0, savings.count_again(load.shape.layers)
     # Ulysses groups: each group holds one part of the sequence
-    split = replace(split, context_ranks=split.context_ranks // split.ulysses_degree)
+    parts = split.context_ranks // split.ulysses_degree
     tokens = load.context_tokens * split.micro_batch_size
     swap = attention_traffic(
         shape,
-        tokens // split.context_ranks,
+        tokens // parts,
         ranks=split.ulysses_degree,
         exchange="heads",
         element_bytes=split.element_bytes,
@@ -120,10 +119,10 @@ def _context_bytes(load: Workload, *, split: Split, savings: Savings) -> float:
         layer = attention_traffic(
             shape,
             tokens,
-            ranks=split.context_ranks,
+            ranks=parts,
             exchange=split.exchange,
             element_bytes=split.element_bytes,
-            needed_share=_needed_share(load, split=split, window=window),
+            needed_share=_needed_share(load, split=split, ranks=parts, window=window),
         )
         again = layers if blocks == shape.layers else count_layers(shape, window, blocks)
         # each rank of a group sends only its own heads
@@ -132,7 +131,7 @@ def _context_bytes(load: Workload, *, split: Split, savings: Savings) -> float:
         total += rows / split.ulysses_degree + layers * swap.training_bytes() + again * swap.forward
     if shape.recurrent is not None and split.recurrent_traffic is not None:
         sent = split.recurrent_traffic
-        total += len(shape.recurrent.layers) * sent.training_bytes() + count_recurring(shape, blocks) * sent.forward
+        total += len(shape.recurrent.layers) * sent.training_bytes() + shape.recurring[blocks] * sent.forward
     return total
 
 
@@ -141,12 +140,12 @@ def count_layers(shape: ModelShape, window: int | None, blocks: int) -> int:
     return sum(layer.mixer is None and layer.window_tokens == window for layer in shape.positions[:blocks])
 
 
-def _needed_share(load: Workload, *, split: Split, window: int | None) -> float:
-    """The share of other ranks' keys that a rank needs.
+def _needed_share(load: Workload, *, split: Split, ranks: int, window: int | None) -> float:
+    """The share of other ranks' keys that one of ``ranks`` ranks needs, which hold one part of the sequence each.
 
     A layer with a window takes it from a partition; a layer without a window takes ``split.needed_share``.
     """
-    ranks, sequences = split.context_ranks, split.micro_batch_size
+    sequences = split.micro_batch_size
     if window is None or ranks == 1 or load.context_tokens * sequences % ranks:
         return split.needed_share
     windowed = _windowed_share(load.context_tokens, load.document_tokens, sequences, ranks, split.layout, window)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate
 from statistics import fmean
 from typing import Any
 
@@ -20,6 +21,10 @@ from ropewalk.shape.unequal import refuse_pattern
 @dataclass(frozen=True)  # no slots: a search asks for the sums below a hundred thousand times, so they are kept
 class ModelShape(ModelFields):
     """A decoder of blocks with attention and an MLP, or one of both. Made by shape/read."""
+
+    def __hash__(self) -> int:
+        """Of a few numbers, since all layers take long; equality compares everything."""
+        return hash((self.width, self.layers, self.vocabulary, self.context_tokens))
 
     @property
     def rotary_dim(self) -> int:
@@ -55,7 +60,7 @@ class ModelShape(ModelFields):
         """The usual scale of scores, with the factor that a class with latent attention takes from its yarn."""
         return float(self.head_dim**-0.5) * (score_factor(self.positions) if self.latent else 1.0)
 
-    @property
+    @cached_property
     def layers(self) -> int:
         return len(self.positions)
 
@@ -65,9 +70,19 @@ class ModelShape(ModelFields):
         return find_mixers(self.positions, self.recurrent)
 
     @cached_property
+    def attending(self) -> tuple[int, ...]:
+        """Entry n is the number of layers with attention, alone or beside a recurrence, among the first n."""
+        return tuple(accumulate((each.attends for each in self.mixers), initial=0))
+
+    @cached_property
+    def recurring(self) -> tuple[int, ...]:
+        """The same of layers with a recurrence."""
+        return tuple(accumulate((each.recurs for each in self.mixers), initial=0))
+
+    @property
     def attention_layers(self) -> int:
         """The layers that have attention, alone or beside a recurrence."""
-        return sum(each.attends for each in self.mixers)
+        return self.attending[-1]
 
     @cached_property
     def query_width(self) -> int:
