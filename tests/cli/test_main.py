@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from jaxtyping import config
 from typer.testing import CliRunner
 
 from forked_verb import start_verb
@@ -117,6 +118,7 @@ def test_letters_that_the_output_has_not_are_escaped(tmp_path: Path, form: tuple
     else:
 
         def speak() -> None:
+            config.update("jaxtyping_disable", True)  # as in an interpreter of its own
             os.chdir(tmp_path)
             sys.stdout = io.TextIOWrapper(out.open("wb"), encoding=encoding, write_through=True)
 
