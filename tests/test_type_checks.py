@@ -1,9 +1,12 @@
 """The checks that run under every test find what is wrong, and only that."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import pytest
+from jaxtyping import config
 
 from type_checks import MOST_CALLS, begin_test, compile_checked
 
@@ -86,3 +89,36 @@ def test_the_first_calls_of_each_test_are_checked(made: dict[str, Any]) -> None:
     begin_test()
     with pytest.raises(TypeError, match="violates type hint"):
         made["half"]("3")
+
+
+def test_the_first_objects_of_each_test_are_checked(made: dict[str, Any]) -> None:
+    begin_test()
+    for _ in range(MOST_CALLS):
+        made["Pair"]("a", np.zeros(2))
+    assert made["Pair"](3, np.zeros(2)).name == 3, "not checked"
+    begin_test()
+    with pytest.raises(TypeError, match="violates type hint"):
+        made["Pair"](3, np.zeros(2))
+
+
+def test_a_function_inside_is_checked_while_the_test_has_checks_left(made: dict[str, Any]) -> None:
+    """Its outer one makes it anew each time: what is not checked is not prepared either."""
+    begin_test()
+    for _ in range(MOST_CALLS):
+        with pytest.raises(TypeError, match="violates type hint"):
+            made["outer"](np.zeros(2))
+    assert made["outer"](np.zeros(2)).shape == (2,)
+    begin_test()
+    with pytest.raises(TypeError, match="violates type hint"):
+        made["outer"](np.zeros(2))
+    with config_without_checks():
+        assert made["outer"](np.zeros(2)).shape == (2,)
+
+
+@contextmanager
+def config_without_checks() -> Iterator[None]:
+    config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        config.update("jaxtyping_disable", False)

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 import ropewalk
+from fork_server import serve_forks
 from ropewalk.commands.launch import KINDS, Asked, name_job, write_script
 from ropewalk.commands.run import do_part
 from ropewalk.core.error import UserError
@@ -49,6 +50,9 @@ if [ "$1" = requeue ]; then echo "$2" > requeued; else echo 127.0.0.1; fi
 """
 
 
+PYTHON = Path(sys.executable)
+
+
 def long(recipe: Recipe, run: Path) -> Recipe:
     """Its first stage, with enough steps to be stopped in."""
     data = recipe.to_json()
@@ -56,15 +60,15 @@ def long(recipe: Recipe, run: Path) -> Recipe:
     return parse_recipe({**data, "run": str(run), "stages": [stage]}, where="test")
 
 
-def install(folder: Path) -> dict[str, str]:
-    """The tools of a site with Slurm, in ``folder``; the environment of its shells."""
+def install(folder: Path, python: Path = PYTHON) -> dict[str, str]:
+    """The tools of a site with Slurm, in ``folder``; the environment of its shells. ``python`` runs the ranks."""
     tools = folder / "tools"
     tools.mkdir(exist_ok=True)
     for name, text in (("srun", SRUN), ("scontrol", SCONTROL), ("sbatch", SBATCH)):
         (tools / name).write_text(text)
-    # The verbs as this test's own interpreter has them; of all parts only the training, which is what is stopped.
+    # Of all parts only the training, which is what is stopped.
     (tools / "ropewalk").write_text(
-        f'#!/bin/sh\n[ "$1" != run ] || {{ shift; set -- train "$@"; }}\nexec {sys.executable} -m ropewalk "$@"\n'
+        f'#!/bin/sh\n[ "$1" != run ] || {{ shift; set -- train "$@"; }}\nexec {python} -m ropewalk "$@"\n'
     )
     (tools / "python3").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     for tool in tools.iterdir():
@@ -88,9 +92,11 @@ def submit(folder: Path, script: str) -> list[str]:
     return [path.read_text() for path in sorted((folder / "jobs").glob("*.options"))]
 
 
-def play(folder: Path, job: int, verb: str | None = None, **environment: str) -> subprocess.Popen[str]:
+def play(
+    folder: Path, job: int, verb: str | None = None, python: Path = PYTHON, **environment: str
+) -> subprocess.Popen[str]:
     """Start a submitted job on two machines, as Slurm would; ``verb`` is a script in the place of ropewalk."""
-    site = install(folder)
+    site = install(folder, python)
     if verb is not None:
         (folder / "tools" / "ropewalk").write_text(verb)
     slurm = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_CPUS_PER_TASK": "1"}
@@ -107,14 +113,20 @@ def play(folder: Path, job: int, verb: str | None = None, **environment: str) ->
 def test_slurm_stops_queues_again_and_goes_on_to_the_end(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Agents of torchrun as they are; their ranks are forks (in test_run.py they are fresh interpreters)."""
     monkeypatch.chdir(tmp_path)
     many, path = long(recipe, tmp_path / "many"), tmp_path / "many.yaml"
     path.write_text(yaml.safe_dump(many.to_json()))
     do_part("prepare", many)  # the script finds it done; the next test stops it while it prepares
+    with serve_forks(tmp_path) as python:
+        stop_and_go_on(many, path, tmp_path, python)
+
+
+def stop_and_go_on(many: Recipe, path: Path, tmp_path: Path, python: Path) -> None:
     written = write_script("slurm", load_recipe(path), argument=path, overrides=[], asked=Asked(nodes=2))
     assert written["ranks_per_node"] == 1
     submit(tmp_path, written["script"])
-    job = play(tmp_path, 2)
+    job = play(tmp_path, 2, python=python)
     checkpoints, deadline = RunFolder(Path(many.run)).checkpoints(0), time.monotonic() + 120
     while not list(checkpoints.glob("step-*")) and job.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -123,7 +135,7 @@ def test_slurm_stops_queues_again_and_goes_on_to_the_end(
     assert job.returncode == 0 and (tmp_path / "requeued").read_text().strip() == str(os.getpid()), said
     trained = RunFolder(Path(many.run)).trained(0)
     assert not trained.exists(), "it was stopped before its end"
-    job = play(tmp_path, 2, SLURM_RESTART_COUNT="1")
+    job = play(tmp_path, 2, python=python, SLURM_RESTART_COUNT="1")
     said = job.communicate(timeout=200)[1]
     assert job.returncode == 0 and "continues from step-" in said, said
     assert (trained / "model.safetensors").is_file()

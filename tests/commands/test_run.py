@@ -1,6 +1,7 @@
 """A whole run: every part leaves its artifact, a second run does nothing, a killed one goes on to the same result."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from fork_server import serve_forks
 from forked_torchrun import run_as_torchrun
 from forked_verb import start_verb
 from ropewalk.commands.check import check_recipe
@@ -170,14 +172,16 @@ def test_a_fault_on_the_rank_that_prepares_ends_all(recipe: Recipe, tmp_path: Pa
     data["corpus"]["sources"][0] |= {"embedded": None, "path": str(tmp_path / "none.jsonl"), "options": {}}
     path = tmp_path / "torchrun.yaml"
     path.write_text(yaml.safe_dump(data))
-    done = start_torchrun("run", path)
+    with serve_forks(tmp_path) as python:
+        done = start_torchrun("run", path, PYTHON_EXEC=str(python))
     assert done.returncode == 1 and done.stderr.count("ropewalk: files that the recipe names are missing") == 1
     path.write_text(yaml.safe_dump({**recipe.to_json(), "parallel": {"ranks": 1}}))
     done = run_as_torchrun(("-m", "ropewalk", "run", str(path)), 2, tmp_path)
     assert done.codes == (2, 2) and "the recipe needs 1 rank, but torchrun started 2" in done.errors
 
 
-def start_torchrun(verb: str, path: Path) -> "subprocess.CompletedProcess[str]":
+def start_torchrun(verb: str, path: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += ["-m", "ropewalk", verb, str(path)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    settings = {**os.environ, **environment}
+    return subprocess.run(command, env=settings, capture_output=True, text=True, check=False)
