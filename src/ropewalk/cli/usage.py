@@ -3,6 +3,7 @@
 Errors are reported like all others: what, where, why, fix.
 """
 
+import difflib
 import itertools
 import re
 from collections.abc import Sequence
@@ -85,7 +86,13 @@ def _explain(error: Any, typed: Sequence[str]) -> Exception:
     command = error.ctx.command_path if error.ctx is not None else "ropewalk"
     fix = f"{command} --help"
     option = re.search(r"No such option:? '?(-[^\s']+)", message)
-    if option:
+    offered = re.findall(r"--[\w-]+", message.partition("ossible options:")[2]) or re.findall(
+        r"Did you mean '?(--[\w-]+)", message
+    )
+    near = difflib.get_close_matches(option[1], offered, n=1, cutoff=0) if option else []
+    if near:
+        fix = f"did you mean {near[0]}? {fix} lists the options"
+    elif option:
         fix = f"{fix} lists the options; write a key of the recipe without dashes: {option[1].lstrip('-')}=VALUE"
     elif typed and Path(typed[0]).suffix in YAML:
         fix = f"give a command first: ropewalk run {typed[0]}, or ropewalk check {typed[0]}"

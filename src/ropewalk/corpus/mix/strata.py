@@ -21,6 +21,9 @@ from ropewalk.corpus.mix_rules import OTHER, MixRules
 from ropewalk.corpus.text.language import language_kind
 from ropewalk.corpus.tokens.store import StoredDocuments
 
+_ALL = 1 - 1e-9
+"""Beyond this share a stratum is the only one."""
+
 
 class DryTextError(UserError):
     """A stage asks for more tokens than its text gives, read as often as ``max_repeats`` allows."""
@@ -89,9 +92,12 @@ def split_source(
 def advise_dry(stratum: Stratum, largest_share: float, tokens: int) -> str:
     """What to change where a stratum cannot give its share of ``tokens``; it has text for ``largest_share`` of them."""
     repeats = np.ceil(stratum.share * tokens / stratum.tokens * 10) / 10
+    thousands = int(largest_share / stratum.share * tokens / 1000)
+    if stratum.share > _ALL:
+        return f"set tokens={thousands}K at most, add text, or raise max_repeats to {repeats:g}"
     return (
         f"give it at most {largest_share:.2%}, let other sources give the rest (when_dry: spread), add text, "
-        f"shorten the stage, or raise max_repeats to {repeats:g}"
+        f"set tokens={thousands}K at most, or raise max_repeats to {repeats:g}"
     )
 
 
