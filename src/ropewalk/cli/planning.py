@@ -49,7 +49,8 @@ def check_command(
     if findings["errors"]:
         raise typer.Exit(EXIT_CODE)
     weights = [f"model={asked.model}@main"] if isinstance(asked.model, str) and is_shape_alone(asked.model) else []
-    again = shlex.join([str(recipe), *(overrides or ()), *weights])
+    kept = [each for each in overrides or () if not (weights and each.startswith("model="))]
+    again = shlex.join([str(recipe), *kept, *weights])
     if "missing_paths" in findings:
         return f"put there what the warnings say is missing, then ropewalk run {again}"
     return f"ropewalk run {again}, because a run needs weights, and {asked.model} is a shape" if weights else None
