@@ -50,6 +50,7 @@ _GIVEN = (
     ("evaluate", ("--base", "--suite"), "read the comparison above"),
     ("evaluate", ("--base",), "read the comparison above; --suite ruler adds tasks of RULER"),
     ("evaluate", ("--suite",), "put what you compare with as --base"),
+    ("export", ("--push", "--dry-run", "--public"), "the same command without --dry-run; a new repository is public"),
     ("export", ("--push", "--dry-run"), "the same command without --dry-run; a new repository is private"),
     ("export RECIPE", ("--push",), "ropewalk report {recipe}"),
     ("export MODEL", ("--push",), "look at the model card on the page of the repository"),

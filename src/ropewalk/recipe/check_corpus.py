@@ -85,7 +85,11 @@ def check_repeats(recipe: Recipe, index: int, strata: Sequence[Stratum]) -> Iter
         repeats = stratum.share * tokens / stratum.tokens
         if repeats > most:
             message = f"{stratum.name} would be read {repeats:.1f} times, more than max_repeats {most:g}"
-            fix = advise_dry(stratum, most * stratum.tokens / tokens, tokens)
+            unit = stage.context_length * max(
+                1, (recipe.parallel.ranks or 1) // (recipe.parallel.context_parallel or 1)
+            )
+            share = most * stratum.tokens / tokens
+            fix = advise_dry(stratum, share, tokens, step_tokens=stage.step_tokens, unit_tokens=unit)
             yield Finding("error", f"stages.{index}.tokens", message, "corpus.max_repeats", fix)
         elif repeats > _MANY_REPEATS:
             message = f"{stratum.name} would be read {repeats:.1f} times"
