@@ -37,7 +37,7 @@ stages:
     lr: {lr}                            # full training of 7B: at most 2e-5; of 30B: 1e-5
     checkpoint_steps: 100
 {lora}# ranks: GPUs, here those that hold a model of {size} parameters; context_parallel of them share a sequence
-parallel: {{ranks: {ranks}, context_parallel: {context}, precision: bfloat16}}
+parallel: {{ranks: {ranks}, context_parallel: {context}}}
 # the GPUs that check plans for; without this line, those of this machine
 hardware: h100-sxm x {ranks}
 # lengths: multiples of the base's {base}
