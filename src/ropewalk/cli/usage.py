@@ -23,6 +23,8 @@ from ropewalk.recipe.suffix import YAML
 # typer takes it from click or from its own copy of click, depending on its version.
 _UsageError = cast(type[Exception], typer.BadParameter.__mro__[1])
 _NO_ARGUMENTS = "NoArgsIsHelpError"  # this error only shows the help
+_ALIKE = 0.6
+"""Similarity from which an option is offered for one that there is not."""
 _TAKING = ("--events", "--lang")
 """The options of all verbs that take a value."""
 
@@ -89,7 +91,7 @@ def _explain(error: Any, typed: Sequence[str]) -> Exception:
     offered = re.findall(r"--[\w-]+", message.partition("ossible options:")[2]) or re.findall(
         r"Did you mean '?(--[\w-]+)", message
     )
-    near = difflib.get_close_matches(option[1], offered, n=1, cutoff=0) if option else []
+    near = difflib.get_close_matches(option[1], offered, n=1, cutoff=_ALIKE) if option else []
     if near:
         fix = f"did you mean {near[0]}? {fix} lists the options"
     elif option:

@@ -79,8 +79,8 @@ def write_script(
             f"unknown scheduler {kind!r}",
             where="the command line",
             why=f"there are {', '.join(KINDS)}",
-            fix=f"ropewalk launch {(near or [*KINDS])[0]} {argument}, or start torchrun on every machine yourself "
-            "(docs/launch.md)",
+            fix=f"ropewalk launch {(near or [*KINDS])[0]} {shlex.quote(str(argument))}, or start torchrun on every "
+            "machine yourself (docs/launch.md)",
         )
     if isinstance(recipe.model, str):
         require_weights(recipe.model)  # the job would end with 2 when its machines have come

@@ -155,15 +155,15 @@ def _check_held_out(recipe: Recipe, corpus: Corpus, base_tokens: int) -> Iterato
 def _offer_more(corpus: Corpus, found: int, asked: int, *, context_tokens: int) -> str:
     """How to hold out about ``asked`` documents that are long enough: a share of all, or more text.
 
-    Documents are drawn without regard to their length, so a share of all is about that share of the long ones; where
-    fewer were drawn, the share rises as those that were found ask for.
+    Documents are drawn without regard to their length, so long ones are found in proportion, give or take the root of
+    their number; two of these are added. Where fewer were drawn, the share rises as those that were found ask for.
     """
     long = found + count_trained_long(corpus, context_tokens=context_tokens)
+    least = (asked + 2 * math.sqrt(asked)) / long if long else 1.0
+    if least > _MOST_HELD_OUT:
+        return "add more long documents"
     facts = [corpus.facts(name) for name in text_sources(corpus)]
     drawn = sum(each.held_out_documents for each in facts)
     held = drawn / max(1, drawn + sum(each.documents for each in facts))
-    share = max(asked / long, held * asked / found if found else 2 * held) if long else 1.0
-    share = math.ceil(100 * share) / 100
-    if share > _MOST_HELD_OUT:
-        return "add more long documents"
-    return f"corpus.held_out={share:g} with a new run folder (run=FOLDER)"
+    share = min(_MOST_HELD_OUT, max(least, held * asked / found if found else 2 * held))
+    return f"corpus.held_out={math.ceil(100 * share) / 100:g} with a new run folder (run=FOLDER)"
