@@ -91,9 +91,10 @@ def _explain(error: Any, typed: Sequence[str]) -> Exception:
     offered = re.findall(r"--[\w-]+", message.partition("ossible options:")[2]) or re.findall(
         r"Did you mean '?(--[\w-]+)", message
     )
-    near = difflib.get_close_matches(option[1], offered, n=1, cutoff=_ALIKE) if option else []
+    names = [each.lstrip("-") for each in offered]
+    near = difflib.get_close_matches(option[1].lstrip("-"), names, n=1, cutoff=_ALIKE) if option else []
     if near:
-        fix = f"did you mean {near[0]}? {fix} lists the options"
+        fix = f"did you mean --{near[0]}? {fix} lists the options"
     elif option:
         fix = f"{fix} lists the options; write a key of the recipe without dashes: {option[1].lstrip('-')}=VALUE"
     elif typed and Path(typed[0]).suffix in YAML:
