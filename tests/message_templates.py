@@ -82,6 +82,8 @@ NOT_SHOWN = {
     "undrawn", "columns",
     # places in a recipe
     "sources: embedded: {0}", "sources: embedded: {0}, options",
+    # words of gloo
+    "Unable to find address for",
     # words of the JSON module
     "Expecting ',' delimiter", "Extra data", "starting at", "tokens for",
 }  # fmt: skip
