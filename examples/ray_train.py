@@ -31,4 +31,4 @@ def main(recipe: str, *overrides: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main(*sys.argv[1:]) if sys.argv[1:] else "usage: python ray_train.py RECIPE [PATH=VALUE]...")

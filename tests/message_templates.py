@@ -74,7 +74,7 @@ NOT_SHOWN = {
     "layer. Other programs refuse the folder, so they do not silently run another model. It loads with",
     # names of verbs, keys, devices and papers
     "advise RECIPE", "corpus card", "corpus export", "corpus inspect", "corpus mix", "corpus report", "corpus score",
-    "corpus tokenise", "evaluate MODEL", "export MODEL", "extend MODEL", "receipt A B", "device minor",
+    "corpus tokenise", "evaluate MODEL", "export MODEL", "export RECIPE", "extend MODEL", "receipt A B", "device minor",
     "Hu et al. 2021 (2106.09685)", "plan, docs/plan.md", "keep max_to_keep keep_last", "optim optimizer optimizer_type",
     "skips max_skips", "until early_stopping", "adam_epsilon adam_eps eps optimizer_eps",
     "report_to wandb wandb_project logger tensorboard_dir logging",
@@ -82,6 +82,8 @@ NOT_SHOWN = {
     "undrawn", "columns",
     # places in a recipe
     "sources: embedded: {0}", "sources: embedded: {0}, options",
+    # words of gloo
+    "Unable to find address for",
     # words of the JSON module
     "Expecting ',' delimiter", "Extra data", "starting at", "tokens for",
 }  # fmt: skip

@@ -14,6 +14,7 @@ from ropewalk.cli.usage import split_options
 from ropewalk.core.error import UserError
 from ropewalk.core.events import open_events
 from ropewalk.core.progress import set_quiet
+from ropewalk.recipe.load import load_recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -71,6 +72,8 @@ def test_the_next_line_names_the_length_that_was_asked_for() -> None:
         (["evaluate", "models/a", "--base=models/b", "--suite", "ruler"], "comparison", "--"),
         (["evaluate", "models/a", "--suite", "ruler"], "--base", "--suite"),
         (["export", "r.yaml", "--push", "me/model"], "ropewalk report r.yaml", "--push"),
+        (["export", "models/a", "--push", "me/model"], "model card", "ropewalk report"),
+        (["export", "models/a", "--push", "me/model", "--dry-run"], "without --dry-run", "ropewalk report"),
     ],
 )
 def test_the_next_line_does_not_ask_for_an_option_that_was_given(typed: list[str], told: str, left: str) -> None:
@@ -95,6 +98,39 @@ def test_a_check_that_misses_text_does_not_say_run_at_once() -> None:
     assert done.exit_code == 0 and "no such file or folder" in done.stdout
     again = f"ropewalk run {recipe} 'run=runs/my one'"
     assert done.stderr.endswith(f"next: put there what the warnings say is missing, then {again}\n")
+
+
+def test_a_shape_is_never_said_to_be_ready_to_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shipped shape has no weights: `new` names the hub's model, and `check` offers it."""
+    monkeypatch.chdir(tmp_path)
+    told = CliRunner().invoke(
+        app, ["new", "128Ki", "--model", "Qwen/Qwen3-8B-Base", "--data", "my.jsonl", "--out", "r.yaml"]
+    )
+    assert "next: ropewalk check r.yaml --offline" in told.stderr and "warning: my.jsonl is not there" in told.stderr
+    assert load_recipe(Path("r.yaml")).model == "Qwen/Qwen3-8B-Base@main"
+    checked = CliRunner().invoke(app, ["check", "r.yaml", "model=Qwen/Qwen3-8B-Base"])
+    assert checked.stderr.endswith("then ropewalk run r.yaml model=Qwen/Qwen3-8B-Base@main\n")
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        (["new", "2Ki", "--dat", "x"], "did you mean --data? "),
+        (["export", "x", "--pushh", "a/b"], "did you mean --push? "),
+        (["check", "r.yaml", "--lr", "1"], "without dashes: lr=VALUE"),
+        (["report", "models"], "it is a model folder"),
+        (["check", "quickstart", "corpus.sources.0.name=语料"], "correct these keys"),
+    ],
+)
+def test_what_was_probably_meant_is_offered(
+    typed: list[str], offered: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    refused = CliRunner().invoke(app, typed).exception
+    assert isinstance(refused, UserError) and offered in refused.fix
+    assert "name" not in refused.what or "may have letters a to z" in refused.why
 
 
 def test_a_file_of_events_that_cannot_be_written_is_refused(tmp_path: Path) -> None:

@@ -40,6 +40,12 @@ def test_the_base_is_read_once_whatever_it_is_compared_with(tmp_path: Path, monk
     assert len(changes) == 2 and all(score["value"] == 0 and score["model"] == "model" for score in changes)
     (forgotten,) = (each for each in first["verdicts"] if each["key"] == "foreign/worst")
     assert (forgotten["outcome"], forgotten["value"]) == ("met", 0)
+    assert "worst text (essays_" in forgotten["name"], "which text it is"
+    assert {line.split()[1] for line in first["text"].splitlines() if "/" in line.split(" ")[0]} >= {
+        "accuracy",
+        "nats",
+        "change",
+    }
     assert "retrieval/key_value" in first["text"] and "change/foreign/essays_en" in first["text"]
     cells = first["text"].partition("fact at 25%")[2].splitlines()
     assert cells[0].split() == ["fact", "at", "75%"], "the cells of the grid, and below them the verdicts"

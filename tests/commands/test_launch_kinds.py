@@ -311,6 +311,22 @@ def test_what_a_kind_cannot_use_is_refused(kind: str, asked: dict[str, Any], opt
         write(kind, on_gpus(recipe), **asked)
 
 
+def test_a_shape_is_no_job(recipe: Recipe) -> None:
+    """A job of it would end with 2 when its machines have come."""
+    with pytest.raises(UserError, match="has no weights here") as refused:
+        write("k8s", on_gpus(recipe, model="Qwen/Qwen3-8B-Base"))
+    assert "Qwen/Qwen3-8B-Base@main" in refused.value.fix
+    assert write("k8s", on_gpus(recipe, model="Qwen/Qwen3-8B-Base@main"))
+    assert write("k8s", on_gpus(recipe, model="/not/on/this/machine"))
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("kubernetes", "k8s"), ("kubflow", "kubeflow"), ("pbs", "slurm")])
+def test_the_scheduler_that_was_meant_is_offered(typed: str, meant: str, recipe: Recipe) -> None:
+    with pytest.raises(UserError, match="unknown scheduler") as refused:
+        write(typed, on_gpus(recipe))
+    assert refused.value.fix.startswith(f"ropewalk launch {meant} 'my recipe.yaml', ")
+
+
 def test_a_line_break_is_refused(recipe: Recipe) -> None:
     with pytest.raises(UserError, match="a line break"):
         write("k8s", on_gpus(recipe), overrides=("model=a\nJOB",))

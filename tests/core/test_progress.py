@@ -13,6 +13,7 @@ import pytest
 from ropewalk.core import progress
 from ropewalk.core.events import emit, open_events
 from ropewalk.core.progress import say, say_once, set_quiet, warn, watch
+from ropewalk.core.translate import set_language
 
 SRC = Path(progress.__file__).parents[1]
 SHOWN = """
@@ -66,6 +67,19 @@ def test_what_holds_more_than_was_foreseen_has_no_time_left(
     said = capsys.readouterr().err.splitlines()
     assert said[0] == "book.zst: 10 of 10 MB of text, 0 s left"
     assert said[1] == "book.zst: 40 MB of text, 10 were expected"
+
+
+@pytest.mark.parametrize("name", ["own", "model: retrieval/key_value", "book.zst"])
+def test_a_line_in_chinese_keeps_its_name_in_front(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A name without words of ours once became a part of the amount: ``10 个 token 中的 own: 9 个``."""
+    monkeypatch.setattr(progress, "_FIRST_SECONDS", 0.0)
+    set_language("zh")
+    with watch(name, 10, unit="tokens") as advance:
+        advance(9, left_seconds=2)
+    set_language("en")
+    assert capsys.readouterr().err.splitlines()[0] == f"{name}：10 个 token 中的 9 个，剩余 2 s"
 
 
 def test_a_bar_that_is_passed_has_no_time_left() -> None:

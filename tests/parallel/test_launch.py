@@ -33,6 +33,16 @@ def test_results_come_back_in_order() -> None:
     assert all(total.item() == 21 for _, total in results)
 
 
+def test_ranks_without_a_loopback_interface_are_told_so() -> None:
+    """As in a container without a network: no retry helps, and a traceback of gloo says nothing to a user."""
+    alone = ["unshare", "--user", "--map-root-user", "--net"]
+    if subprocess.run([*alone, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this machine makes no namespaces for its users")
+    code = "from ropewalk.parallel.launch import run_ranks; run_ranks(int, 1)"
+    done = subprocess.run([*alone, sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "ip link set lo up" in done.stderr and "started again" not in done.stderr, done.stderr
+
+
 def test_one_rank_and_a_closure() -> None:
     found = []
     assert run_ranks(lambda: found.append(1) or dist.get_world_size(), 1) == [1]

@@ -143,7 +143,7 @@ def test_a_ring_sends_everything_and_needed_keys_do_not() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"ranks": 3}, "sequences cannot be divided into equal parts"),
+        ({"ranks": 3}, "fill the sequences up to a multiple of 3 tokens, or share them among 2 or 4 ranks"),
         ({"ranks": 0}, "sequences cannot be divided into equal parts"),
         ({"ranks": 2, "layout": "diagonal"}, "there is no layout 'diagonal'"),
         ({"ranks": 2, "exchange": "post"}, "there is no exchange 'post'"),

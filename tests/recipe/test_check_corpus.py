@@ -1,6 +1,7 @@
 """What check says of a built corpus is what the feed then does: shares, repeats, rows without labels, held-out text."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -140,9 +141,14 @@ def test_repeats_are_of_the_part_of_a_source_that_runs_dry(texts: dict[str, Any]
     most = 1.3 * ROWS * CONTEXT / (corpus.facts("web").tokens + corpus.facts("notes").tokens)
     rules = {"mix": {"general": 1}, "max_repeats": most}
     assert [*check_corpus(make(texts, corpus=rules), corpus, None)] == []
-    recipe = make(texts, corpus={**rules, "languages": {"zh": 99, "other": 1}})
+    mostly = {**rules, "languages": {"zh": 99, "other": 1}}
+    recipe = make(texts, corpus=mostly)
     found = [*check_corpus(recipe, corpus, None)]
     assert {f.level for f in found} == {"error"} and any("web/zh would be read" in f.message for f in found)
+    offered = re.search(r"set tokens=(\d+K) at most", next(f.fix for f in found))
+    assert (
+        offered is not None and [*check_corpus(make(texts, {"tokens": offered[1]}, corpus=mostly), corpus, None)] == []
+    )
     with pytest.raises(UserError, match="runs dry"):
         open_stage(recipe, 0, corpus)
 
@@ -157,6 +163,13 @@ def test_repeats_are_counted_from_tokens() -> None:
     recipe = make({"sources": sources, "mix": {"chat": 1}, "max_repeats": 6}, stage)
     found = [*check_repeats(recipe, 0, [stratum("chat", 3 << 20, 1.0), stratum("web", 4 << 20, 0.9)])]
     assert [f.level for f in found] == ["error", "warning"] and "chat would be read 6.7 times" in found[0].message
+    assert found[0].fix == "set tokens=18874K at most, add text, or raise max_repeats to 6.7", "it is the only one"
+    small = {"context_length": 1024, "tokens": "20Mi", "step_tokens": "4Mi"}
+    chat = stratum("chat", 100_000, 1.0)
+    (found_small,) = check_repeats(make({"sources": sources, "mix": {"chat": 1}}, small), 0, [chat])
+    offered = re.findall(r"(tokens|step_tokens)=(\w+)", found_small.fix)
+    less = make({"sources": sources, "mix": {"chat": 1}}, {**small, **dict(offered)})
+    assert len(offered) == 2 and [*check_repeats(less, 0, [chat])] == [] and less.stages[0].steps >= 8
     spread = make({"sources": sources, "mix": {"chat": 1}, "when_dry": "spread"}, stage)
     assert [*check_repeats(spread, 0, [stratum("chat", 3 << 20, 1.0)])] == [], "others give what it cannot"
 
@@ -211,11 +224,31 @@ def test_too_little_held_out_text_is_told_before_training(texts: dict[str, Any],
     assert (
         list(few) == ["evaluate.documents"] and "of 500 held-out documents have 256 tokens" in few["evaluate.documents"]
     )
+    found = [*check_corpus(make(texts, evaluate={"documents": 500}), corpus, 64)]
+    assert [each.fix.partition(", or ")[2] for each in found if each.key == "evaluate.documents"] == [
+        "add more long documents"
+    ], "no share of this text holds 500"
     panel = {"validation": {"documents": 400, "truncated_tokens": 64}, "gate": {"window_loss": 0.1, "documents": 300}}
     assert list(keys(64, evaluate={"documents": 1}, stage=panel)) == [
         "stages.0.validation.documents",
         "stages.0.gate.documents",
     ]
+
+
+def test_the_share_to_hold_out_that_is_offered_is_enough(
+    texts: dict[str, Any], corpus: Corpus, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    asked = {"evaluate": {"documents": 12}}
+
+    def find(recipe: Recipe, built: Corpus) -> list[str]:
+        return [each.fix for each in check_corpus(recipe, built, 64) if each.key == "evaluate.documents"]
+
+    (fix,) = find(make(texts, **asked), corpus)
+    offered = re.search(r"corpus\.held_out=([\d.]+) with a new run folder", fix)
+    assert offered is not None
+    larger = make(texts, corpus={"held_out": float(offered[1])}, **asked)
+    built = open_corpus(build(larger.corpus, tokenizer=tokenizer, seed=0, folder=tmp_path / "corpus"))
+    assert find(larger, built) == []
 
 
 def test_a_plan_is_no_more_than_its_shares(texts: dict[str, Any], corpus: Corpus) -> None:

@@ -1,11 +1,13 @@
 """The verbs that write what a run begins with: a recipe, a base model from another format, a script for a scheduler."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ropewalk.cli.options import AsJson, Overrides, RecipeArgument, load_open, print_result
+from ropewalk.core.progress import say
 
 app = typer.Typer()
 
@@ -28,11 +30,16 @@ def new_command(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The file to write; by default KIND.yaml.")] = None,
     as_json: AsJson = False,
-) -> None:
+) -> str | None:
     """Write a commented recipe for a base model, to start from."""
     from ropewalk.commands.new_recipe import new_recipe
 
-    print_result(new_recipe(kind, model=model, out=out, data=data), as_json)
+    made = new_recipe(kind, model=model, out=out, data=data)
+    print_result(made, as_json)
+    if "missing" in made:
+        say(f"warning: {made['missing']} is not there, seen from {Path.cwd()}: put your text there before the run")
+    check = f"ropewalk check {shlex.quote(made['recipe'])}"
+    return f"{check} --offline, which asks no hub; a run fetches the weights" if "offline" in made else None
 
 
 @app.command("import")

@@ -50,7 +50,10 @@ _GIVEN = (
     ("evaluate", ("--base", "--suite"), "read the comparison above"),
     ("evaluate", ("--base",), "read the comparison above; --suite ruler adds tasks of RULER"),
     ("evaluate", ("--suite",), "put what you compare with as --base"),
-    ("export", ("--push",), "ropewalk report {recipe}"),
+    ("export", ("--push", "--dry-run", "--public"), "the same command without --dry-run; a new repository is public"),
+    ("export", ("--push", "--dry-run"), "the same command without --dry-run; a new repository is private"),
+    ("export RECIPE", ("--push",), "ropewalk report {recipe}"),
+    ("export MODEL", ("--push",), "look at the model card on the page of the repository"),
 )
 """Lines that go before those of NEXT where all of these options were given: verb, options, line."""
 _OVERRIDE = re.compile(r"[A-Za-z_][\w.-]*=.*", re.DOTALL)
@@ -85,5 +88,5 @@ def say_next(typed: Sequence[str]) -> str | None:
 
 def _find_line(verb: str, kind: str, typed: Sequence[str]) -> str | None:
     given = {word.partition("=")[0] for word in typed}
-    special = (line for name, options, line in _GIVEN if name == verb and given.issuperset(options))
+    special = (line for name, options, line in _GIVEN if name in (verb, f"{verb} {kind}") and given.issuperset(options))
     return next(special, NEXT.get(f"{verb} {kind}", NEXT.get(verb)))

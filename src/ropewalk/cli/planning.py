@@ -35,8 +35,9 @@ def check_command(
     """Check a recipe against published rules, and whether it fits, without running it; exit code 2 if not."""
     from ropewalk.commands.check import check_recipe
     from ropewalk.commands.check_inputs import take_offline
+    from ropewalk.shape.shipped import is_shape_alone
 
-    given = load_open(recipe, overrides)
+    asked = given = load_open(recipe, overrides)
     if offline:
         given = take_offline(given)
     if calibrate is not None:
@@ -47,6 +48,9 @@ def check_command(
     print_result(findings, as_json)
     if findings["errors"]:
         raise typer.Exit(EXIT_CODE)
-    missing = "missing_paths" in findings
-    again = shlex.join([str(recipe), *(overrides or ())])
-    return f"put there what the warnings say is missing, then ropewalk run {again}" if missing else None
+    weights = [f"model={asked.model}@main"] if isinstance(asked.model, str) and is_shape_alone(asked.model) else []
+    kept = [each for each in overrides or () if not (weights and each.startswith("model="))]
+    again = shlex.join([str(recipe), *kept, *weights])
+    if "missing_paths" in findings:
+        return f"put there what the warnings say is missing, then ropewalk run {again}"
+    return f"ropewalk run {again}, because a run needs weights, and {asked.model} is a shape" if weights else None

@@ -3,6 +3,7 @@
 Errors are reported like all others: what, where, why, fix.
 """
 
+import difflib
 import itertools
 import re
 from collections.abc import Sequence
@@ -22,6 +23,8 @@ from ropewalk.recipe.suffix import YAML
 # typer takes it from click or from its own copy of click, depending on its version.
 _UsageError = cast(type[Exception], typer.BadParameter.__mro__[1])
 _NO_ARGUMENTS = "NoArgsIsHelpError"  # this error only shows the help
+_ALIKE = 0.6
+"""Similarity from which an option is offered for one that there is not."""
 _TAKING = ("--events", "--lang")
 """The options of all verbs that take a value."""
 
@@ -85,7 +88,14 @@ def _explain(error: Any, typed: Sequence[str]) -> Exception:
     command = error.ctx.command_path if error.ctx is not None else "ropewalk"
     fix = f"{command} --help"
     option = re.search(r"No such option:? '?(-[^\s']+)", message)
-    if option:
+    offered = re.findall(r"--[\w-]+", message.partition("ossible options:")[2]) or re.findall(
+        r"Did you mean '?(--[\w-]+)", message
+    )
+    names = [each.lstrip("-") for each in offered]
+    near = difflib.get_close_matches(option[1].lstrip("-"), names, n=1, cutoff=_ALIKE) if option else []
+    if near:
+        fix = f"did you mean --{near[0]}? {fix} lists the options"
+    elif option:
         fix = f"{fix} lists the options; write a key of the recipe without dashes: {option[1].lstrip('-')}=VALUE"
     elif typed and Path(typed[0]).suffix in YAML:
         fix = f"give a command first: ropewalk run {typed[0]}, or ropewalk check {typed[0]}"

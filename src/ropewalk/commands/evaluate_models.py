@@ -75,10 +75,10 @@ def _tabulate(scores: Sequence[Score], models: Sequence[str]) -> str:
     whole = [score for score in scores if score.depth is None]
     found = {(score.model, score.task, score.context_tokens): score for score in whole}
     rows = [
-        [task, format_length(tokens), *(_tell(found.get((model, task, tokens))) for model in models)]
-        for task, tokens in dict.fromkeys((score.task, score.context_tokens) for score in whole)
+        [task, metric, format_length(tokens), *(_tell(found.get((model, task, tokens))) for model in models)]
+        for task, metric, tokens in dict.fromkeys((score.task, score.metric, score.context_tokens) for score in whole)
     ]
-    text = Table(["task", "context", *models], rows, "lr" + "r" * len(models)).to_text()
+    text = Table(["task", "metric", "context", *models], rows, "llr" + "r" * len(models), labels=1).to_text()
     cells = [score for score in scores if score.depth is not None and score.task.startswith(_GRID)]
     return f"{text}\n\n{_tabulate_cells(cells)}" if cells else text
 

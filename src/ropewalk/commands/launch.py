@@ -6,6 +6,7 @@ warning reaches the ranks as SIGTERM. They save and exit, and the job starts aga
 machines must see the run folder.
 """
 
+import difflib
 import re
 import shlex
 import unicodedata
@@ -26,6 +27,7 @@ from ropewalk.recipe.named import find_named
 from ropewalk.recipe.offer_ranks import group_ranks, offer_ranks
 from ropewalk.recipe.parallel import require_even
 from ropewalk.recipe.spec import Recipe
+from ropewalk.shape.shipped import require_weights
 
 KINDS: dict[str, Callable[[Target], str]] = {
     "slurm": write_slurm,
@@ -34,6 +36,11 @@ KINDS: dict[str, Callable[[Target], str]] = {
     "sky": write_sky,
     "ray": write_ray,
 }
+_OTHER_NAMES = {
+    "kubernetes": "k8s", "kubectl": "k8s", "eks": "k8s", "gke": "k8s", "trainjob": "kubeflow", "pytorchjob": "kubeflow",
+    "skypilot": "sky", "sbatch": "slurm",
+}  # fmt: skip
+"""What people type for a kind."""
 _ONLY = {"image": ("k8s", "kubeflow", "sky"), "exclusive": ("slurm",), "time": ("slurm",), "prepare_jobs": ("slurm",)}
 """The kinds that can use what only some of them can."""
 _LONGEST_NAME = 40
@@ -67,12 +74,16 @@ def write_script(
     kind, and for what the kind cannot use.
     """
     if kind not in KINDS:
+        near = [_OTHER_NAMES[kind]] if kind in _OTHER_NAMES else difflib.get_close_matches(kind, KINDS, n=1)
         raise UserError(
             f"unknown scheduler {kind!r}",
             where="the command line",
             why=f"there are {', '.join(KINDS)}",
-            fix="ropewalk launch slurm RECIPE, or start torchrun on every machine yourself (docs/launch.md)",
+            fix=f"ropewalk launch {(near or [*KINDS])[0]} {shlex.quote(str(argument))}, or start torchrun on every "
+            "machine yourself (docs/launch.md)",
         )
+    if isinstance(recipe.model, str):
+        require_weights(recipe.model)  # the job would end with 2 when its machines have come
     _require_place(recipe, asked)
     _require_use(kind, asked)
     for given in (str(argument), recipe.run, asked.image, *overrides):

@@ -18,7 +18,8 @@ _SHARED_MEMORY_GIB = 16
 _WAIT_SECONDS = 86400
 """Seconds that the pods of a plain Job wait for the corpus: a preparation may also be killed, or never start."""
 _HEAD = """# {name} on {size}. {use}
-# Set claimName to a volume that all pods can write (ReadWriteMany), with the recipe in it.
+# Set claimName to a volume that all pods can write (ReadWriteMany), with the recipe in it. The image is {image}:
+# --image names another; the Dockerfile of ropewalk's repository builds it.
 """
 _JOB = """apiVersion: batch/v1
 kind: Job
@@ -124,10 +125,13 @@ spec:
 _POLICY = """backoffLimit: {tries}
 podFailurePolicy:
   rules:
+    # wrong input: no other try
     - action: FailJob
       onExitCodes: {{containerName: {container}, operator: In, values: [2]}}
+    # stopped and saved: starts again, and no try is counted
     - action: Ignore
       onExitCodes: {{containerName: {container}, operator: In, values: [75]}}
+    # the machine was taken away: the same
     - action: Ignore
       onPodConditions:
         - {{type: DisruptionTarget, status: "True"}}
@@ -161,7 +165,10 @@ volumes:
 def write_job(target: Target) -> str:
     """A preparing Job, a headless Service, and an Indexed Job whose pods wait for the corpus: one file."""
     target = _escape(target)
-    use = "kubectl apply -f THIS_FILE\n# Waiting pods hold GPUs: for a long preparation apply the first document alone."
+    held = "GPUs" if target.gpus else "processors"
+    use = (
+        f"kubectl apply -f THIS_FILE\n# Waiting pods hold {held}: for long preparations apply the first document alone."
+    )
     script = target.node_command(
         address=f"{target.name}-0.{target.name}", index='"$JOB_COMPLETION_INDEX"', id=target.name
     )
@@ -197,7 +204,7 @@ def write_train_job(target: Target) -> str:
 
 def _write_head(target: Target, use: str) -> str:
     size = f"{format_count(target.nodes, 'pod')} of {format_count(target.local, 'rank')}"
-    return _HEAD.format(name=target.name, size=size, use=use)
+    return _HEAD.format(name=target.name, size=size, use=use, image=target.image)
 
 
 def _write_pod(target: Target, script: str, *, prepares: bool = False) -> str:

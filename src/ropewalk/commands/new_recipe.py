@@ -15,13 +15,15 @@ from ropewalk.commands.run_inputs import require_new
 from ropewalk.core.error import UserError
 from ropewalk.core.quantity import format_amount, format_length, parse_count
 from ropewalk.recipe.load import load_recipe
+from ropewalk.recipe.missing_paths import is_there
 from ropewalk.recipe.named import find_shipped_recipe, list_recipes
 from ropewalk.rope.candidates import survey_candidates
 from ropewalk.shape.find import find_model
 from ropewalk.shape.read import read_shape
+from ropewalk.shape.shipped import is_shape_alone
 
-_TEXT = """# {model} from {base} to {target} tokens. Check it first, without a GPU: ropewalk check {file}
-model: {model}
+_TEXT = """# {model} from {base} to {target} tokens. Check it first, without a GPU: ropewalk check {file}{offline}
+model: {weights}
 run: runs/{stem}                        # everything that the run makes
 seed: 1
 corpus:
@@ -35,7 +37,7 @@ stages:
     lr: {lr}                            # full training of 7B: at most 2e-5; of 30B: 1e-5
     checkpoint_steps: 100
 {lora}# ranks: GPUs, here those that hold a model of {size} parameters; context_parallel of them share a sequence
-parallel: {{ranks: {ranks}, context_parallel: {context}, precision: bfloat16}}
+parallel: {{ranks: {ranks}, context_parallel: {context}}}
 # the GPUs that check plans for; without this line, those of this machine
 hardware: h100-sxm x {ranks}
 # lengths: multiples of the base's {base}
@@ -111,7 +113,9 @@ def new_recipe(kind: str, *, model: str | None, out: Path | None, data: str | No
         text = _write(kind, model, path, data)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
-    return {"recipe": str(path), "text": str(path)}
+    made: dict[str, Any] = {"recipe": str(path), "text": str(path)}
+    made |= {"missing": data} if data is not None and not is_there(data) else {}
+    return {**made, "offline": True} if model is not None and is_shape_alone(model) else made
 
 
 def _find_kind(kind: str) -> _Kind:
@@ -174,6 +178,8 @@ def _write(kind: str, model: str | None, path: Path, data: str | None) -> str:
     ranks, context = _count_ranks(chosen, shape.parameters, target)
     return _TEXT.format(
         model=model,
+        weights=f"{model}@main" if is_shape_alone(model) else model,
+        offline=" --offline" if is_shape_alone(model) else "",
         file=path,
         stem=path.stem,
         base=format_length(shape.context_tokens),

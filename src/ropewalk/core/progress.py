@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 
 from ropewalk.core.events import emit
 from ropewalk.core.quantity import format_seconds
-from ropewalk.core.translate import translate_label, translate_lines, translate_text
+from ropewalk.core.translate import get_language, keep, translate_label, translate_lines, translate_text
 
 _FIRST_SECONDS, _LINE_SECONDS = 5.0, 60.0
 """Until the first line of a log on a long work, and between two lines."""
@@ -182,6 +182,8 @@ def _draw_bar(name: str, total: float, unit: str, before: int) -> Iterator[Advan
 def _print_lines(name: str, total: float, unit: str, before: int) -> Iterator[Advance]:
     done, begun = float(before), time.monotonic()
     due = begun + _FIRST_SECONDS
+    told = translate_text(name)  # apart from the amount: a name with marks, or without words, would be read as one
+    mark = ": " if get_language() == "en" else "："
 
     def advance(amount: float = 1, *, note: str = "", left_seconds: float | None = None) -> None:
         nonlocal done, due
@@ -193,7 +195,8 @@ def _print_lines(name: str, total: float, unit: str, before: int) -> Iterator[Ad
                 left_seconds = (now - begun) * (total - done) / (done - before)
             left = "" if left_seconds is None else f", {format_seconds(left_seconds)} left"
             of = f" of {total:,.0f} {unit}" if done <= total else f" {unit}, {total:,.0f} were expected"
-            say(f"{name}: {done:,.0f}{of}{left}{'  ' + note if note else ''}")
+            amount_told = translate_text(f"{done:,.0f}{of}{left}")
+            say(f"{keep(told + mark + amount_told)}{'  ' + note if note else ''}")
 
     yield advance
     taken = unit.removesuffix("s") if done - before == 1 else unit

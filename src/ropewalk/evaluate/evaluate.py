@@ -208,6 +208,6 @@ def _tell_gaps(scores: list[Score]) -> Iterator[str]:
         mine = {score.task: score.value for score in scores if score.model == gap.model}
         far = mine[f"nll/position/{far_tokens * 3 // 4}-{far_tokens}"]
         yield (
-            f"{gap.model}: loss {far - gap.value:.4f} in the last quarter of the base's context, {far:.4f} in the last "
-            f"of {far_tokens} tokens, difference {gap.value:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]"
+            f"{gap.model}: loss {far - gap.value:.4f} nats in the last quarter of the base's context, {far:.4f} in the "
+            f"last of {far_tokens} tokens, difference {gap.value:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]"
         )

@@ -43,6 +43,8 @@ _TIMEOUT = timedelta(minutes=10)
 _JOIN_TIMEOUT = timedelta(minutes=2)
 _STARTS = 3
 """The most attempts to start the ranks. On a busy machine one start in 300 forms no group, and it is repeated."""
+_NO_ADDRESS = "Unable to find address for"
+"""What gloo says where the interface has none, which no other start changes."""
 _END_SECONDS = 10.0
 
 
@@ -93,6 +95,13 @@ def run_ranks(
             )
         except RankError as error:
             stop_if_asked()  # a rank that was ended by a signal is not an error
+            if _NO_ADDRESS in str(error):
+                raise UserError(
+                    "the ranks of this machine cannot reach each other",
+                    where="the network interface lo",
+                    why="it has no address: it is not up, as in a container or a namespace without a network",
+                    fix="ip link set lo up, in that container",
+                ) from None
             if not left or not isinstance(error, JoinError):
                 raise
             say(f"the ranks could not connect to each other, and are started again: {str(error).splitlines()[-1]}")

@@ -206,9 +206,19 @@ def _check(
             "sequences cannot be divided into equal parts",
             where="parallel.context_parallel",
             why=f"{document.size} tokens ({' x '.join(map(str, document.shape))}) over {ranks} context ranks",
-            fix="choose a context length that is a multiple of the context ranks",
+            fix=f"fill the sequences up to a multiple of {ranks} tokens, "
+            f"or share them among {_find_divisors(document.size, ranks)} ranks"
+            if ranks > 0 and document.size
+            else "give tokens and ranks",
         )
     _check_window(window)
+
+
+def _find_divisors(tokens: int, ranks: int) -> str:
+    """The numbers of ranks next to ``ranks``, below and above it, that divide ``tokens``."""
+    below = max(each for each in range(1, ranks) if tokens % each == 0)
+    above = next((each for each in range(ranks + 1, min(2 * ranks, tokens) + 1) if tokens % each == 0), None)
+    return f"{below}" if above is None else f"{below} or {above}"
 
 
 def _check_window(window: int | None) -> None:

@@ -3,13 +3,14 @@
 The shares come from the same code that deals out the sequences. They are not computed from the recipe a second time.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 
 from ropewalk.core.error import UserError
 from ropewalk.core.quantity import format_length
 from ropewalk.corpus.inspect.sequence_faults import find_sequence_faults
 from ropewalk.corpus.mix.dataset import Dataset
-from ropewalk.corpus.mix.held_out_text import count_long, tell_long
+from ropewalk.corpus.mix.held_out_text import count_long, count_trained_long, tell_long, text_sources
 from ropewalk.corpus.mix.strata import Stratum, advise_dry
 from ropewalk.corpus.tokens.corpus_folder import Corpus
 from ropewalk.corpus.tokens.joined_documents import JoinedDocuments
@@ -18,6 +19,8 @@ from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage_dataset import open_stage, plan_stage_strata
 
 _MANY_REPEATS = 4
+_MOST_HELD_OUT = 0.5
+"""The largest share of the text to keep from training that is offered."""
 _LONG_SHARES = "34 to 40% is recommended, up to 60% at 128Ki (OLMo 3: 34%, ProLong: 60%)"
 
 
@@ -82,7 +85,11 @@ def check_repeats(recipe: Recipe, index: int, strata: Sequence[Stratum]) -> Iter
         repeats = stratum.share * tokens / stratum.tokens
         if repeats > most:
             message = f"{stratum.name} would be read {repeats:.1f} times, more than max_repeats {most:g}"
-            fix = advise_dry(stratum, most * stratum.tokens / tokens, tokens)
+            unit = stage.context_length * max(
+                1, (recipe.parallel.ranks or 1) // (recipe.parallel.context_parallel or 1)
+            )
+            share = most * stratum.tokens / tokens
+            fix = advise_dry(stratum, share, tokens, step_tokens=stage.step_tokens, unit_tokens=unit)
             yield Finding("error", f"stages.{index}.tokens", message, "corpus.max_repeats", fix)
         elif repeats > _MANY_REPEATS:
             message = f"{stratum.name} would be read {repeats:.1f} times"
@@ -140,5 +147,23 @@ def _check_held_out(recipe: Recipe, corpus: Corpus, base_tokens: int) -> Iterato
         found = count_long(corpus, context_tokens=context_tokens)
         if found < documents:
             message = tell_long(found, documents, context_tokens=context_tokens)
-            fix = f"{key}={found}, and a new run folder for a larger corpus.held_out" if found else "add longer text"
+            more = _offer_more(corpus, found, documents, context_tokens=context_tokens)
+            fix = f"{key}={found}, or {more}" if found else more
             yield Finding("warning", key, message, "corpus.held_out", fix)
+
+
+def _offer_more(corpus: Corpus, found: int, asked: int, *, context_tokens: int) -> str:
+    """How to hold out about ``asked`` documents that are long enough: a share of all, or more text.
+
+    Documents are drawn without regard to their length, so long ones are found in proportion, give or take the root of
+    their number; two of these are added. Where fewer were drawn, the share rises as those that were found ask for.
+    """
+    long = found + count_trained_long(corpus, context_tokens=context_tokens)
+    least = (asked + 2 * math.sqrt(asked)) / long if long else 1.0
+    if least > _MOST_HELD_OUT:
+        return "add more long documents"
+    facts = [corpus.facts(name) for name in text_sources(corpus)]
+    drawn = sum(each.held_out_documents for each in facts)
+    held = drawn / max(1, drawn + sum(each.documents for each in facts))
+    share = min(_MOST_HELD_OUT, max(least, held * asked / found if found else 2 * held))
+    return f"corpus.held_out={math.ceil(100 * share) / 100:g} with a new run folder (run=FOLDER)"

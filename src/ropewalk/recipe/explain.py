@@ -27,6 +27,7 @@ _SHAPES = {
     "model_type": "must be a mapping, such as {key: value}",
     "dict_type": "must be a mapping, such as {key: value}",
     "too_short": "has too few entries",
+    "string_pattern_mismatch": "may have letters a to z, digits, _ . - and begins with a letter or digit: web_zh",
 }
 _FOLLOWS = ("too_short", "string_type", "dict_type", "model_type", "literal_error")
 

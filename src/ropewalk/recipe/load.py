@@ -183,13 +183,15 @@ def _find_near(path: Path) -> str:
     folder = path if path.is_dir() else path.parent
     there = sorted(file.name for file in folder.iterdir() if file.suffix in YAML) if folder.is_dir() else []
     names = there if path.is_dir() else difflib.get_close_matches(path.name, there, n=_MOST_NEAR)
+    if path.is_dir() and (path / "config.json").is_file():
+        return "it is a model folder: give the recipe that made it"
     near = next((folder / name for name in names[:_MOST_NEAR] if _may_be_recipe(folder / name)), None)
     if near is not None:
         return f"did you mean {near}?"
     named = difflib.get_close_matches(path.stem, list_recipes(), n=1)
     if named:
         return f"did you mean {named[0]}, which ships with ropewalk?"
-    return f"give the path of a .yaml file, or a shipped recipe: {', '.join(list_recipes())}"
+    return "give the path of a .yaml file, or a shipped recipe, such as quickstart (docs/recipes.md lists all)"
 
 
 def _may_be_recipe(path: Path) -> bool:

@@ -140,7 +140,7 @@ def _tabulate_amounts(ledger: Mapping[str, Any]) -> Table:
             ]
             rows.append(["" if number else name, part, *shown])
     caption = "All amounts. Tokens are counted in the token store, so text that cleaning drops has no token count."
-    return Table(["source", "", "documents", "bytes", "tokens"], rows, "llrrr", caption)
+    return Table(["source", "", "documents", "bytes", "tokens"], rows, "llrrr", caption, labels=1)
 
 
 def _make_lengths(survey: Mapping[str, Any]) -> Section:
@@ -163,7 +163,10 @@ def _make_languages(survey: Mapping[str, Any]) -> Section:
     rows = []
     for name, facts in survey["sources"].items():
         cells = [facts["languages"].get(language) for language in found]
-        shown = [f"{format_amount(cell['tokens'])} in {cell['documents']:,}" if cell else "" for cell in cells]
+        shown = [
+            f"{format_amount(cell['tokens'])} in {format_count(cell['documents'], 'document')}" if cell else ""
+            for cell in cells
+        ]
         rows.append([str(facts["role"]), name, *shown])
     rows.sort(key=lambda row: ["general", "domain", "instruction"].index(row[0]))
     caption = "Tokens that are trained on, and the number of their documents."

@@ -97,4 +97,4 @@ def _tabulate_copies(reason: str, pairs: Sequence[Mapping[str, Any]]) -> Table:
         "text" if reason.startswith("exact") else "text, from where they differ",
     ]
     caption = f"Dropped as {reason}: {format_count(len(pairs), 'example')}."
-    return Table(columns, rows, "llwrrw", caption, quoted=len(columns) - 1)
+    return Table(columns, rows, "llwrrw", caption, labels=0, quoted=len(columns) - 1)

@@ -12,6 +12,7 @@ from ropewalk.report.verdict import FOREIGN_LIMIT, RETRIEVAL, RETRIEVAL_LIMIT
 
 MODEL = "model"
 """The name of the folder that is judged, beside ``base``."""
+_RISE = "change/foreign/"
 _NO_CORPUS = "it needs held-out text of a recipe's corpus (ropewalk evaluate RECIPE)"
 
 
@@ -34,7 +35,7 @@ def judge_folder(scores: Sequence[Score], *, base_tokens: int, model_tokens: int
         told = "no text outside the mix was read that the base can read (foreign, --suite quick)"
         missing.append(f"forgetting: not measured, {told}")
     else:
-        name = "forgetting: loss on text outside the mix, worst text"
+        name = f"forgetting: loss on text outside the mix, worst text ({_name_worst(scores, worst)})"
         verdicts.append(_judge("foreign/worst", name, worst, ("<=", FOREIGN_LIMIT)))
     return verdicts, missing
 
@@ -46,7 +47,7 @@ def describe_verdicts(verdicts: Sequence[Verdict], missing: Sequence[str]) -> It
         if verdict.outcome == "undecided":
             yield f"{verdict.name}: undecided, the target lies inside the 95 % interval: {told}"
         else:
-            yield f"{verdict.name}: {'pass' if verdict.met else 'FAIL'}, {told}"
+            yield f"{verdict.name}: pass, {told}" if verdict.met else f"{verdict.name}: FAIL, {told}"
     yield from missing
 
 
@@ -54,6 +55,12 @@ def _find(scores: Sequence[Score], task: str, tokens: int | None = None) -> Scor
     """The model's whole score of a task, at a length if one is given."""
     whole = [score for score in scores if score.model == MODEL and score.task == task and score.depth is None]
     return next((score for score in whole if tokens in (None, score.context_tokens)), None)
+
+
+def _name_worst(scores: Sequence[Score], worst: Score) -> str:
+    """The text outside the mix whose change is the largest one."""
+    rises = (score for score in scores if score.model == MODEL and score.task.startswith(_RISE))
+    return next((rise.task.removeprefix(_RISE) for rise in rises if rise.value == worst.value), "")
 
 
 def _judge(key: str, name: str, score: Score, bound: tuple[str, float]) -> Verdict:

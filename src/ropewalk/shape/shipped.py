@@ -44,9 +44,14 @@ def tell_shipped(name: str) -> None:
     )
 
 
+def is_shape_alone(name: str) -> bool:
+    """Whether ``name`` leads to a shipped shape, which has no weights, and to no folder."""
+    return find_shipped(name) is not None and not Path(name).exists()
+
+
 def require_weights(name: str) -> None:
     """Raise UserError if ``name`` leads to a shipped shape alone, where weights or a tokenizer are needed."""
-    if Path(name).exists() or find_shipped(name) is None:
+    if not is_shape_alone(name):
         return
     raise UserError(
         f"{name} has no weights here",

@@ -134,8 +134,8 @@ def refuse_rates(now: Rates, before: Rates, *, taken: int, where: str) -> UserEr
         "the stage cannot continue with these learning rates",
         where=where,
         why=f"of the {format_count(taken, 'step')} that it has taken, {changed}{shape if falls else gone}",
-        fix="append a new stage, which has its own warm-up, or give the run another folder (run=...); a stage of "
-        "shape constant or wsd can become longer",
+        fix="continue with the run's own recipe, which is recipe.yaml in its folder, append a new stage, which has its "
+        "own warm-up, or give the run another folder (run=...); a stage of shape constant or wsd can become longer",
     )
 
 

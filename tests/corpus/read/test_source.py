@@ -4,6 +4,7 @@ import bz2
 import gzip
 import json
 import lzma
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -127,8 +128,17 @@ def test_a_fault_has_file_line_and_reason(tmp_path: Path, bad: bytes, what: str,
         read(tmp_path / "a.jsonl")
     assert what in caught.value.what and str(tmp_path / "a.jsonl") in caught.value.where
     assert where.split(",")[0] in caught.value.where
+    assert ("set text_key: body on this source" in caught.value.fix) == (b"body" in bad)
     kept = read(tmp_path / "a.jsonl", faults="skip")
     assert [item.reason if isinstance(item, Reject) else item.text for item in kept] == ["good", what, "good"]
+
+
+def test_the_field_that_is_offered_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(lines({"id": "7", "content": "a longer text", "n": 1}))
+    with pytest.raises(UserError) as caught:
+        read(tmp_path / "a.jsonl")
+    offered = re.match(r"set text_key: (\w+) on this source", caught.value.fix)
+    assert offered is not None and read(tmp_path / "a.jsonl", text_key=offered[1])[0].text == "a longer text"
 
 
 def test_the_byte_of_a_fault_is_that_of_the_file(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ _READ_FILES, _READ_BYTES = 8, 1 << 22
 """Most files with records that are read of a source, and most bytes of text of all of them together."""
 _LEAST_BYTES = 256
 """What a record counts for at least, so that short and rejected ones do not lead through the whole source."""
-_EXCERPT_CHARACTERS = 1 << 14
+_EXCERPT_CHARACTERS, _PIECE_CHARACTERS = 1 << 14, 1 << 10
+"""Text of which tokens are counted, and of one document in it: a beginning alone may be a table of contents."""
 _MEASURED = ("text", "lines", "json", "csv", "tsv", "parquet", "tar", "zip")
 """Kinds of files whose size says how much text they hold; pages and PDFs have more markup than text."""
 
@@ -39,7 +40,7 @@ class SourceSample:
     whole: bool
     """Whether every document was seen."""
     excerpt: str
-    """The beginning of the text; empty where nothing was read."""
+    """Pieces from the middle of some documents; empty where nothing was read."""
 
     @property
     def documents(self) -> float:
@@ -74,7 +75,8 @@ def sample_source(source: Source, *, seed: int) -> SourceSample | None:
     texts = [file for file in found.files if file not in records]
     if texts:
         lengths += _measure_texts(texts, source, found.root)
-        excerpt = excerpt or next(read_chunks(texts[0].path), b"")[:_EXCERPT_CHARACTERS].decode(errors="ignore")
+        chosen = texts[:: max(1, -(-len(texts) // _READ_FILES))] if not excerpt else ()
+        excerpt += "\n".join(_cut_middle(next(read_chunks(file.path), b"").decode(errors="ignore")) for file in chosen)
     total = min([sum(sizes), *([] if source.size_bytes is None else [source.size_bytes])])
     return SourceSample(source.name, len(found.files), total, tuple(lengths), whole, excerpt)
 
@@ -88,17 +90,23 @@ def _measure_texts(texts: list[File], source: Source, root: Path) -> list[int]:
 
 
 def _read_records(source: Source, records: list[File], seed: int) -> tuple[list[int], bool, str]:
-    """Bytes of text of the first documents of some of the files, whether these are all, and the beginning of one."""
+    """Bytes of text of the first documents of some of the files, whether these are all, and pieces of these texts."""
     chosen = records[:: max(1, -(-len(records) // _READ_FILES))]
     lengths, excerpt, whole = list[int](), "", len(chosen) == len(records)
     for file in chosen:
         read, most = 0, _READ_BYTES // len(chosen)
         for item in read_items(source, seed, file):
             if isinstance(item, Document):
-                excerpt = excerpt or item.text[:_EXCERPT_CHARACTERS]
+                if len(excerpt) < _EXCERPT_CHARACTERS:
+                    excerpt += _cut_middle(item.text) + "\n"
                 lengths.append(len(item.text.encode()))
             read += max(_LEAST_BYTES, lengths[-1] if isinstance(item, Document) else 0)
             if read >= most:
                 whole = False
                 break
     return lengths, whole, excerpt
+
+
+def _cut_middle(text: str) -> str:
+    begin = max(0, len(text) - _PIECE_CHARACTERS) // 2
+    return text[begin : begin + _PIECE_CHARACTERS]

@@ -27,6 +27,11 @@ def count_long(corpus: Corpus, *, context_tokens: int) -> int:
     return sum(len(find_long(corpus, name, context_tokens=context_tokens)[1]) for name in text_sources(corpus))
 
 
+def count_trained_long(corpus: Corpus, *, context_tokens: int) -> int:
+    """The number of documents of text that are trained on and have at least ``context_tokens`` tokens."""
+    return sum(int((corpus.train(name).lengths >= context_tokens).sum()) for name in text_sources(corpus))
+
+
 def tell_long(found: int, asked: int, *, context_tokens: int) -> str:
     """The message for too few held-out documents of the required length."""
     return (

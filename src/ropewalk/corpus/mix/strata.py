@@ -21,6 +21,11 @@ from ropewalk.corpus.mix_rules import OTHER, MixRules
 from ropewalk.corpus.text.language import language_kind
 from ropewalk.corpus.tokens.store import StoredDocuments
 
+_ALL = 1 - 1e-9
+"""Beyond this share a stratum is the only one."""
+_STEPS = 8
+"""Steps of the stage that is offered where its text is not enough for one of the steps that it has."""
+
 
 class DryTextError(UserError):
     """A stage asks for more tokens than its text gives, read as often as ``max_repeats`` allows."""
@@ -86,12 +91,27 @@ def split_source(
                 )
 
 
-def advise_dry(stratum: Stratum, largest_share: float, tokens: int) -> str:
-    """What to change where a stratum cannot give its share of ``tokens``; it has text for ``largest_share`` of them."""
+def advise_dry(
+    stratum: Stratum, largest_share: float, tokens: int, *, step_tokens: int | None = None, unit_tokens: int = 1
+) -> str:
+    """What to change where a stratum cannot give its share of ``tokens``; it has text for ``largest_share`` of them.
+
+    ``step_tokens`` is a step of the stage, of which ``unit_tokens`` are the least. A stage has one step or more, so
+    where the text is not enough for one, a smaller step is offered too.
+    """
     repeats = np.ceil(stratum.share * tokens / stratum.tokens * 10) / 10
+    most = int(largest_share / stratum.share * tokens)
+    shorter = f"set tokens={most // 1000}K at most"
+    if step_tokens is not None and most < step_tokens:
+        step = unit_tokens << max(0, (most // (_STEPS * unit_tokens)).bit_length() - 1)
+        shorter = f"set tokens={format_length(most // step * step)} and step_tokens={format_length(step)}"
+        if most < step:
+            shorter = "train on shorter sequences"
+    if stratum.share > _ALL:
+        return f"{shorter}, add text, or raise max_repeats to {repeats:g}"
     return (
         f"give it at most {largest_share:.2%}, let other sources give the rest (when_dry: spread), add text, "
-        f"shorten the stage, or raise max_repeats to {repeats:g}"
+        f"{shorter}, or raise max_repeats to {repeats:g}"
     )
 
 

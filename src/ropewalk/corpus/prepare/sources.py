@@ -48,7 +48,7 @@ def tokenize_sources(spec: CorpusSpec, *, tokenizer: Tokenizer, prompts: Prompts
         search = plan_search(spec, text)
         if not search.is_surveyed:
             say("looking for repeated sections")
-            _run(spec, search.surveys)
+            _run(spec, search.surveys, part=", repeated sections")
         jobs = _list_jobs(text, search)
         waiting = {job.folder: job for job in jobs if not is_finished(job.folder)}
         for job in jobs:
@@ -145,8 +145,11 @@ def _describe_chat(source: Source, tokenizer: Tokenizer) -> dict[str, Any]:
     return {"chat": LAYOUT} if options.messages_key or options.prompt_key else {}
 
 
-def _run(spec: CorpusSpec, jobs: Sequence[Job]) -> None:
-    """Make all missing shards. Little work is done in this process, since a worker takes time to start."""
+def _run(spec: CorpusSpec, jobs: Sequence[Job], part: str = "") -> None:
+    """Make all missing shards. Little work is done in this process, since a worker takes time to start.
+
+    ``part`` follows the sources' names in the line of progress: text is read twice, for two reasons.
+    """
     whole = _megabytes(_list_tasks(jobs, 1))
     alone = spec.worker_count is None and spec.workers == "processes" and whole < _ALONE_MEGABYTES
     count = 1 if alone else count_workers(spec.workers, spec.worker_count)
@@ -154,7 +157,7 @@ def _run(spec: CorpusSpec, jobs: Sequence[Job]) -> None:
     names = ", ".join(job.source.name for job in jobs)
     if len(names) >= _NAMES_LETTERS:
         names = format_count(len(jobs), "source")
-    with watch(names, whole, unit="MB of text") as advance:
+    with watch(f"{names}{part}", whole, unit="MB of text") as advance:
         advance(whole - _megabytes(left))
         files = {id(job): job.write() for job in jobs}
         lines = [name_task(files[id(job)], task) for job, task in left]

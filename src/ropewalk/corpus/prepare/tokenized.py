@@ -229,7 +229,7 @@ def refuse_empty(source: Source, ledger: SourceLedger) -> None:
         return
     if not ledger.read.documents:
         raise without_document(source, ())
-    reasons = ", ".join(f"{reason} {amount.documents:,}" for reason, amount in ledger.dropped.items())
+    reasons = ", ".join(f"{reason} ({amount.documents:,})" for reason, amount in ledger.dropped.items())
     raise UserError(
         f"no document of source {source.name} is left",
         where=f"source {source.name}, profile {_name_profile(source)}",

@@ -65,15 +65,22 @@ Found = tuple[Place, object] | Reject
 """A record with its place, or a reject that gives the reason. The record is not checked yet and may be no mapping."""
 
 
-def reject(source: Source, place: Place, reason: str, why: str, *, size_bytes: int, text: str = "") -> Reject:
-    """Return a fault as a reject, which the ledger counts. Raises UserError where the source has ``faults: error``."""
+def reject(
+    source: Source, place: Place, reason: str, why: str, *, size_bytes: int, text: str = "", offer: str = ""
+) -> Reject:
+    """Return a fault as a reject, which the ledger counts. Raises UserError where the source has ``faults: error``.
+
+    ``offer`` is a change of the source that would read the record.
+    """
     if source.faults != "error":
         return Reject(place.inside, reason, size_bytes, why, place.inside, excerpt(text))
     raise UserError(
         f"{reason} in source {source.name}",
         where=str(place),
         why=why,
-        fix="correct the file, or the key of this source that names the field, or set faults: skip on it to drop and "
+        fix=f"set {offer} on this source, or correct the file, or set faults: skip to drop and count such documents"
+        if offer
+        else "correct the file, or the key of this source that names the field, or set faults: skip on it to drop and "
         "count such documents",
     )
 

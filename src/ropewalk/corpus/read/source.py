@@ -194,7 +194,9 @@ def _make_document(record: object, source: Source, place: Place) -> Document | R
     if not isinstance(value, str):
         found = f"keys {', '.join(map(str, record))}" if value is None else f"a {type(value).__name__}"
         why = f"{source.text_key!r} must contain the text; found {found}"
-        return reject(source, place, "no text", why, size_bytes=size, text=repr(record)[:1000])
+        texts = {str(key): len(held) for key, held in record.items() if isinstance(held, str)}
+        offer = f"text_key: {max(texts, key=lambda key: texts[key])}" if texts else ""
+        return reject(source, place, "no text", why, size_bytes=size, text=repr(record)[:1000], offer=offer)
     text = check_text(value, source, place)
     if isinstance(text, Reject):
         return text
