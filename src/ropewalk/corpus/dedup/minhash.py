@@ -56,7 +56,7 @@ def sign_answers(answers: str, digest: int) -> UInt32[np.ndarray, "128"]:
     return shorten(least)
 
 
-def shorten(least: UInt64[np.ndarray, "128"]) -> UInt32[np.ndarray, "128"]:
+def shorten(least: UInt64[np.ndarray, "*any"]) -> UInt32[np.ndarray, "*any"]:
     """The first 32 bits of each number after the 7 bits that select one of the 128 numbers."""
     return ((least << _BIN_BITS) >> np.uint64(32)).astype(np.uint32)
 

@@ -97,9 +97,7 @@ class _Unsigned(NamedTuple):
     scores: Mapping[str, float] | None
 
     def sign(self, signature: UInt32[np.ndarray, "128"]) -> Filtered:
-        return Filtered(
-            self.kept, self.measures, self.whole_bytes, self.digest, signature, self.passages, self.scores
-        )
+        return Filtered(self.kept, self.measures, self.whole_bytes, self.digest, signature, self.passages, self.scores)
 
 
 class Judged(NamedTuple):

@@ -82,7 +82,7 @@ def _find_pairs(
     searched = [each.text for each in kept if is_searched(source) and each.loss_spans is None]
     if len(kept) > 1 and len(searched) == len(kept) and all(searched):
         numbers, borders, counts = find_short_pairs(searched)
-        return numbers, borders, counts.tolist()
+        return numbers, borders, [(pairs, units) for pairs, units in counts.tolist()]
     found = [find_pairs(text) for text in searched]
     own = iter([(len(numbers), len(borders)) for numbers, borders in found])
     counts = [next(own) if is_searched(source) and each.loss_spans is None else (0, 0) for each in kept]

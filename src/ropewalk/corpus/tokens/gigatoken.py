@@ -44,7 +44,9 @@ class Fast:
 
     def __init__(self, made_of: dict[str, Any], encode: Encode) -> None:
         self._slow = encode
-        self._left = [("regex", load_words(made_of, encode)), ("gigatoken", _load(made_of))]
+        library = _load(made_of)
+        alone = None if library is None else _EachAlone(library)
+        self._left: list[tuple[str, Any]] = [("regex", load_words(made_of, encode)), ("gigatoken", alone)]
         self._take_next()
 
     @property
@@ -121,7 +123,7 @@ def _load(made_of: dict[str, Any]) -> Any:
     # Special tokens are left out: in a text they are ordinary text.
     plain = {**made_of, "added_tokens": [token for token in made_of["added_tokens"] if not token["special"]]}
     try:
-        return _EachAlone(Tokenizer.from_json(json.dumps(plain)))
+        return Tokenizer.from_json(json.dumps(plain))
     except (RuntimeError, ValueError) as error:
         say_once(f"gigatoken cannot load this tokenizer, so it is not used: {str(error).partition(': [')[0]}")
         return None

@@ -76,7 +76,10 @@ class WordCache:
         if len(self._ids) > _KEPT_WORDS:
             self._ids.clear()
         self._learn(set(chain.from_iterable(filter(None, split))).difference(self._ids))
-        return [self._slow_ids(text) if words is None else self._look_up(words) for text, words in zip(texts, split, strict=True)]
+        return [
+            self._slow_ids(text) if words is None else self._look_up(words)
+            for text, words in zip(texts, split, strict=True)
+        ]
 
     def _look_up(self, words: list[str]) -> Ids:
         return np.frombuffer(b"".join(map(self._ids.__getitem__, words)), dtype=np.uint32)
