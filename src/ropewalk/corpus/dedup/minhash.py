@@ -40,7 +40,7 @@ def sign(text: str) -> UInt32[np.ndarray, "128"]:
             few.append(sort_unique(keys))
     if (least == EMPTY).any() and sum(map(len, few)):
         _fill_empty(least, sort_unique(np.concatenate(few)))
-    return shorten(least)
+    return shorten_numbers(least)
 
 
 def sign_answers(answers: str, digest: int) -> UInt32[np.ndarray, "128"]:
@@ -53,10 +53,10 @@ def sign_answers(answers: str, digest: int) -> UInt32[np.ndarray, "128"]:
         return sign(answers)
     least = np.full(SIGNATURE, EMPTY)
     _fill_empty(least, mix_bits(np.array([digest], dtype=np.uint64)))
-    return shorten(least)
+    return shorten_numbers(least)
 
 
-def shorten(least: UInt64[np.ndarray, "*any"]) -> UInt32[np.ndarray, "*any"]:
+def shorten_numbers(least: UInt64[np.ndarray, "*any"]) -> UInt32[np.ndarray, "*any"]:
     """The first 32 bits of each number after the 7 bits that select one of the 128 numbers."""
     return ((least << _BIN_BITS) >> np.uint64(32)).astype(np.uint32)
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int64, UInt32, UInt64
 
-from ropewalk.corpus.dedup.minhash import BIN_SHIFT, EMPTY, ROUND_KEYS, SHINGLE_WORDS, SIGNATURE, shorten
+from ropewalk.corpus.dedup.minhash import BIN_SHIFT, EMPTY, ROUND_KEYS, SHINGLE_WORDS, SIGNATURE, shorten_numbers
 from ropewalk.corpus.text.shingle import find_lowered_words, mix_bits, window_hashes
 from ropewalk.corpus.text.short_texts import count_up
 
@@ -27,7 +27,7 @@ def sign_short(texts: Sequence[str]) -> UInt32[np.ndarray, "texts 128"]:
         filled = np.full(len(least), EMPTY)
         _lower(filled, mix_bits(keys + round_key), home)
         np.copyto(least, filled, where=least == EMPTY)
-    return shorten(least).reshape(-1, SIGNATURE)
+    return shorten_numbers(least).reshape(-1, SIGNATURE)
 
 
 def _find_shingles(texts: Sequence[str]) -> tuple[UInt64[np.ndarray, "shingles"], Int64[np.ndarray, "shingles"]]:

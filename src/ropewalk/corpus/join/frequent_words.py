@@ -169,7 +169,7 @@ def find_han_words(text: str) -> dict[str, list[int]]:
     """The most frequent Chinese words of two to four characters, and where each begins."""
     points = code_points(text)
     is_han = (points >= _FIRST) & (points <= _LAST)
-    found: list[tuple[Groups, Bool[np.ndarray, "groups"]]] = []
+    found: list[tuple[Groups, Bool[np.ndarray, _]]] = []
     numbers: list[Numbers] = []
     for size in range(2, _LONGEST_HAN + 1):
         # a longer run is as frequent only where both shorter ones in it are
@@ -186,9 +186,7 @@ def find_han_words(text: str) -> dict[str, list[int]]:
     return dict(islice(alone, TERMS))
 
 
-def _by_frequency(
-    text: str, found: Sequence[tuple[Groups, Bool[np.ndarray, "groups"]]]
-) -> Iterator[tuple[str, list[int]]]:
+def _by_frequency(text: str, found: Sequence[tuple[Groups, Bool[np.ndarray, "_"]]]) -> Iterator[tuple[str, list[int]]]:
     """The chosen groups of each size of run as words with their places, the most frequent first."""
     chosen = [np.flatnonzero(free) for _, free in found]
     counts = np.concatenate([np.diff(groups.first)[own] for (groups, _), own in zip(found, chosen, strict=True)])
