@@ -259,6 +259,8 @@ class CorpusSpec(MixRules):
                 if source[key] is None:  # as corpora say that were built before there were such keys
                     del source[key]
             related = source.get("join", {}).get("related") or {}
+            if related:
+                related["weights"] = 2  # by how often both texts have a term; corpora without it go by its rarity alone
             if related.get("control"):
                 related["control"] = 2  # of the same lengths; corpora that say true have a control of any lengths
             tasks = source.get("tasks", {})

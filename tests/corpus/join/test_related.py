@@ -144,14 +144,16 @@ def test_the_control_has_documents_of_the_same_lengths() -> None:
     assert (np.abs(related - random[: len(related)]) / related).mean() < 0.05 and random.max() <= 1000
 
 
-def test_a_corpus_whose_control_has_other_lengths_is_another_corpus() -> None:
+@pytest.mark.parametrize("control", [False, True])
+def test_a_corpus_with_chains_of_before_is_another_corpus(control: bool) -> None:
     """Such corpora recorded the rules as they were given."""
-    rules = {"related": {"target_tokens": 1000, "control": True}}
+    rules = {"related": {"target_tokens": 1000, "control": control}}
     source = {"name": "x", "path": "x", "role": "general", "join": rules}
     spec = CorpusSpec.model_validate({"sources": [source], "mix": {"x": 1}})
     (recorded,) = spec.content["sources"]
     assert recorded["join"] != spec.sources[0].model_dump(mode="json")["join"]
-    assert recorded["join"]["related"]["target_tokens"] == 1000 and recorded["join"]["related"]["control"]
+    assert recorded["join"]["related"]["target_tokens"] == 1000
+    assert bool(recorded["join"]["related"]["control"]) is control and recorded["join"]["related"]["weights"] == 2
 
 
 @pytest.mark.parametrize("control", [False, True])

@@ -20,7 +20,7 @@ from ropewalk.corpus.text.short_texts import count_up
 from ropewalk.corpus.tokens.store import StoredDocuments
 
 _LEAST_BITS, _MOST_BITS = 16, 26
-"""Of a term's number: 2**26 counts take 512 MiB."""
+"""Of a term's number: 2**26 counts take 256 MiB."""
 _MOST_DOCUMENTS, _LARGEST_SHARE = 1000, 4
 """A term that more documents have, or every fourth, tells nothing."""
 _FEWEST_DOCUMENTS = 8
