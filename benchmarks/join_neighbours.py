@@ -18,7 +18,7 @@ import numpy as np
 from joins_text import missing_files
 from joins_train import make_corpus, read_tokenizer
 from ropewalk.core.artifact import write_whole
-from ropewalk.corpus.join.related import list_related
+from ropewalk.corpus.join.rare_terms import list_related
 from ropewalk.corpus.join_rules import RelatedRules
 from ropewalk.corpus.tokens.store import StoredDocuments
 from study_joins import write_texts

@@ -29,6 +29,10 @@ BY_ROLE: Literal["by_role"] = "by_role"
 """Of a source's key: what its role says, else the corpus's key of the same name."""
 
 
+_NO_FILE_OPTIONS, _NO_HUB_OPTIONS = FileOptions(), HubOptions()
+"""Made once, because they are asked for at each record."""
+
+
 class Source(Spec):
     """One body of text: files, a hub dataset, or text that ropewalk makes itself; exactly one of the three."""
 
@@ -117,6 +121,8 @@ class Source(Spec):
     @property
     def record_options(self) -> FileOptions | HubOptions:
         """The options of a source that is read, not generated."""
+        if not self.options and self.join is None:
+            return _NO_HUB_OPTIONS if self.hub is not None else _NO_FILE_OPTIONS
         try:
             options = (HubOptions if self.hub is not None else FileOptions).model_validate(self.options)
         except ValidationError as error:  # told with the key that the options stand under
@@ -253,6 +259,8 @@ class CorpusSpec(MixRules):
                 if source[key] is None:  # as corpora say that were built before there were such keys
                     del source[key]
             related = source.get("join", {}).get("related") or {}
+            if related:
+                related["weights"] = 2  # by how often both texts have a term; corpora without it go by its rarity alone
             if related.get("control"):
                 related["control"] = 2  # of the same lengths; corpora that say true have a control of any lengths
             tasks = source.get("tasks", {})

@@ -2,6 +2,7 @@
 
 import random
 import re
+from itertools import groupby
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from made_texts import sentence
 from ropewalk.corpus.clean import boilerplate, pii
 from ropewalk.corpus.clean.boilerplate import remove_boilerplate
 from ropewalk.corpus.clean.pii import mask
+from ropewalk.corpus.clean.quality import _count_repeats
 from ropewalk.corpus.prepare.repeated_sections import _find_borders
+from ropewalk.corpus.text.blocks import is_few_letters, join_repeats
 from ropewalk.corpus.text.shingle import character_runs, find_words, mix_bits, shingles, window_hashes
 
 LINES = [
@@ -27,6 +30,22 @@ NUMBERS = ["7", " - 12 -", "[3]", "12345", "　8　", "x9", "-", "3.5"]
 PARTS = [
     *("a@b.cn", "@", "x.y+z@", "a-b.example.org", "é@", "@property", "joe.f@mail.net", " "),
     *("9.8.7.61", "v1.2.3.4", "1.2.3", "203.0.77.5", ".", "5.", ".6", "13912345678", "\n"),
+    *("139-1234-5678", "186 1234 5670", "110105199003072338", "44010620011224001X", "19", "20", "-----BEGIN"),
+    *(
+        " RSA PRIVATE KEY-----",
+        "-----END PRIVATE KEY-----",
+        "AKIAQ3EGWLXYZ7H2K4MN",
+        "ghp_" + "Zx9k" * 9,
+        "sk-",
+        "task-",
+    ),
+    *(
+        "sk-proj-" + "aB3_" * 8,
+        "hf_" + "Qw" * 17,
+        "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0.c2lnbmF0dXJlLXNpZ25hdHVyZQ",
+        "xoxb-",
+    ),
+    *("xoxp-" + "1a-B" * 6, "AIza" + "x-_0" * 9, "glpat-" + "ab_C" * 5, "github_pat_" + "a1B2c3" * 11),
 ]
 
 
@@ -88,3 +107,37 @@ def test_units_end_where_sentences_and_lines_do(number: int) -> None:
     text = "".join(random.Random(number).choices([*"ab\n。！？.!? ", "。\n", ". ", "天"], k=300))
     slow = [match.end() for match in re.finditer(r"[\n。！？]|[.!?](?= )", text)]
     assert _find_borders(text).tolist() == slow + [len(text)] * (slow[-1:] != [len(text)])
+
+
+@pytest.mark.parametrize("number", range(20))
+def test_few_letters_are_counted_and_runs_are_found(number: int) -> None:
+    draw = random.Random(number)
+    lines = [
+        *(
+            "",
+            "=" * 30,
+            "a_b_c d-e f.g h|i j",
+            "abcdefghijkl",
+            "abcdefghijk",
+            "天地玄黄宇宙洪荒日月盈",
+            "x\t" * 20,
+            "½²Ⅷ٣" * 3,
+        ),
+        *("|" + "abcdefghijklm|x", "word " * 9),
+    ]
+    for line in lines:
+        cells = re.split(r"[|\t]", line)
+        assert is_few_letters(line) == all(sum(map(str.isalnum, cell)) < 12 for cell in cells), line
+    text = [line for line in draw.choices(lines, k=12) for _ in range(draw.choice([1, 1, 3, 4, 6]))]
+    slow: list[str] = []
+    for line, same in groupby(text):
+        copies = len(list(same))
+        slow += [line] * (1 if copies >= 4 and not is_few_letters(line) else copies)
+    assert "".join(join_repeats(["\n".join(text)])) == "\n".join(slow)
+
+
+@pytest.mark.parametrize("length", [0, 31, 32, 33, 100, 256, 257, 400])
+def test_repeats_of_short_texts_are_those_of_their_hashes(length: int) -> None:
+    text = ("ab天" * 200)[: length // 2] + "".join(random.Random(length).choices("ab", k=length - length // 2))
+    runs = [text[at : at + 32] for at in range(len(text) - 31)]
+    assert _count_repeats(text) == len(runs) - len(set(runs))

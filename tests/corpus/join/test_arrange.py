@@ -17,7 +17,7 @@ from made_texts import han, sentence
 from ropewalk.core.error import UserError
 from ropewalk.corpus.join.arrange import Chunk, interleave, put_between
 from ropewalk.corpus.join.cut_places import TextCutter
-from ropewalk.corpus.join.related import list_related
+from ropewalk.corpus.join.rare_terms import list_related
 from ropewalk.corpus.join_rules import JoinRules, RelatedRules
 from ropewalk.corpus.mix.dataset import open_dataset
 from ropewalk.corpus.prepare.build import build

@@ -22,6 +22,7 @@ from ropewalk.corpus.prepare.ledger import SourceLedger
 from ropewalk.corpus.prepare.survey import read_survey, write_survey
 from ropewalk.corpus.spec import CorpusSpec, Source
 from ropewalk.corpus.text.reject import Reject
+from ropewalk.corpus.text.short_texts import SHORT_CHARACTERS
 from ropewalk.corpus.tokens.tokenizer import Tokenizer
 
 CHAPTER = "".join(f"{sentence(900 + line, 12)}.\n" for line in range(12))
@@ -69,7 +70,7 @@ def test_each_text_is_cleaned_and_signed_once_and_again_only_without_its_survey(
     tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: Counter[str] = Counter()
-    for name in ("clean_document", "sign", "sign_answers"):
+    for name in ("clean_document", "sign", "sign_short", "sign_answers"):
         monkeypatch.setattr(filters, name, counted(getattr(filters, name), calls))
     made = []
     for name, times in (("kept", 1), ("lost", 2)):
@@ -78,17 +79,22 @@ def test_each_text_is_cleaned_and_signed_once_and_again_only_without_its_survey(
         if name == "lost":
             monkeypatch.setattr(RepeatSearch, "survey_of", lambda *_: None)
         folder = build(spec_of(tmp_path / name), tokenizer=tokenizer, seed=0, folder=tmp_path / name / "corpus")
-        once = {"clean_document": len(TEXTS) + 8, "sign": len(TEXTS) - 1, "sign_answers": 8}
-        assert calls == {function: times * count for function, count in once.items()}
+        once = {"clean_document": len(TEXTS) + 8, **SIGNED, "sign_answers": 8}
+        assert calls == Counter({function: times * count for function, count in once.items()})
         made.append(files_of(tmp_path / name / "store"))
     assert made[0] == made[1] and len(made[0]) > 20 and not any(".shards" in name for name in made[0])
     dropped = json.loads((folder / "ledger.json").read_text())["web"]["dropped"]
     assert {"too short", "repeated section", PASSAGE} <= dropped.keys()
 
 
+LONG = sum(len(text) > SHORT_CHARACTERS for text in TEXTS)
+SIGNED = {"sign": LONG, "sign_short": len(TEXTS) - 1 - LONG}
+"""Texts, but for the one that is dropped, by the function that signs them."""
+
+
 def counted(function: Callable[..., Any], calls: Counter[str]) -> Callable[..., Any]:
     def call(*given: Any) -> Any:
-        calls[function.__name__] += 1
+        calls[function.__name__] += len(given[0]) if function.__name__ == "sign_short" else 1
         return function(*given)
 
     return call

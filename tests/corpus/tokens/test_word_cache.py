@@ -61,8 +61,10 @@ def test_a_text_has_the_ids_of_its_words(
     texts = [*gigatoken.TRAPS, *(sentence(n, 20) + han(n, 20) for n in range(20))]
     for _ in range(400):
         texts.append("".join(draw.choice([*ODD, draw.choice(ALL)]) for _ in range(draw.randrange(1, 30))))
-    for text, ids in zip(texts, tokenizer._encode_all(texts), strict=True):
+    together = memory.encode_all(texts)
+    for text, ids, grouped in zip(texts, tokenizer._encode_all(texts), together, strict=True):
         assert np.array_equal(memory.encode(text), ids), ascii(text)
+        assert np.array_equal(grouped, ids), ascii(text)
 
 
 @pytest.mark.parametrize("pattern", sorted(CUTTABLE))
@@ -119,8 +121,10 @@ def test_any_merges_give_the_ids_of_the_tokenizer(tokenizer_folder: Path, number
     memory = load_words(made_of, tokenizer._encode_all)
     assert memory is not None and memory._apart is not None
     texts = ["".join(draw.choices(drawn, k=draw.randrange(1, 40))) for _ in range(60)]
-    for text, ids in zip(texts, tokenizer._encode_all(texts), strict=True):
+    together = memory.encode_all(texts)
+    for text, ids, grouped in zip(texts, tokenizer._encode_all(texts), together, strict=True):
         assert np.array_equal(memory.encode(text), ids), ascii(text)
+        assert np.array_equal(grouped, ids), ascii(text)
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,8 @@ _SIGNS: dict[Boilerplate, tuple[str, ...]] = {
 }
 _NUMBER_LINE = r"[ \t\u3000]*([-–—·~\[(（]{0,2})[ \t]?(\d{1,4})[ \t]?([-–—·~\])）]{0,2})[ \t\u3000]*$"
 _NUMBER, _LATER_NUMBER = (re.compile(begin + _NUMBER_LINE, re.MULTILINE) for begin in ("^", r"\n"))
+_NUMBER_CHARACTERS = 10
+"""The longest number with its marks, without white space around it."""
 _PAGE_MARKS = frozenset("-–—·~")
 _COMMENT = re.compile(r"<!--[\s\S]{0,2000}?-->[ \t]*\n?")
 _COMMENT_CHARACTERS = 2006  # the longest comment: one that began further up cannot end any more
@@ -152,7 +154,8 @@ def _keep_lines(part: str, kinds: Sequence[Boilerplate], expression: re.Pattern[
         lines = part.split("\n")
         kept = [line for line in lines if not _is_boilerplate(line, expression)]
         return part if len(kept) == len(lines) else "\n".join(kept)
-    starts = {start for kind in kinds for sign in _SIGNS.get(kind, ()) for start in _lines_with(sign, lowered)}
+    held = [sign for sign in _signs_of(tuple(kinds)) if sign in lowered]
+    starts = {start for sign in held for start in _lines_with(sign, lowered)}
     pieces, at = [], 0
     for start in sorted(starts):
         end = part.find("\n", start)
@@ -179,6 +182,11 @@ def _is_boilerplate(line: str, expression: re.Pattern[str]) -> bool:
     if not line or len(line) > _LONGEST_LINE:
         return False
     return expression.fullmatch(line.strip()) is not None
+
+
+@lru_cache(maxsize=64)
+def _signs_of(kinds: tuple[Boilerplate, ...]) -> tuple[str, ...]:
+    return tuple(sign for kind in kinds for sign in _SIGNS.get(kind, ()))
 
 
 @lru_cache(maxsize=64)
@@ -234,7 +242,10 @@ def _remove_page_numbers(parts: list[str]) -> list[str]:
 
 
 def _numbered_lines(part: str) -> Iterator[re.Match[str]]:
-    """The lines that are one number. The search jumps from line break to line break."""
+    """The lines that are one number. The search jumps from line break to line break, if a short line is a number."""
+    short = {line for line in map(str.strip, part.split("\n")) if len(line) <= _NUMBER_CHARACTERS}
+    if not any(map(_NUMBER.match, short)):
+        return
     if first := _NUMBER.match(part):
         yield first
     for found in _LATER_NUMBER.finditer(part):

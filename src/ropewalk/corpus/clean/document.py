@@ -16,6 +16,7 @@ from ropewalk.corpus.clean.pii import mask
 from ropewalk.corpus.clean.quality import Measures, find_text_fault, measure_text
 from ropewalk.corpus.text.profile import Profile
 from ropewalk.corpus.text.reject import Reject, excerpt, text_bytes
+from ropewalk.corpus.text.short_texts import SHORT_CHARACTERS
 
 CLEANING = 3
 """A version number. Increase it when the same profile would give another text, or when a text would get another
@@ -37,7 +38,9 @@ class Cleaned:
 def clean_document(document: Document, profile: Profile) -> Cleaned:
     """Mend, measure and judge a document. Loss spans move with the text."""
     read_bytes = text_bytes(document.text)
-    if document.loss_spans is None:
+    if document.loss_spans is None and len(document.text) <= SHORT_CHARACTERS:
+        normalized = replace(document, text=normalize_document(document.text, profile))
+    elif document.loss_spans is None:
         # A text without any other reference is freed once it is split into blocks.
         read, document = Owned(document.text), replace(document, text="")
         normalized = replace(document, text=normalize_document(read.take(), profile))

@@ -31,30 +31,50 @@ _KEY = re.compile(
     r"|\bsk-(?:[a-z]+-)*[A-Za-z0-9_-]{32,200}\b|\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{20,}",
     re.ASCII,
 )
-# What every match holds, beginning with a sign, so that the search jumps from sign to sign: most text has none.
-_EMAIL_SIGN = re.compile(r"@(?<=[\w.+-]@)[A-Za-z0-9]", re.ASCII)
-_IP_SIGN = re.compile(r"\.(?<=\d\.)\d{1,3}\.\d{1,3}\.\d", re.ASCII)
+_SIGNS: Mapping[Personal, Mapping[str, str]] = {
+    "email": {"@": r"(?<=[\w.+-]@)[A-Za-z0-9]"},
+    "ip": {".": r"(?<=\d\.)\d{1,3}\.\d{1,3}\.\d"},
+    "mobile": {f"1{digit}": "" for digit in range(3, 10)},
+    "identity": {"19": r"(?<=\d{6}19)\d{9}", "20": r"(?<=\d{6}20)\d{9}"},
+    "key": {
+        "-----BEGIN": r" (?:[A-Z]+ )*PRIVATE KEY",
+        "AKIA": r"[0-9A-Z]{16}",
+        "ASIA": r"[0-9A-Z]{16}",
+        **{f"gh{kind}_": r"[0-9A-Za-z]{36}" for kind in "pousr"},
+        "github_pat_": r"\w{60}",
+        "glpat-": r"[\w-]{20}",
+        "xox": r"[abprs]-[0-9A-Za-z-]{20}",
+        "AIza": r"[\w-]{35}",
+        "hf_": r"[A-Za-z]{34}",
+        "sk-": r"[A-Za-z0-9_-]{32}",
+        "eyJ": r"[\w-]{10}",
+    },
+}
+"""For each kind the signs that its matches hold, one of them in each match, with an expression for what follows it. It
+begins with the sign, so that the search jumps from sign to sign: most text has none."""
 _WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
 _CHECKSUMS = "10X98765432"
 
 
 class _Form(NamedTuple):
-    signs: tuple[str, ...]
-    """A text without any of these strings is not searched."""
     expression: re.Pattern[str]
     is_real: Callable[[re.Match[str]], bool]
     placeholder: str
-    held: re.Pattern[str] | None = None
-    """A text without a match of this expression is not searched."""
+    signs: Mapping[str, re.Pattern[str]]
+    """A text without any of these strings, or without any match of their expressions, is not searched."""
 
 
 def mask(text: str, kinds: Sequence[Personal]) -> str:
     """Replace all data of ``kinds`` in the text by the placeholder of its kind."""
     for kind in kinds:
         form = _FORMS[kind]
-        if any(map(text.__contains__, form.signs)) and (form.held is None or form.held.search(text)):
+        if any(map(text.__contains__, form.signs)) and _holds_sign(text, form.signs):
             text = form.expression.sub(partial(_replace, form), text)
     return text
+
+
+def _holds_sign(text: str, signs: Mapping[str, re.Pattern[str]]) -> bool:
+    return any(sign in text and around.search(text) for sign, around in signs.items())
 
 
 def _replace(form: _Form, found: re.Match[str]) -> str:
@@ -75,34 +95,19 @@ def _is_somebodys_identity(found: re.Match[str]) -> bool:
     return is_identity_number(found[0]) and not is_other_number(found)
 
 
+def _make_form(
+    kind: Personal, expression: re.Pattern[str], is_real: Callable[[re.Match[str]], bool], placeholder: str
+) -> _Form:
+    signs = {sign: re.compile(re.escape(sign) + after, re.ASCII) for sign, after in _SIGNS[kind].items()}
+    return _Form(expression, is_real, placeholder, MappingProxyType(signs))
+
+
 _FORMS: Mapping[Personal, _Form] = MappingProxyType(
     {
-        "email": _Form(("@",), _EMAIL, lambda found: not is_machine_address(found), "name@example.com", _EMAIL_SIGN),
-        "ip": _Form((".",), _IP, lambda found: not is_public_address(found), "192.0.2.1", _IP_SIGN),
-        "mobile": _Form(
-            tuple(f"1{digit}" for digit in range(3, 10)),
-            _MOBILE,
-            lambda found: not is_other_number(found),
-            "13000000000",
-        ),
-        "identity": _Form(("19", "20"), _IDENTITY, _is_somebodys_identity, "000000000000000000"),
-        "key": _Form(
-            (
-                "-----BEGIN",
-                "AKIA",
-                "ASIA",
-                *(f"gh{kind}_" for kind in "pousr"),
-                "github_pat_",
-                "glpat-",
-                "xox",
-                "AIza",
-                "hf_",
-                "sk-",
-                "eyJ",
-            ),
-            _KEY,
-            lambda _: True,
-            "[KEY]",
-        ),
+        "email": _make_form("email", _EMAIL, lambda found: not is_machine_address(found), "name@example.com"),
+        "ip": _make_form("ip", _IP, lambda found: not is_public_address(found), "192.0.2.1"),
+        "mobile": _make_form("mobile", _MOBILE, lambda found: not is_other_number(found), "13000000000"),
+        "identity": _make_form("identity", _IDENTITY, _is_somebodys_identity, "000000000000000000"),
+        "key": _make_form("key", _KEY, lambda _: True, "[KEY]"),
     }
 )

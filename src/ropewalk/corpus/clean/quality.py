@@ -24,6 +24,8 @@ _LINE_CHARACTERS = 12
 _FEWEST_LINES = 10
 """In a shorter text, such as a poem or a caption, it is allowed that no line ends a sentence."""
 _PASSAGE_CHARACTERS = 32
+_FEW_CHARACTERS = 256
+"""In such a text the runs themselves are compared faster than their hashes are made."""
 _FEW_REPEATS, _MOSTLY = 0.1, 0.75
 _WRONG_GBK = 0.02
 """Share of mojibake that is assumed for a text wrongly read as GBK, or for GBK read as another encoding."""
@@ -216,6 +218,9 @@ def _repeated_passages(window: str) -> float:
 
 
 def _count_repeats(text: str) -> int:
+    if len(text) <= _FEW_CHARACTERS:
+        starts = range(len(text) - _PASSAGE_CHARACTERS + 1)
+        return len(starts) - len({text[start : start + _PASSAGE_CHARACTERS] for start in starts})
     runs = character_runs(text, _PASSAGE_CHARACTERS)
     runs.sort()
     return int(np.count_nonzero(runs[1:] == runs[:-1]))
@@ -225,8 +230,9 @@ def _without_cells(window: str) -> str:
     """The text without the short cells of its tables, and without short lines that occurred before."""
     kept: list[str] = []
     seen: set[str] = set()
+    has_rows = "|" in window or "\t" in window
     for line in map(str.strip, window.split("\n")):
-        if _is_row(line):
+        if has_rows and _is_row(line):
             kept += [cell for cell in CELL_BORDER.split(line) if not is_few_letters(cell)]
         elif line not in seen or not is_few_letters(line):
             kept.append(line)

@@ -18,29 +18,29 @@ from ropewalk.corpus.text.shingle import mix_bits, shingles, sort_unique, word_h
 SIGNATURE = 128
 FEWEST_WORDS = 32
 """Answers with fewer words ("Yes.", a class, a number) are alike under many questions, and so are no sign of a copy."""
-_WIDTH = 5
+SHINGLE_WORDS = 5
 _MISSED = 0.01
 _BIN_BITS = np.uint64(7)
-_TO_BIN = np.uint64(64 - 7)
-_EMPTY = np.uint64(2**64 - 1)
+BIN_SHIFT = np.uint64(64 - 7)
+EMPTY = np.uint64(2**64 - 1)
 _BINS = np.arange(SIGNATURE, dtype=np.uint64)
 _ROUNDS = 1 << 14
-_ROUND_KEYS = stream("minhash").integers(0, 1 << 63, size=(_ROUNDS, 1), dtype=np.uint64)
+ROUND_KEYS = stream("minhash").integers(0, 1 << 63, size=(_ROUNDS, 1), dtype=np.uint64)
 _BATCH = 1024
 
 
 def sign(text: str) -> UInt32[np.ndarray, "128"]:
     """The MinHash signature of a text. A text without words has the signature of the empty set."""
-    least = np.full(SIGNATURE, _EMPTY)
+    least = np.full(SIGNATURE, EMPTY)
     few = [np.empty(0, dtype=np.uint64)]
     for block in blocks(text):
-        keys = np.sort(shingles(word_hashes(block), _WIDTH))
+        keys = np.sort(shingles(word_hashes(block), SHINGLE_WORDS))
         least = np.minimum(least, _first_of_bins(keys))
-        if (least == _EMPTY).any():  # then there are few shingles, and the list holds all so far
+        if (least == EMPTY).any():  # then there are few shingles, and the list holds all so far
             few.append(sort_unique(keys))
-    if (least == _EMPTY).any() and sum(map(len, few)):
+    if (least == EMPTY).any() and sum(map(len, few)):
         _fill_empty(least, sort_unique(np.concatenate(few)))
-    return _shorten(least)
+    return shorten_numbers(least)
 
 
 def sign_answers(answers: str, digest: int) -> UInt32[np.ndarray, "128"]:
@@ -51,12 +51,12 @@ def sign_answers(answers: str, digest: int) -> UInt32[np.ndarray, "128"]:
     """
     if len(word_hashes(next(blocks(answers), ""))) >= FEWEST_WORDS:
         return sign(answers)
-    least = np.full(SIGNATURE, _EMPTY)
+    least = np.full(SIGNATURE, EMPTY)
     _fill_empty(least, mix_bits(np.array([digest], dtype=np.uint64)))
-    return _shorten(least)
+    return shorten_numbers(least)
 
 
-def _shorten(least: UInt64[np.ndarray, "128"]) -> UInt32[np.ndarray, "128"]:
+def shorten_numbers(least: UInt64[np.ndarray, "*any"]) -> UInt32[np.ndarray, "*any"]:
     """The first 32 bits of each number after the 7 bits that select one of the 128 numbers."""
     return ((least << _BIN_BITS) >> np.uint64(32)).astype(np.uint32)
 
@@ -64,23 +64,23 @@ def _shorten(least: UInt64[np.ndarray, "128"]) -> UInt32[np.ndarray, "128"]:
 def _first_of_bins(keys: UInt64[np.ndarray, "shingles"]) -> UInt64[np.ndarray, "128"]:
     """The least of the sorted keys in each of 128 equal parts of their range."""
     if len(keys) == 0:
-        return np.full(SIGNATURE, _EMPTY)
-    found = keys[np.minimum(np.searchsorted(keys, _BINS << _TO_BIN), len(keys) - 1)]
-    return np.where(found >> _TO_BIN == _BINS, found, _EMPTY)
+        return np.full(SIGNATURE, EMPTY)
+    found = keys[np.minimum(np.searchsorted(keys, _BINS << BIN_SHIFT), len(keys) - 1)]
+    return np.where(found >> BIN_SHIFT == _BINS, found, EMPTY)
 
 
 def _fill_empty(least: UInt64[np.ndarray, "128"], keys: UInt64[np.ndarray, "shingles"]) -> None:
     """Hash again, round by round, until every number has a shingle. An earlier round takes precedence."""
     rounds = -(-_BATCH // len(keys))
     for start in range(0, _ROUNDS, rounds):
-        hashed = np.sort(mix_bits(keys + _ROUND_KEYS[start : start + rounds]), axis=1)
+        hashed = np.sort(mix_bits(keys + ROUND_KEYS[start : start + rounds]), axis=1)
         # Write from the last round and largest key to the first round and least key, because the last write stays.
         order = hashed[::-1, ::-1].ravel()
-        filled = np.full(SIGNATURE, _EMPTY)
-        filled[order >> _TO_BIN] = order
-        empty = least == _EMPTY
+        filled = np.full(SIGNATURE, EMPTY)
+        filled[order >> BIN_SHIFT] = order
+        empty = least == EMPTY
         least[empty] = filled[empty]
-        if not (least == _EMPTY).any():
+        if not (least == EMPTY).any():
             return
 
 

@@ -130,6 +130,9 @@ def _find_alone(
         folded, left = _ascii(word), len(found[word])
         if exact[folded] > left:
             continue
+        if exact[folded] == left and text.count(folded) == 1:  # it is within no other run
+            yield word
+            continue
         at = text.find(folded)
         while at >= 0 and left >= 0:
             left -= counts[bisect_right(starts, at)]
@@ -166,18 +169,38 @@ def find_han_words(text: str) -> dict[str, list[int]]:
     """The most frequent Chinese words of two to four characters, and where each begins."""
     points = code_points(text)
     is_han = (points >= _FIRST) & (points <= _LAST)
-    found: dict[str, list[int]] = {}
-    groups, number = _pairs_of_han(points, is_han)
+    found: list[tuple[Groups, Bool[np.ndarray, _]]] = []
+    numbers: list[Numbers] = []
     for size in range(2, _LONGEST_HAN + 1):
-        if size > 2:  # a run is as frequent only where both shorter ones in it are
-            groups, number = _longer_runs(groups, number)
-        for group in np.flatnonzero(_is_free(groups, points, is_han, size)).tolist():
-            own = groups.of(group)
-            found[text[own[0] : own[0] + size]] = own
-    inner = {word[at : at + n] for word in found for n in range(2, len(word)) for at in range(len(word) - n + 1)}
-    order = sorted(found.keys() - inner, key=lambda word: (-len(found[word]), word))
-    alone = (word for word in order if not _overlaps(found[word], len(word)))
-    return {word: found[word] for word in islice(alone, TERMS)}
+        # a longer run is as frequent only where both shorter ones in it are
+        groups, number = _longer_runs(*found[-1][:1], numbers[-1]) if found else _pairs_of_han(points, is_han)
+        free = _is_free(groups, points, is_han, size)
+        begin = groups.places[groups.first[:-1][free]]
+        for shorter in range(2, size):  # what is a part of this word is no word
+            for at in range(size - shorter + 1):
+                found[shorter - 2][1][numbers[shorter - 2][begin + at]] = False
+        found.append((groups, free))
+        numbers.append(number)
+    words = _by_frequency(text, found)
+    alone = ((word, places) for word, places in words if not _overlaps(places, len(word)))
+    return dict(islice(alone, TERMS))
+
+
+def _by_frequency(text: str, found: Sequence[tuple[Groups, Bool[np.ndarray, "_"]]]) -> Iterator[tuple[str, list[int]]]:
+    """The chosen groups of each size of run as words with their places, the most frequent first."""
+    chosen = [np.flatnonzero(free) for _, free in found]
+    counts = np.concatenate([np.diff(groups.first)[own] for (groups, _), own in zip(found, chosen, strict=True)])
+    size = np.repeat(np.arange(len(found)), [len(own) for own in chosen])
+    group = np.concatenate(chosen)
+    order = np.argsort(-counts, kind="stable")
+    borders = np.flatnonzero(np.diff(counts[order], prepend=-1, append=-1))
+    for first, last in pairwise(borders.tolist()):
+        equal: list[tuple[str, Groups, int]] = []
+        for at in order[first:last].tolist():
+            groups, own = found[size[at]][0], int(group[at])
+            begin = int(groups.places[groups.first[own]])
+            equal.append((text[begin : begin + int(size[at]) + 2], groups, own))
+        yield from ((word, groups.of(own)) for word, groups, own in sorted(equal, key=lambda each: each[0]))
 
 
 Numbers = Int64[np.ndarray, "characters"]

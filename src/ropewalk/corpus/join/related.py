@@ -1,30 +1,21 @@
 """Chains of related texts: each is followed by the text that shares most rare words with it (in-context pretraining).
 
-Words are compared as token ids and pairs of them, so no text is read and no language is special. Of each document the
-terms with the largest TF-IDF are kept; two documents are related by the sum of the weights of two or more shared terms.
-A chain begins at the text with the fewest relations and goes to the nearest one that is not used (2310.10638), each
-text once. With ``arrange: negatives`` it goes to the one that is nearest to its first text. Near copies of any text of
-a chain stay out of it.
+Which texts share them is found by rare_terms.py. A chain begins at the text with the fewest relations and goes to the
+nearest one that is not used (2310.10638), each text once. With ``arrange: negatives`` it goes to the one that is
+nearest to its first text. Near copies of any text of a chain stay out of it.
 
 All numbers are whole and ties go by the order of ``documents``, so the order of reading has no influence.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
-from jaxtyping import Int64, Integer, UInt32
+from jaxtyping import Int64, UInt32
 
 from ropewalk.core.seed import stream
+from ropewalk.corpus.join.rare_terms import list_related
 from ropewalk.corpus.join.write_pieces import PartOrder
 from ropewalk.corpus.join_rules import RelatedRules
 from ropewalk.corpus.tokens.store import StoredDocuments
 
-_LEAST_BITS, _MOST_BITS = 16, 26
-"""Of a term's number: 2**26 counts take 512 MiB."""
-_MOST_DOCUMENTS, _LARGEST_SHARE = 1000, 4
-"""A term that more documents have, or every fourth, tells nothing."""
-_FEWEST_DOCUMENTS = 8
-_UNIT = 1024
 _OF_ONE_LENGTH = 32
 """Texts of neighbouring lengths among which the control draws."""
 
@@ -112,64 +103,3 @@ def _find_next(
             if alike < at_most:
                 return number
     return None
-
-
-def list_related(documents: StoredDocuments, rules: RelatedRules) -> Iterator[list[int]]:
-    """For each document the documents that share two or more terms with it, the nearest first."""
-    found = _Terms.count(documents)
-    terms = [found.choose(ids, rules.terms) for ids in documents]
-    owner = np.repeat(np.arange(len(terms)), [len(own) for own in terms])
-    flat = np.concatenate([np.empty(0, dtype=np.int64), *terms])
-    order = np.argsort(flat, kind="stable")
-    flat, owner = flat[order], owner[order]
-    for number, own in enumerate(terms):
-        first, last = np.searchsorted(flat, own, side="left"), np.searchsorted(flat, own, side="right")
-        spans = [owner[begin:end] for begin, end in zip(first.tolist(), last.tolist(), strict=True)]
-        others = np.concatenate([np.empty(0, dtype=np.int64), *spans])
-        weights = np.repeat(found.weigh(own), last - first)
-        related, index, counts = np.unique(others, return_inverse=True, return_counts=True)
-        sums = np.bincount(index, weights, minlength=len(related)).astype(np.int64)  # exact: below 2**53
-        fit = (counts >= 2) & (related != number)
-        related, sums = related[fit], sums[fit]
-        yield related[np.lexsort((related, -sums))][: rules.neighbours].tolist()
-
-
-class _Terms:
-    """Counts in how many documents each term is. Terms are hashed to a table, which is large enough for the corpus."""
-
-    def __init__(self, counts: Int64[np.ndarray, "terms"], documents: int) -> None:
-        self._counts = counts
-        self._documents = documents
-        self._most = min(_MOST_DOCUMENTS, max(_FEWEST_DOCUMENTS, documents // _LARGEST_SHARE))
-
-    @classmethod
-    def count(cls, documents: StoredDocuments) -> "_Terms":
-        """Count the terms of all documents."""
-        bits = min(_MOST_BITS, max(_LEAST_BITS, 2 + int(documents.tokens).bit_length()))
-        counts = np.zeros(1 << bits, dtype=np.int64)
-        for ids in documents:
-            counts[np.unique(_name_terms(ids, bits))] += 1
-        return cls(counts, len(documents))
-
-    def choose(self, ids: Integer[np.ndarray, "tokens"], most: int) -> Int64[np.ndarray, "terms"]:
-        """The ``most`` terms of a document with the largest TF-IDF, of those that another document has too."""
-        bits = len(self._counts).bit_length() - 1
-        terms, times = np.unique(_name_terms(ids, bits), return_counts=True)
-        count = self._counts[terms]
-        fit = (count >= 2) & (count <= self._most)
-        terms, times = terms[fit], times[fit]
-        score = np.rint((1 + np.log(times)) * self.weigh(terms)).astype(np.int64)
-        return np.sort(terms[np.lexsort((terms, -score))][:most])
-
-    def weigh(self, terms: Int64[np.ndarray, "terms"]) -> Int64[np.ndarray, "terms"]:
-        """The inverse document frequency of terms, as whole numbers."""
-        return np.asarray(np.rint(_UNIT * np.log(self._documents / self._counts[terms])), dtype=np.int64)
-
-
-def _name_terms(ids: Integer[np.ndarray, "tokens"], bits: int) -> Int64[np.ndarray, "terms"]:
-    """A number below 2**bits for each token and each pair of neighbours (Fibonacci hashing)."""
-    one = ids.astype(np.uint64) + np.uint64(1)
-    pairs = (one[:-1] << np.uint64(32)) | one[1:]
-    mixed = np.concatenate([one, pairs]) * np.uint64(0x9E3779B97F4A7C15)
-    mixed ^= mixed >> np.uint64(29)
-    return ((mixed * np.uint64(0xBF58476D1CE4E5B9)) >> np.uint64(64 - bits)).astype(np.int64)

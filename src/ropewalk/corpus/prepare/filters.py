@@ -20,9 +20,11 @@ from ropewalk.corpus.clean.document import clean_document
 from ropewalk.corpus.clean.quality import Measures
 from ropewalk.corpus.dedup.decontaminate import Overlap, Prompts, Spans
 from ropewalk.corpus.dedup.minhash import sign, sign_answers
+from ropewalk.corpus.dedup.sign_short import sign_short
 from ropewalk.corpus.prepare.score_text import Scorer
 from ropewalk.corpus.spec import Source
-from ropewalk.corpus.text.reject import Reject, excerpt, text_bytes
+from ropewalk.corpus.text.reject import Reject, excerpt, item_bytes, text_bytes
+from ropewalk.corpus.text.short_texts import SHORT_CHARACTERS, group_short
 
 REPEATED, CONTAMINATED, PASSAGE = "repeated section", "contaminated", "contaminated passage"
 
@@ -84,6 +86,20 @@ class Filtered:
     """By column; None where the source has no ``score``."""
 
 
+class _Unsigned(NamedTuple):
+    """A kept document before it has its signature."""
+
+    kept: Document
+    measures: Measures
+    whole_bytes: int
+    digest: int
+    passages: tuple[Reject, ...]
+    scores: Mapping[str, float] | None
+
+    def sign(self, signature: UInt32[np.ndarray, "128"]) -> Filtered:
+        return Filtered(self.kept, self.measures, self.whole_bytes, self.digest, signature, self.passages, self.scores)
+
+
 class Judged(NamedTuple):
     """An item of a source after the filters. ``read_bytes``: size of its text as it was read.
 
@@ -103,10 +119,33 @@ class Filters:
     prompts: Prompts
     scorer: Scorer | None = None
 
-    def judge(self, document: Document) -> Filtered:
-        """Clean a document and apply the filters to it."""
-        profile, read = self.source.cleaning(document.language), Owned(document)
-        del document
+    def judge_all(self, items: Iterable[Document | Reject]) -> Iterator[Judged]:
+        """Yield the result of each item, in order. Rejects are not filtered again.
+
+        A document can be a whole book, so no reference to its earlier text is kept here.
+        """
+        for group in group_short(items, _count_characters):
+            sizes = [item_bytes(item) for item in group]
+            group.reverse()
+            found = self._sign([self._clean(group.pop()) for _ in sizes])
+            found.reverse()
+            for size in sizes:
+                yield _judged(size, Owned(found.pop()))
+
+    def compare(self, kept: Document, measures: Measures, *, read_bytes: int) -> Filtered:
+        """Apply the filters to a clean and measured document."""
+        owned = Owned(kept)
+        del kept
+        (filtered,) = self._sign([self._compare(owned.take(), measures, read_bytes=read_bytes)])
+        assert isinstance(filtered, Filtered)
+        return filtered
+
+    def _clean(self, item: Document | Reject) -> "Reject | Filtered | _Unsigned":
+        """A document after cleaning and filters. A reject of the reading stays what it is."""
+        if isinstance(item, Reject):
+            return item
+        profile, read = self.source.cleaning(item.language), Owned(item)
+        del item
         cleaned = clean_document(read.take(), profile)
         outcome, measures, read_bytes = cleaned.outcome, cleaned.measures, cleaned.read_bytes
         del cleaned
@@ -114,26 +153,9 @@ class Filters:
             return Filtered(outcome, measures)
         clean = Owned(outcome)
         del outcome
-        return self.compare(clean.take(), measures, read_bytes=read_bytes)
+        return self._compare(clean.take(), measures, read_bytes=read_bytes)
 
-    def judge_all(self, items: Iterable[Document | Reject]) -> Iterator[Judged]:
-        """Yield the result of each item. Rejects are not filtered again.
-
-        A document can be a whole book, so no reference to its earlier text is kept here.
-        """
-        for item in items:
-            if isinstance(item, Reject):
-                yield Judged(item.size_bytes, item, None)
-                continue
-            read_bytes, owned = text_bytes(item.text), Owned(item)
-            del item
-            filtered = self.judge(owned.take())
-            judged = Owned(Judged(read_bytes, filtered.outcome, filtered))
-            del filtered
-            yield judged.take()
-
-    def compare(self, kept: Document, measures: Measures, *, read_bytes: int) -> Filtered:
-        """Apply the filters to a clean and measured document."""
+    def _compare(self, kept: Document, measures: Measures, *, read_bytes: int) -> "Filtered | _Unsigned":
         place, passages = str(kept.metadata.get("place", "")), tuple[Reject, ...]()
         found = self.prompts.find(kept.text)
         if found is not None:
@@ -147,12 +169,36 @@ class Filters:
         digest, whole_bytes = xxhash.xxh3_64_intdigest(encoded), len(encoded)
         del encoded
         scores = None if self.scorer is None else self.scorer(kept)
-        return Filtered(kept, measures, whole_bytes, digest, self._sign(kept, digest), passages, scores)
+        return _Unsigned(kept, measures, whole_bytes, digest, passages, scores)
 
-    def _sign(self, kept: Document, digest: int) -> UInt32[np.ndarray, "128"]:
-        """The signature of a document. For a conversation it is made of the answers only."""
-        if self.source.embedded is not None or kept.loss_spans is None:
+    def _sign(self, found: "list[Reject | Filtered | _Unsigned]") -> list[Reject | Filtered]:
+        """Give each document its signature. Short texts are signed together."""
+        short = [
+            at
+            for at, each in enumerate(found)
+            if isinstance(each, _Unsigned) and self._signs_text(each.kept) and len(each.kept.text) <= SHORT_CHARACTERS
+        ]
+        signatures = {}
+        if len(short) > 1:
+            texts = [each.kept.text for each in map(found.__getitem__, short) if isinstance(each, _Unsigned)]
+            signatures = dict(zip(short, sign_short(texts), strict=True))
+        signed: list[Reject | Filtered] = []
+        for at, each in enumerate(found):
+            if isinstance(each, _Unsigned):
+                signature = signatures[at] if at in signatures else self._sign_alone(each.kept, each.digest)
+                signed.append(each.sign(signature))
+            else:
+                signed.append(each)
+        return signed
+
+    def _signs_text(self, kept: Document) -> bool:
+        """Whether a document's whole text is signed. Of a conversation only the answers are."""
+        return self.source.embedded is not None or kept.loss_spans is None
+
+    def _sign_alone(self, kept: Document, digest: int) -> UInt32[np.ndarray, "128"]:
+        if self._signs_text(kept):
             return sign(kept.text)
+        assert kept.loss_spans is not None
         return sign_answers("\n".join(kept.text[start:end] for start, end in kept.loss_spans), digest)
 
     def _list_passages(self, document: Document, found: Overlap) -> tuple[Reject, ...]:
@@ -165,6 +211,15 @@ class Filters:
         place = str(document.metadata.get("place", ""))
         texts = [document.text[start:end] for start, end in found.spans]
         return tuple(Reject(document.id, PASSAGE, text_bytes(text), why, place, excerpt(text)) for text in texts)
+
+
+def _count_characters(item: Document | Reject) -> int:
+    return 0 if isinstance(item, Reject) else len(item.text)
+
+
+def _judged(read_bytes: int, found: Owned[Reject | Filtered]) -> Judged:
+    each = found.take()
+    return Judged(read_bytes, each, None) if isinstance(each, Reject) else Judged(read_bytes, each.outcome, each)
 
 
 def cut_repeats(judged: Iterable[Judged], cuts: Cuts, source: Source) -> Iterator[Judged]:

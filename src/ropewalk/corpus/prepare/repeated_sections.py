@@ -130,12 +130,17 @@ def _find_borders(text: str) -> Int64[np.ndarray, "units"]:
     found = []
     for start in range(0, max(1, len(text)), _PART_CHARACTERS):
         points = code_points(text[start : start + _PART_CHARACTERS + 1])
-        kinds = _kinds().take(points)
-        ends = kinds == _BREAK
-        ends[:-1] |= (kinds[:-1] == _STOP) & (points[1:] == _SPACE)
-        found.append(start + 1 + np.flatnonzero(ends[:_PART_CHARACTERS]))
+        found.append(start + 1 + np.flatnonzero(find_breaks(points)[:_PART_CHARACTERS]))
     borders = np.concatenate(found)
     return borders if len(borders) and borders[-1] == len(text) else np.append(borders, len(text))
+
+
+def find_breaks(points: UInt32[np.ndarray, "characters"]) -> Bool[np.ndarray, "characters"]:
+    """Whether a sentence or line ends with each character."""
+    kinds = _kinds().take(points)
+    ends: Bool[np.ndarray, characters] = kinds == _BREAK
+    ends[:-1] |= (kinds[:-1] == _STOP) & (points[1:] == _SPACE)
+    return ends
 
 
 @cache
@@ -153,10 +158,10 @@ def _hash_units(
     """A hash of each of some neighbouring units."""
     first = int(starts[0])
     points = code_points(text[first : int(ends[-1])])
-    return window_hashes(points, *_without_space(points, starts - first, ends - first))
+    return window_hashes(points, *trim_units(points, starts - first, ends - first))
 
 
-def _without_space(
+def trim_units(
     points: UInt32[np.ndarray, "characters"], starts: Int64[np.ndarray, "units"], ends: Int64[np.ndarray, "units"]
 ) -> tuple[Int64[np.ndarray, "units"], Int64[np.ndarray, "units"]]:
     """The units without white space around them, so that the last line of a paragraph is equal in another place."""

@@ -6,13 +6,14 @@ the search was made for another tokenizer, the text is cleaned again, with the s
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zstandard
+from jaxtyping import Int64, UInt64
 
 from ropewalk.core.owned import Owned
 from ropewalk.core.record import Document
@@ -20,9 +21,11 @@ from ropewalk.corpus.clean.quality import Measures
 from ropewalk.corpus.prepare.filters import Filtered, Judged
 from ropewalk.corpus.prepare.ledger import SourceLedger
 from ropewalk.corpus.prepare.repeated_sections import find_pairs, is_searched
+from ropewalk.corpus.prepare.short_pairs import find_short_pairs
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.text.language import blocks
 from ropewalk.corpus.text.reject import Reject
+from ropewalk.corpus.text.short_texts import group_short
 
 _TEXTS, _ITEMS = "texts.zst", "items.jsonl"
 _LEVEL = 1
@@ -39,29 +42,52 @@ def write_survey(judged: Iterable[Judged], source: Source, *, ledger: SourceLedg
         (folder / "pairs").open("wb") as pairs,
         (folder / "ends").open("wb") as ends,
     ):
-        for size, outcome, filtered in judged:
-            ledger.read.add(bytes=size)
-            items.write(_to_line(size, outcome, filtered))
-            if filtered is None or isinstance(outcome, Reject):
-                assert isinstance(outcome, Reject)
-                ledger.dropped[outcome.reason].add(bytes=size)
-                continue
-            ledger.stored.add(bytes=filtered.whole_bytes)
-            ledger.trimmed_bytes += size - filtered.whole_bytes
-            for block in blocks(outcome.text):
-                texts.write(block.encode())
-            may_be_cut = is_searched(source) and outcome.loss_spans is None
-            numbers, borders = find_pairs(outcome.text) if may_be_cut else _NO_PAIRS
+        for group in group_short(judged, _count_characters):
+            numbers, borders, own_counts = _find_pairs([each.outcome for each in group], source)
             pairs.write(numbers.astype("<u8").tobytes())
             ends.write(borders.astype("<i8").tobytes())
-            digests.append(filtered.digest)
-            signatures.append(filtered.signature)
-            whole_bytes.append(filtered.whole_bytes)
-            counts.append((len(numbers), len(borders)))
+            counts += own_counts
+            del numbers, borders
+            for size, outcome, filtered in group:
+                ledger.read.add(bytes=size)
+                items.write(_to_line(size, outcome, filtered))
+                if filtered is None or isinstance(outcome, Reject):
+                    assert isinstance(outcome, Reject)
+                    ledger.dropped[outcome.reason].add(bytes=size)
+                    continue
+                ledger.stored.add(bytes=filtered.whole_bytes)
+                ledger.trimmed_bytes += size - filtered.whole_bytes
+                for block in blocks(outcome.text):
+                    texts.write(block.encode())
+                digests.append(filtered.digest)
+                signatures.append(filtered.signature)
+                whole_bytes.append(filtered.whole_bytes)
+            group.clear()
+            del outcome, filtered
     np.save(folder / "digests.npy", np.array(digests, dtype=np.uint64))
     np.save(folder / "signatures.npy", np.array(signatures, dtype=np.uint32).reshape(-1, 128))
     np.save(folder / "whole_bytes.npy", np.array(whole_bytes, dtype=np.int64))
     np.save(folder / "counts.npy", np.array(counts, dtype=np.int64).reshape(-1, 2))
+
+
+def _count_characters(judged: Judged) -> int:
+    return 0 if isinstance(judged.outcome, Reject) else len(judged.outcome.text)
+
+
+def _find_pairs(
+    outcomes: Sequence[Document | Reject], source: Source
+) -> tuple[UInt64[np.ndarray, "pairs"], Int64[np.ndarray, "units"], list[tuple[int, int]]]:
+    """The pairs and the ends of units of some documents in order, and how many each of them has."""
+    kept = [each for each in outcomes if isinstance(each, Document)]
+    searched = [each.text for each in kept if is_searched(source) and each.loss_spans is None]
+    if len(kept) > 1 and len(searched) == len(kept) and all(searched):
+        numbers, borders, counts = find_short_pairs(searched)
+        return numbers, borders, [(pairs, units) for pairs, units in counts.tolist()]
+    found = [find_pairs(text) for text in searched]
+    own = iter([(len(numbers), len(borders)) for numbers, borders in found])
+    counts = [next(own) if is_searched(source) and each.loss_spans is None else (0, 0) for each in kept]
+    found.append(_NO_PAIRS)
+    return np.concatenate([numbers for numbers, _ in found]), np.concatenate([ends for _, ends in found]), counts
 
 
 def read_survey(folder: Path, source: Source) -> Iterator[Judged]:

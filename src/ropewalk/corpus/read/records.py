@@ -78,7 +78,8 @@ def _read_lines(lines: Iterator[Line], file: File, source: Source, encoding: str
         line = Owned(content) if content.strip() else None
         del content  # a record can be a book: free its line while the caller uses the record
         if line is not None:
-            yield _read_line(line.take(), source, replace(start, line=number, offset=offset), encoding)
+            place = Place(start.file, start.name, number, offset, start.part)
+            yield _read_line(line.take(), source, place, encoding)
 
 
 def _read_text_lines(lines: Iterator[Line], file: File, source: Source, encoding: str) -> Iterator[Found]:

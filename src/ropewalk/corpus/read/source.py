@@ -205,7 +205,7 @@ def _make_document(record: object, source: Source, place: Place) -> Document | R
         why = f"{spans!r:.80} are not ranges within {format_count(len(text), 'character')}"
         return reject(source, place, "bad loss spans", why, size_bytes=size, text=text)
     made = _document(text, source, id=_id_of(record, place), place=place)
-    return replace(made, loss_spans=None if spans is None else tuple((int(a), int(b)) for a, b in spans))
+    return made if spans is None else replace(made, loss_spans=tuple((int(a), int(b)) for a, b in spans))
 
 
 def _make_conversation(record: Mapping[str, object], source: Source, place: Place, size: int) -> Document | Reject:

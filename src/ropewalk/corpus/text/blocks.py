@@ -7,7 +7,7 @@ same result as for the undivided text.
 
 import re
 from collections.abc import Iterable, Iterator
-from itertools import chain, compress, groupby, islice
+from itertools import chain, compress, count, groupby, islice
 from operator import eq
 from sys import maxsize
 
@@ -17,6 +17,7 @@ _BLANK_LINES = re.compile(r"\n{4,}")
 _MOST_BREAKS = 3
 _MANY = 4
 _FEW_LETTERS = 12
+_ENOUGH_LETTERS = re.compile(rf"(?:[\W_]*[^\W_]){{{_FEW_LETTERS}}}")
 CELL_BORDER = re.compile(r"[|\t]")
 """Separates the cells of a table row."""
 
@@ -67,8 +68,10 @@ def limit_breaks(blocks: Iterable[str], *, within: bool = True) -> list[str]:
 def is_few_letters(line: str) -> bool:
     """Whether every cell of a line has fewer than 12 letters and digits. Such a line (an empty one, a refrain, a row of
     short cells) has little content and may occur many times."""
-    cells = CELL_BORDER.split(line) if "|" in line or "\t" in line else [line]
-    return all(sum(map(str.isalnum, cell)) < _FEW_LETTERS for cell in cells)
+    if len(line) < _FEW_LETTERS:
+        return True
+    cells = CELL_BORDER.split(line) if "|" in line or "\t" in line else (line,)
+    return not any(map(_ENOUGH_LETTERS.match, cells))
 
 
 def join_repeats(blocks: list[str]) -> list[str]:
@@ -76,7 +79,9 @@ def join_repeats(blocks: list[str]) -> list[str]:
     before: list[str] = []
     for lines in _lines(blocks):
         near = before + lines if before else lines
-        if not all(map(is_few_letters, set(compress(near, map(eq, near, near[_MANY - 1 :]))))):
+        places = compress(count(), map(eq, near, near[_MANY - 1 :]))
+        equal = {near[at] for at in places if len(set(near[at : at + _MANY])) == 1}
+        if not all(map(is_few_letters, equal)):
             return list(_join_runs(blocks))
         before = near[1 - _MANY :]
     return blocks

@@ -10,12 +10,13 @@ from typing import Any, Literal
 
 import numpy as np
 from ftfy.badness import is_bad
-from jaxtyping import Bool, UInt32
+from jaxtyping import UInt8
 
 from ropewalk.core.error import UserError, explain_import_fault
 from ropewalk.corpus.text.language import code_points
 
 _FIRST, _LAST = 0x4E00, 0x9FFF
+_CODE_POINTS = 0x110000
 _WIDE_FORMS = range(0xFF10, 0xFF5B)
 _WIDE = {code: code - 0xFEE0 for code in _WIDE_FORMS if chr(code).isalnum()}
 _WIDE_LETTER = re.compile("[０-９Ａ-Ｚａ-ｚ]")
@@ -35,20 +36,21 @@ _HEAD = 4096
 
 
 @cache
-def _tables() -> tuple[Bool[np.ndarray, "han"], Bool[np.ndarray, "han"]]:
-    """``(only simplified, only traditional)``: a flag for each character of the common block of Han."""
+def _script_table() -> UInt8[np.ndarray, "code_points"]:
+    """For each code point 1 if it is only simplified, 2 if it is only traditional, else 0. Only the common block of Han
+    has such characters."""
+    lines = "\n".join(map(chr, range(_FIRST, _LAST + 1)))  # no character of two bytes holds the byte of a line break
     simplified, traditional = (
-        np.array([bool(chr(code).encode(name, "ignore")) for code in range(_FIRST, _LAST + 1)])
-        for name in ("gb2312", "big5")
+        np.array([len(line) > 0 for line in lines.encode(name, "ignore").split(b"\n")]) for name in ("gb2312", "big5")
     )
-    return simplified & ~traditional, traditional & ~simplified
+    table = np.zeros(_CODE_POINTS, dtype=np.uint8)
+    table[_FIRST : _LAST + 1] = (simplified & ~traditional) + 2 * (traditional & ~simplified).astype(np.uint8)
+    return table
 
 
 def traditional_share(text: str) -> float | None:
     """Share of traditional characters among those of only one script; None where there is no such character."""
-    points: UInt32[np.ndarray, characters] = code_points(text)
-    han = points[(points >= _FIRST) & (points <= _LAST)] - np.uint32(_FIRST)
-    simplified, traditional = (int(table[han].sum()) for table in _tables())
+    _, simplified, traditional = np.bincount(_script_table().take(code_points(text)), minlength=3).tolist()
     return traditional / (simplified + traditional) if simplified + traditional else None
 
 

@@ -45,7 +45,7 @@ class Words(NamedTuple):
 
 def word_hashes(text: str) -> UInt64[np.ndarray, "words"]:
     """A hash for each word of ``text``, in order. Case is ignored."""
-    return _find_words(text.lower()).hashes
+    return find_lowered_words(text.lower()).hashes
 
 
 def find_words(text: str) -> Words:
@@ -53,10 +53,11 @@ def find_words(text: str) -> Words:
     lowered = text.lower()
     if len(lowered) != len(text):  # only the dotted capital I becomes two characters
         lowered = text.replace("\u0130", "i").lower()
-    return _find_words(lowered)
+    return find_lowered_words(lowered)
 
 
-def _find_words(text: str) -> Words:
+def find_lowered_words(text: str) -> Words:
+    """The words of a text in lower case, with their places."""
     points = code_points(text)
     kinds = table_of(_STARTS, _KINDS).take(points)
     # A word begins where the kind of the characters changes, and at every character that is a word by itself.

@@ -39,7 +39,7 @@ class ApartPairs:
         texts = (bytes(map(signs.__getitem__, token)) for token in vocabulary if all(sign in signs for sign in token))
         whole: list[tuple[int, int]] = []
         parts: dict[tuple[bytes, bytes], int] = {}
-        for before, after in {pair for text in texts for pair in _neighbours(text)}:
+        for before, after in {pair for text in texts if not text.isascii() for pair in _neighbours(text)}:
             if len(before) == len(after) == 3 and before[0] >> 4 == after[0] >> 4 == 0xE:
                 whole.append((ord(before.decode("utf-8", "replace")[0]), ord(after.decode("utf-8", "replace")[0])))
             elif _may_end_han(before) and _may_begin_han(after):

@@ -44,7 +44,9 @@ class Fast:
 
     def __init__(self, made_of: dict[str, Any], encode: Encode) -> None:
         self._slow = encode
-        self._left = [("regex", load_words(made_of, encode)), ("gigatoken", _load(made_of))]
+        library = _load(made_of)
+        alone = None if library is None else _EachAlone(library)
+        self._left: list[tuple[str, Any]] = [("regex", load_words(made_of, encode)), ("gigatoken", alone)]
         self._take_next()
 
     @property
@@ -70,12 +72,13 @@ class Fast:
             return self._slow(texts)
         if self._differs([texts[len(texts) // 2][:_SAMPLE_CHARACTERS]]):
             raise _lost_trust(self._library)
-        return [np.array(self._encoder.encode(text), dtype=np.uint32) for text in texts]  # its arrays overallocate
+        encoded: list[UInt32[np.ndarray, _]] = self._encoder.encode_all(texts)
+        return encoded
 
     def _differs(self, texts: Sequence[str], ids: list[UInt32[np.ndarray, "_"]] | None = None) -> bool:
         assert self._encoder is not None
         truth = self._slow(list(texts)) if ids is None else ids
-        return any(not np.array_equal(self._encoder.encode(t), own) for t, own in zip(texts, truth, strict=True))
+        return any(not np.array_equal(*pair) for pair in zip(self._encoder.encode_all(texts), truth, strict=True))
 
     def _take_next(self) -> None:
         """Take the next available encoder that passes ``TRAPS``. It is then tested on the user's text."""
@@ -89,6 +92,17 @@ class Fast:
 
     def _tell_difference(self, where: str) -> str:
         return f"{self._library}'s ids differ from the ids of the tokenizer on {where}: it is not used"
+
+
+class _EachAlone:
+    """gigatoken's encoder, which takes one text at a time."""
+
+    def __init__(self, library: Any) -> None:
+        self._library = library
+
+    def encode_all(self, texts: Sequence[str]) -> list[UInt32[np.ndarray, "_"]]:
+        # a copy, because its arrays overallocate
+        return [np.array(self._library.encode(text), dtype=np.uint32) for text in texts]
 
 
 def _lost_trust(library: str) -> UserError:

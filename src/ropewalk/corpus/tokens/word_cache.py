@@ -9,7 +9,8 @@ split here only if all versions agree on its characters.
 """
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import regex
 from jaxtyping import UInt32
 
 from ropewalk.corpus.text.language import code_points
+from ropewalk.corpus.text.short_texts import count_up, group_short
 from ropewalk.corpus.tokens.apart_pairs import ApartPairs, find_apart_pairs
 from ropewalk.corpus.tokens.safe_splits import cut_text, split_pattern
 
@@ -60,40 +62,67 @@ class WordCache:
 
     def encode(self, text: str) -> Ids:
         """The ids of ``text``."""
-        words = self._find_words(text)
-        if words is None:
-            return np.concatenate(self._slow([*cut_text(text, _CUT_CHARACTERS)]))
+        return self.encode_all([text])[0]
+
+    def encode_all(self, texts: Iterable[str]) -> list[Ids]:
+        """The ids of each text. Short texts are cut and looked up together."""
+        return [ids for group in group_short(texts, len) for ids in self._encode_group(group)]
+
+    def _encode_group(self, texts: list[str]) -> list[Ids]:
+        found = [self._find_words(text) for text in texts]
+        han = [words for words, cuts_han in found if words is not None and cuts_han]
+        parts = iter(self._cut_han(han) if han else ())
+        split = [next(parts) if cuts_han else words for words, cuts_han in found]
         if len(self._ids) > _KEPT_WORDS:
             self._ids.clear()
-        self._learn(set(words).difference(self._ids))
+        self._learn(set(chain.from_iterable(filter(None, split))).difference(self._ids))
+        return [
+            self._slow_ids(text) if words is None else self._look_up(words)
+            for text, words in zip(texts, split, strict=True)
+        ]
+
+    def _look_up(self, words: list[str]) -> Ids:
         return np.frombuffer(b"".join(map(self._ids.__getitem__, words)), dtype=np.uint32)
 
-    def _find_words(self, text: str) -> list[str] | None:
-        """The words of ``text``, those of Han in parts; None where the tokenizer must encode the whole text."""
+    def _slow_ids(self, text: str) -> Ids:
+        return np.concatenate(self._slow([*cut_text(text, _CUT_CHARACTERS)]))
+
+    def _find_words(self, text: str) -> tuple[list[str] | None, bool]:
+        """The words of ``text``, and whether those of Han are to be cut; None where the tokenizer must encode the whole
+        text."""
         if any(token in text for token in self._added):
-            return None
+            return None, False
         if text.isascii():
-            return self._split_ascii(text)
+            return self._split_ascii(text), False
         if _UNSETTLED.search(text):
-            return None
+            return None, False
         cuts_han = _HAN.search(text) is not None
         if cuts_han and (self._apart is None or _BORDER in text):
             if _is_han(text):
-                return None
+                return None, False
             cuts_han = False
         words: list[str] = []
         for piece in cut_text(text, _CUT_CHARACTERS):  # most lines of a program are ASCII
             words += self._split_ascii(piece) if piece.isascii() else self._split(piece)
-        return self._cut_han(words) if cuts_han else words
+        return words, cuts_han
 
-    def _cut_han(self, words: list[str]) -> list[str]:
-        """``words`` with those of Han cut into parts. A border character is put into each place and split at."""
+    def _cut_han(self, texts: list[list[str]]) -> list[list[str]]:
+        """The words of each text with those of Han cut into parts. A border character is put into each place and split
+        at."""
         assert self._apart is not None
-        joined = code_points(_BORDER.join(words))
+        joined = code_points(_BORDER.join(chain.from_iterable(texts)))
         cuts = self._apart.find_cuts(joined)
         spread = np.zeros(len(joined) + int(np.count_nonzero(cuts)), dtype="<u4")
-        spread[np.arange(len(joined)) + np.cumsum(cuts)] = joined
-        return spread.tobytes().decode("utf-32-le").split(_BORDER)
+        places = np.arange(len(joined))
+        places += np.cumsum(cuts)
+        spread[places] = joined
+        parts = spread.tobytes().decode("utf-32-le").split(_BORDER)
+        # A text has as many more parts as cuts between its first character and the first one of the next text.
+        ends = count_up([sum(map(len, words)) + len(words) for words in texts])[1:]
+        ends[-1] -= 1  # no border after the last word
+        borders = count_up([len(words) for words in texts])
+        borders[1:] += np.append(0, np.cumsum(cuts))[ends]
+        return [parts[first:last] for first, last in pairwise(borders.tolist())]
 
     def _learn(self, words: Collection[str]) -> None:
         """Encode new words and store their ids.
