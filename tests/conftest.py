@@ -17,6 +17,7 @@ from jaxtyping import config
 
 import type_checks
 
+gc.disable()  # until all is collected: the collector takes a fifth of the time of imports, and finds nothing
 type_checks.install()  # before any test imports this project
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # libraries that ask torch.cuda.is_available ask the driver
 
@@ -107,3 +108,4 @@ def pytest_collection_finish() -> None:
     measure_rates._WIDTHS["cpu"] = 128
     gc.collect()
     gc.freeze()
+    gc.enable()

@@ -117,7 +117,14 @@ class _Decorate(ast.NodeTransformer):
                 self.arrays |= {target.id for target in each.targets if isinstance(target, ast.Name)}
         self.generic_visit(node)
         place = int(ast.get_docstring(node) is not None)
-        node.body.insert(place, ast.Import(names=[ast.alias(__name__)]))
+        node.body.insert(place, *ast.parse(f"import {__name__}").body)
+        return node
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        """Only statements: no expression has a function with types in it, and most of a file is expressions."""
+        for block in ("body", "orelse", "finalbody", "handlers", "cases"):
+            for each in getattr(node, block, ()):
+                self.visit(each)
         return node
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.ClassDef:
@@ -149,7 +156,7 @@ class _Decorate(ast.NodeTransformer):
 
 def compile_checked(source: str | bytes, path: str) -> CodeType:
     """A module's code with all checks."""
-    return compile(ast.fix_missing_locations(_Decorate().visit(ast.parse(source, path))), path, "exec")
+    return compile(_Decorate().visit(ast.parse(source, path)), path, "exec")
 
 
 class _Loader(SourceFileLoader):
