@@ -73,15 +73,7 @@ def write_script(
     Raises UserError where the ranks cannot be divided evenly over the machines or do not fit on them, for an unknown
     kind, and for what the kind cannot use.
     """
-    if kind not in KINDS:
-        near = [_OTHER_NAMES[kind]] if kind in _OTHER_NAMES else difflib.get_close_matches(kind, KINDS, n=1)
-        raise UserError(
-            f"unknown scheduler {kind!r}",
-            where="the command line",
-            why=f"there are {', '.join(KINDS)}",
-            fix=f"ropewalk launch {(near or [*KINDS])[0]} {shlex.quote(str(argument))}, or start torchrun on every "
-            "machine yourself (docs/launch.md)",
-        )
+    _require_kind(kind, argument)
     if isinstance(recipe.model, str):
         require_weights(recipe.model)  # the job would end with 2 when its machines have come
     _require_place(recipe, asked)
@@ -126,6 +118,19 @@ def write_script(
         "script": text,
         "text": text.rstrip(),
     }
+
+
+def _require_kind(kind: str, argument: Path) -> None:
+    """Raise UserError for a scheduler that there is not, with the one that was probably meant."""
+    if kind not in KINDS:
+        near = [_OTHER_NAMES[kind]] if kind in _OTHER_NAMES else difflib.get_close_matches(kind, KINDS, n=1)
+        raise UserError(
+            f"unknown scheduler {kind!r}",
+            where="the command line",
+            why=f"there are {', '.join(KINDS)}",
+            fix=f"ropewalk launch {(near or [*KINDS])[0]} {shlex.quote(str(argument))}, or start torchrun on every "
+            "machine yourself (docs/launch.md)",
+        )
 
 
 def _require_use(kind: str, asked: Asked) -> None:
