@@ -16,26 +16,21 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64
 
+from ratio_laws import judge_laws, list_points
 from ropewalk.core.quantity import format_length
 from ropewalk.evaluate.compare_arms import find_base, values_of
-from ropewalk.evaluate.held_out_fit import FitTest, judge
-from ropewalk.evaluate.mix_law import FEWEST_BUDGETS, FEWEST_SHARES, fit_mix_law, hold_out_cells, predict_unseen
+from ropewalk.evaluate.mix_law import hold_out_cells, predict_unseen
 from ropewalk.evaluate.score import Interval, mean
-from ropewalk.evaluate.separable_fit import Columns, Space, fit_one
-from ropewalk.evaluate.study_fit import KINDS, Kind, collect_losses, role_loss
+from ropewalk.evaluate.study_fit import KINDS, role_loss
 from ropewalk.report.figure import BASE, EXTENDED, FAINT, GRID, INK, OTHERS
 
 BEGIN, END = "<!-- tables -->\n", "<!-- /tables -->"
 BASE_TOKENS = 512
 LOST = 0.01
 """A text is lost where its loss rises by more than this share of the base's."""
-_OWN = Space(bounds=((0.01, 3.0), (0.05, 4.0)), free=(False, True), steps=24, near_steps=13)
-"""a, in units of the smallest budget, and b of the law of own tokens."""
 _GENERAL_TICKS = (-10, -5, 0, 5, 10, 20, 40, 80)
 Cell = dict[str, Any]
-Points = Float64[np.ndarray, "points"]
 Measure = Callable[[Cell, Cell, dict[str, str]], float]
 """(cell, base of its seed, source -> role) -> value."""
 
@@ -92,8 +87,45 @@ def apart(one: dict[int, float], other: dict[int, float]) -> Interval:
 
 def tabulate(results: dict[str, Any]) -> str:
     """All tables of the page."""
-    parts = (_tabulate_arms, _tabulate_injected, _tabulate_sources, _tabulate_laws, _tabulate_held_out)
+    parts = (
+        *(_tabulate_borders, _tabulate_arms, _tabulate_injected, _tabulate_sources),
+        *(_tabulate_laws, _tabulate_held_out),
+    )
     return "\n".join("\n".join(part(results)) + "\n" for part in parts)
+
+
+def _tabulate_borders(results: dict[str, Any]) -> Iterator[str]:
+    """By budget: which mixes inject, and which lose a text; an interval that holds the border decides nothing."""
+    found = {title: collect(results, measure) for title, measure in list_measures(results).items()}
+    first, *others = results["sweep"]["arms"]
+    yield f"**Which mixes inject and which lose text**, by 95 % intervals; the border is {LOST:.0%}."
+    yield ""
+    yield "| tokens | injected | general text lost | open | text outside the mix lost | open |"
+    yield "|---:|---|---|---|---|---|"
+    for tokens in sorted({tokens for _, tokens in found["domain"]}):
+        arms = [arm for arm in (first, *others) if (arm, tokens) in found["domain"]]
+        pairs = {
+            arm: apart(found["domain"][arm, tokens], found["domain"][first, tokens]) for arm in arms if arm != first
+        }
+        injected = [arm for arm, (_, _, high) in pairs.items() if high < -LOST]
+        lost = {arm: {title: _judge(mean_of(found[title][arm, tokens])) for title in found} for arm in arms}
+        general = [_name([arm for arm in arms if lost[arm]["general"] == verdict]) for verdict in ("lost", "open")]
+        texts = [title for title in found if title not in ("domain", "general", "retrieval")]
+        foreign = [
+            _name([f"{arm} ({title})" for arm in arms for title in texts if lost[arm][title] == verdict])
+            for verdict in ("lost", "open")
+        ]
+        yield f"| {format_length(tokens)} | {_name(injected)} | {' | '.join(general)} | {' | '.join(foreign)} |"
+
+
+def _judge(change: Interval) -> str:
+    """``lost`` or ``kept`` where the whole interval is on one side of the border."""
+    _, low, high = change
+    return "lost" if low > LOST else "kept" if high <= LOST else "open"
+
+
+def _name(names: Sequence[str]) -> str:
+    return ", ".join(names) or "none"
 
 
 def _tabulate_arms(results: dict[str, Any]) -> Iterator[str]:
@@ -141,52 +173,13 @@ def _tabulate_sources(results: dict[str, Any]) -> Iterator[str]:
             yield f"| `{arm}` | {' | '.join(_show(mean_of(found[task][arm, largest])) for task in sources)} |"
 
 
-def without_share_zero(results: dict[str, Any], kind: Kind) -> dict[str, Any]:
-    """The study without the arms that have none of this kind of text."""
-    kept = [cell for cell in results["cells"] if cell["kind"] != "trained" or cell["shares"][kind] > 0]
-    return {**results, "cells": kept}
-
-
-def judge_own_tokens(results: dict[str, Any], kind: Kind) -> FitTest:
-    """L = E + A / (r D + a)^b: the tokens of this kind that were read decide, not their share; judged like the laws."""
-    share, tokens, losses = _list_points(results, kind)
-    read, held = share * tokens / tokens.min(), hold_out_cells(share, tokens)
-
-    def terms_of(read: Points) -> Columns:
-        def columns(grid: Float64[np.ndarray, "grid 2"]) -> Float64[np.ndarray, "grid points 2"]:
-            law = (read[None] + grid[:, :1]) ** -grid[:, 1:]
-            return np.stack([np.ones_like(law), law], axis=2)  # 2 x [grid, points] -> [grid, points, 2]
-
-        return columns
-
-    exponents, terms = fit_one(terms_of(read[~held]), losses[~held], _OWN)
-    return judge(terms_of(read)(exponents[None])[0] @ terms, losses, held)
-
-
-def _list_points(results: dict[str, Any], kind: Kind) -> tuple[Points, Points, Points]:
-    """Share, tokens and mean loss over the seeds of each mix and budget."""
-    points, _ = collect_losses(results["cells"], results["roles"], kind)
-    share, tokens = (np.array([key[place] for key in points], dtype=np.float64) for place in (0, 1))
-    return share, tokens, np.array([fmean(values) for values in points.values()])
-
-
-def _judge_laws(results: dict[str, Any]) -> Iterator[tuple[str, Kind, dict[str, Any], FitTest]]:
-    """(law, kind, the cells it was fitted to, test) of each law that has enough shares and budgets."""
-    for kind in KINDS:
-        for title, given in (("D-CPT", results), ("D-CPT without share 0", without_share_zero(results, kind))):
-            share, tokens, losses = _list_points(given, kind)
-            if len(np.unique(share)) >= FEWEST_SHARES and len(np.unique(tokens)) >= FEWEST_BUDGETS:
-                yield title, kind, given, fit_mix_law(share.tolist(), tokens.tolist(), losses.tolist()).held_out
-        yield "own tokens", kind, results, judge_own_tokens(results, kind)
-
-
 def _tabulate_laws(results: dict[str, Any]) -> Iterator[str]:
     yield "**The laws on what they have not seen** (asked: error at most 1 %, R2 at least 0.97)."
     yield ""
     yield "| loss | law | points | shares | held out | largest error, % | R2 | verdict |"
     yield "|---|---|---:|---|---:|---:|---:|---|"
-    for title, kind, given, test in _judge_laws(results):
-        share = _list_points(given, kind)[0]
+    for title, kind, given, test in judge_laws(results):
+        share = list_points(given, kind)[0]
         verdict = "accepted" if test.is_accepted else "refused"
         shares = f"{share.min():.0%} to {share.max():.0%}"
         numbers = f"{test.points} | {100 * test.error:.2f} | {test.r2:.3f}"
@@ -199,7 +192,7 @@ def _tabulate_held_out(results: dict[str, Any]) -> Iterator[str]:
     yield "| loss | share | tokens | measured, nats | error, % |"
     yield "|---|---:|---:|---:|---:|"
     for kind in KINDS:
-        share, tokens, losses = _list_points(results, kind)
+        share, tokens, losses = list_points(results, kind)
         predicted, held = predict_unseen(share, tokens, losses), hold_out_cells(share, tokens)
         for place in sorted(np.flatnonzero(held).tolist(), key=lambda each: (tokens[each], share[each])):
             error = 100 * (predicted[place] / losses[place] - 1)

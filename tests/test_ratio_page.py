@@ -1,8 +1,9 @@
-"""The page of the ratio study says what its file holds, the file is of the study that ships, its text is drawn alike."""
+"""The page of the ratio study says what its file holds, that file is of the shipped study, its text is drawn alike."""
 
 import importlib.util
 import json
 import math
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ def results() -> dict[str, Any]:
 
 
 def load_program(name: str) -> Any:
+    if str(ROOT / "benchmarks") not in sys.path:
+        sys.path.append(str(ROOT / "benchmarks"))  # programs import their neighbours
     spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
