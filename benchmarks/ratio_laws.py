@@ -1,7 +1,7 @@
 """The laws that benchmarks/study_ratio.py fits to the ratio study, each judged on what it has not seen.
 
-The D-CPT law of ropewalk, with all shares and without the share 0, where its term of the tokens is 0; and a law in which
-the share matters only by the tokens of a kind that it gives.
+The D-CPT law of ropewalk, with all shares and without the share 0, where its term of the tokens is 0; and a law in
+which the share matters only by the tokens of a kind that it gives.
 """
 
 from collections.abc import Iterator

@@ -100,8 +100,8 @@ def _tabulate_borders(results: dict[str, Any]) -> Iterator[str]:
     first, *others = results["sweep"]["arms"]
     yield f"**Which mixes inject and which lose text**, by 95 % intervals; the border is {LOST:.0%}."
     yield ""
-    yield "| tokens | injected | general text lost | open | text outside the mix lost | open |"
-    yield "|---:|---|---|---|---|---|"
+    yield "| tokens | injected | general text lost | general open | text outside the mix lost | open, of all |"
+    yield "|---:|---|---|---|---|---:|"
     for tokens in sorted({tokens for _, tokens in found["domain"]}):
         arms = [arm for arm in (first, *others) if (arm, tokens) in found["domain"]]
         pairs = {
@@ -111,11 +111,10 @@ def _tabulate_borders(results: dict[str, Any]) -> Iterator[str]:
         lost = {arm: {title: _judge(mean_of(found[title][arm, tokens])) for title in found} for arm in arms}
         general = [_name([arm for arm in arms if lost[arm]["general"] == verdict]) for verdict in ("lost", "open")]
         texts = [title for title in found if title not in ("domain", "general", "retrieval")]
-        foreign = [
-            _name([f"{arm} ({title})" for arm in arms for title in texts if lost[arm][title] == verdict])
-            for verdict in ("lost", "open")
-        ]
-        yield f"| {format_length(tokens)} | {_name(injected)} | {' | '.join(general)} | {' | '.join(foreign)} |"
+        foreign = [(lost[arm][title], f"{arm} ({title})") for arm in arms for title in texts]
+        gone = _name([name for verdict, name in foreign if verdict == "lost"])
+        unknown = f"{sum(verdict == 'open' for verdict, _ in foreign)} of {len(foreign)}"
+        yield f"| {format_length(tokens)} | {_name(injected)} | {' | '.join(general)} | {gone} | {unknown} |"
 
 
 def _judge(change: Interval) -> str:

@@ -147,6 +147,22 @@ def find_critical(fit: StudyFit, *, limit: float, tokens: float) -> CriticalShar
     return CriticalShare(interval, bool(last[0] < _GRID - 1))
 
 
+def find_measured(results: Mapping[str, Any], *, limit: float, tokens: float) -> tuple[float | None, float]:
+    """(smallest share of general text, budget): without a law, what the measured mixes themselves say of a limit.
+
+    With this share or more, each seed of each measured mix kept the general loss at most ``limit`` nats, at the
+    measured budget nearest to ``tokens``. The share is None where not even the largest one did.
+    """
+    points, _ = collect_losses(results["cells"], results["roles"], "general")
+    budget = min({budget for _, budget in points}, key=lambda each: abs(math.log(each / tokens)))
+    kept = None
+    for share in sorted((share for share, its in points if its == budget), reverse=True):
+        if max(points[share, budget]) > limit:
+            break
+        kept = share
+    return kept, budget
+
+
 def tell_laws(fit: StudyFit) -> Iterator[str]:
     """One line for each law."""
     for kind, law in fit.laws.items():
