@@ -44,13 +44,14 @@ def test_a_longer_stage_goes_on_from_a_shorter_one_and_ends_as_if_alone(
     together = json.loads(Path(run_sweep(study, [])["results"]).read_text())
     said = capsys.readouterr().err
     assert "stage 0: begins from step 3 of seed-1/short/one/trained, whose steps are the same" in said
-    assert "stage 0 continues from step-00000003" in said
 
     budget = json.dumps(yaml.safe_load(study.read_text())["axes"]["budget"]["long"])
     own = [f"study={tmp_path / 'alone'}", f"axes={{budget: {{long: {budget}}}}}"]
     alone = json.loads(Path(run_sweep(study, own)["results"]).read_text())
     assert "begins from" not in capsys.readouterr().err
     runs = [RunFolder(tmp_path / name / "cells/seed-1/long/one/trained") for name in ("study", "alone")]
+    begun = [json.loads(run.sessions.read_text())[0]["from_step"] for run in runs]
+    assert begun == [3, 0], "the first three steps were not taken again"
     ours, theirs = ((run.trained(0) / "model.safetensors").read_bytes() for run in runs)
     assert ours == theirs, "the weights are those of a training of its own, to the bit"
     assert together["cells"][-1]["scores"] == alone["cells"][-1]["scores"]
@@ -69,7 +70,7 @@ def test_steps_are_shared_only_where_rates_and_all_else_are_equal(recipe: Recipe
         study = write_study(recipe, tmp_path, tmp_path, shape=shape, warmup=warmup)
         short, long = (cell.recipe for cell in load_sweep(study)[1])
         if overrides:
-            long = load_sweep(study, [f"overrides=[{', '.join(overrides)}]"])[1][1].recipe
+            long = load_sweep(study, [f"overrides={json.dumps(overrides)}"])[1][1].recipe
         run = RunFolder(tmp_path / f"run-{len(list(tmp_path.iterdir()))}")
         put_trained(run, list(steps))
         return find_shared_step(long, short, run, 0)
