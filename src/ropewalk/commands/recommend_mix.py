@@ -25,7 +25,7 @@ def recommend_mix(study: Path, limit: str, *, tokens: str | None = None) -> dict
     the laws do not predict what was held out, or the answer would lie outside of what was measured.
     """
     found = find_results(study)
-    results = read_written(found)
+    results: dict[str, Any] = read_written(found)
     fit = fit_study(results)
     told = list(tell_laws(fit))
     nats, budget = read_limit(limit, fit), _read_budget(tokens, fit)
