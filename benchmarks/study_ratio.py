@@ -244,7 +244,7 @@ def draw(results: dict[str, Any], out: Path) -> None:
     )
     figure.text(0.012, 0.965, "One tiny base, six mixes, four budgets", fontsize=14, fontweight="bold", color=INK)
     figure.subplots_adjust(left=0.05, right=0.985, top=0.895, bottom=0.07, hspace=0.18, wspace=0.16)
-    figure.savefig(out, dpi=100)
+    figure.savefig(out, dpi=72)
 
 
 def _draw_line(ax: Any, shares: Sequence[float], values: Sequence[Interval], colour: str, tokens: int) -> None:
