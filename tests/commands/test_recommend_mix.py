@@ -10,7 +10,7 @@ from ropewalk.commands.check_mix_study import find_unmeasured
 from ropewalk.commands.recommend_mix import recommend_mix
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Metric
-from ropewalk.evaluate.study_fit import MIX_FIT, StudyFit, fit_study, read_study_fit
+from ropewalk.evaluate.study_fit import MIX_FIT, StudyFit, find_measured, fit_study, read_study_fit
 from ropewalk.recipe.load import load_recipe
 from ropewalk.recipe.spec import Recipe
 from ropewalk.train.mix_guard import make_guard
@@ -88,6 +88,22 @@ def test_no_answer_comes_from_a_refused_law_a_missing_base_or_an_unfinished_stud
     (tmp_path / "results.json").write_text(json.dumps(make_results(base=False)))
     with pytest.raises(UserError, match="no base to compare with"):
         recommend_mix(tmp_path, "general_loss<=+1%")
+
+
+def test_a_refused_law_leaves_what_the_measured_mixes_say(tmp_path: Path) -> None:
+    results = make_results(wave=0.1)
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    first, second, third, fourth = (
+        losses(share, 2.2e6)[0] + 0.1 * (-1) ** number for number, share in enumerate((0.0, 0.1, 0.2, 0.4))
+    )
+    assert second < first < third and fourth < first
+    with pytest.raises(UserError) as refused:
+        recommend_mix(tmp_path, f"general_loss<={first + 1e-6:.7f}")
+    assert "after 2.2M tokens, the measured mixes with 80% general text or more kept the limit" in refused.value.fix
+    with pytest.raises(UserError) as refused:
+        recommend_mix(tmp_path, f"general_loss<={first - 1e-6:.7f}")
+    assert "no measured mix kept the limit" in refused.value.fix
+    assert find_measured(results, limit=9.0, tokens=300e3) == (pytest.approx(0.3), 256e3)
 
 
 def load(study: Path, *overrides: str) -> Recipe:

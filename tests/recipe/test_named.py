@@ -10,7 +10,7 @@ from ropewalk.cli.main import app
 from ropewalk.core.error import UserError
 from ropewalk.recipe.fast_run import plan_trial
 from ropewalk.recipe.load import load_recipe, parse_advice, parse_evaluate, parse_export, parse_stage
-from ropewalk.recipe.named import find_named, list_recipes
+from ropewalk.recipe.named import find_named, is_recipe, list_recipes
 from ropewalk.recipe.spec import Recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -104,3 +104,12 @@ def test_a_key_with_its_place_is_refused_where_no_recipe_is_given(
         parse([*others, given])
     assert refused.value.fix == f"write {meant}"
     parse([*others, meant])
+
+
+def test_a_name_that_no_disk_takes_is_no_recipe_and_no_traceback() -> None:
+    """As the overrides of a study may be: the line after a command asks of each word if it is a recipe."""
+    override = "arms={a: [" + 300 * "x" + "]}"
+    assert find_named(Path(override)) == Path(override) and not is_recipe(Path(override))
+    for name in ("a" * 300, "a" * 300 + ".yaml", "b" * 300 + "/a.yaml"):
+        with pytest.raises(UserError):
+            load_recipe(Path(name))

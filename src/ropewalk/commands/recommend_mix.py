@@ -11,7 +11,7 @@ from ropewalk.core.quantity import format_amount, parse_count
 from ropewalk.core.read_json import read_written
 from ropewalk.core.run_folder import RESULTS
 from ropewalk.evaluate.score import Interval
-from ropewalk.evaluate.study_fit import Kind, StudyFit, find_critical, fit_study, is_accepted, tell_laws
+from ropewalk.evaluate.study_fit import Kind, StudyFit, find_critical, find_measured, fit_study, is_accepted, tell_laws
 from ropewalk.recipe.named import is_recipe
 from ropewalk.recipe.sweep import load_sweep
 
@@ -25,16 +25,18 @@ def recommend_mix(study: Path, limit: str, *, tokens: str | None = None) -> dict
     the laws do not predict what was held out, or the answer would lie outside of what was measured.
     """
     found = find_results(study)
-    fit = fit_study(read_written(found))
+    results: dict[str, Any] = read_written(found)
+    fit = fit_study(results)
     told = list(tell_laws(fit))
+    nats, budget = read_limit(limit, fit), _read_budget(tokens, fit)
     if not is_accepted(fit):
         raise UserError(
             "the laws do not predict what was held out, so there is no recommendation",
             where=str(found),
             why="; ".join(told),
-            fix="add seeds, or budgets and shares nearer to the one that you want to know",
+            fix="add seeds, or budgets and shares nearer to the one that you want to know; "
+            + _tell_measured(*find_measured(results, limit=nats, tokens=budget)),
         )
-    nats, budget = read_limit(limit, fit), _read_budget(tokens, fit)
     critical = find_critical(fit, limit=nats, tokens=budget)
     if critical.share is None:
         low = fit.laws["domain"].shares[0]
@@ -56,6 +58,16 @@ def recommend_mix(study: Path, limit: str, *, tokens: str | None = None) -> dict
         "laws": {kind: asdict(law.held_out) for kind, law in fit.laws.items()},
         "text": "\n".join([*_tell(critical.share, critical.is_limited, limit, budget, fit, expected), *told]),
     }
+
+
+def _tell_measured(share: float | None, budget: float) -> str:
+    """What the mixes that were measured say of the limit."""
+    if share is None:
+        return f"after {format_amount(budget)} tokens, no measured mix kept the limit in every seed"
+    return (
+        f"after {format_amount(budget)} tokens, the measured mixes with {share:.0%} general text or more kept the "
+        "limit in every seed"
+    )
 
 
 def find_results(study: Path) -> Path:

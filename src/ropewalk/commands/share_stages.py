@@ -2,16 +2,17 @@
 
 A beginning is named by a digest of all that decides it, the means of computing included: model, seed, corpus,
 ``parallel``, ``evaluate`` and the stages up to it. So a linked part is the part that the cell would have made, bit for
-bit. Files are linked, not copied, where the disk can; finished folders are never written again.
+bit. A longer stage begins from the checkpoint of a shorter one (share_steps.py). Files are linked, not copied, where
+the disk can; finished folders are never written again.
 """
 
-import os
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from ropewalk.core.artifact import discard, hold, is_finished, publish, write_whole
+from ropewalk.commands.link_files import link_files
+from ropewalk.commands.share_steps import link_steps
+from ropewalk.core.artifact import discard, hold, is_finished, write_whole
 from ropewalk.core.digest import digest_value
 from ropewalk.core.progress import say
 from ropewalk.core.record import append_metrics, read_metrics
@@ -106,12 +107,14 @@ def link_finished(cell: Cell, others: Sequence[Cell]) -> None:
         if digest_text(each.recipe) == digest_text(recipe):
             for ours, theirs in ((folder.tokenizer, there.tokenizer), (folder.initial, there.initial)):
                 if theirs.exists() and not ours.exists() and is_finished(there.corpus):
-                    _link(theirs, ours)
+                    link_files(theirs, ours)
             if len(there.root.parts) == len(folder.root.parts):  # a corpus points to its store by a relative path
                 _link_folder(there.corpus, folder.corpus)
     if cell.kind == "trained":
         for stage in range(len(recipe.stages)):
             if not is_finished(folder.trained(stage)) and not _link_stage(recipe, folder, donors, stage):
+                shorter = [(each.name, each.recipe, there) for each, there in donors if each.kind == "trained"]
+                link_steps(recipe, folder, shorter, stage)
                 break
     for each, there in donors:
         if cell.kind != "base" and each.kind != "base" and digest_extended(each.recipe) == digest_extended(recipe):
@@ -144,7 +147,7 @@ def _link_stage(recipe: Recipe, folder: RunFolder, donors: Sequence[tuple[Cell, 
             append_metrics(folder.metrics, [each for each in read_metrics(there.metrics) if each.stage == stage])
         discard(folder.stage(stage).root)
         own = there.stage(stage)
-        _link(own.root, folder.stage(stage).root, without=() if same else (own.trained.name, own.gate.name))
+        link_files(own.root, folder.stage(stage).root, without=() if same else (own.trained.name, own.gate.name))
         say(f"stage {stage}: linked from {each.name}, not trained again")
         return same
     return False
@@ -152,20 +155,4 @@ def _link_stage(recipe: Recipe, folder: RunFolder, donors: Sequence[tuple[Cell, 
 
 def _link_folder(source: Path, target: Path) -> None:
     if is_finished(source) and not target.exists():
-        _link(source, target)
-
-
-def _link(source: Path, target: Path, *, without: tuple[str, ...] = ()) -> None:
-    """A copy of a folder whose files are hard links where the disk can have them; it appears complete or not at all."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    work = target.parent / f".tmp-{target.name}-{os.getpid()}"
-    shutil.rmtree(work, ignore_errors=True)
-    shutil.copytree(source, work, copy_function=_link_file, ignore=shutil.ignore_patterns(*without, ".tmp-*", ".lock"))
-    publish(work, target)
-
-
-def _link_file(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another disk, or one without links
-        shutil.copy2(source, target)
+        link_files(source, target)

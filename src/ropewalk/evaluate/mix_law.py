@@ -102,10 +102,8 @@ def fit_mix_law(shares: Sequence[float], tokens: Sequence[float], losses: Sequen
             fix=f"measure {FEWEST_SHARES} shares at {FEWEST_BUDGETS} budgets or more, as recipes/study-ratio.yaml does",
         )
     unit = float(budgets[0])
+    held_out = judge(predict_unseen(share, budget, loss), loss, hold_out_cells(share, budget))
     terms_of = _Terms(share, budget / unit)
-    held = hold_out_cells(share, budget)
-    exponents, terms = fit_one(terms_of.pick(~held), loss[~held], _SPACE)
-    held_out = judge(terms_of(exponents[None])[0] @ terms, loss, held)
     exponents, terms = fit_one(terms_of, loss, _SPACE)
     fitted = terms_of(exponents[None])[0] @ terms
     noise = float(np.sqrt(np.square(loss - fitted).sum() / max(1, len(loss) - _PARAMETERS)))
@@ -119,6 +117,14 @@ def fit_mix_law(shares: Sequence[float], tokens: Sequence[float], losses: Sequen
         noise,
         held_out,
     )
+
+
+def predict_unseen(shares: Points, tokens: Points, losses: Points) -> Points:
+    """The loss in nats at each point by the law that has not seen the points of ``hold_out_cells``."""
+    terms_of, seen = _Terms(shares, tokens / tokens.min()), ~hold_out_cells(shares, tokens)
+    exponents, terms = fit_one(terms_of.pick(seen), losses[seen], _SPACE)
+    predicted: Points = terms_of(exponents[None])[0] @ terms
+    return predicted
 
 
 def hold_out_cells(shares: Points, tokens: Points) -> Bool[np.ndarray, "points"]:

@@ -87,23 +87,34 @@ def fit_study(results: Mapping[str, Any]) -> StudyFit:
     roles: Mapping[str, str] = results["roles"]
     laws, base = dict[Kind, MixLaw](), dict[Kind, float]()
     for kind in KINDS:
-        of_base = [loss for cell in cells if cell["kind"] == "base" if (loss := role_loss(cell, roles, kind))]
-        middle = fmean(of_base) if of_base else 0.0
-        points: dict[tuple[float, float], list[float]] = defaultdict(list)
-        for cell in cells:
-            loss = role_loss(cell, roles, kind)
-            if cell["kind"] == "trained" and loss is not None:
-                its = find_base(cell, cells)
-                shift = (role_loss(its, roles, kind) or 0.0) - middle if its is not None else 0.0
-                points[cell["shares"][kind], cell["tokens"]].append(loss - shift)
+        points, middle = collect_losses(cells, roles, kind)
         shares, tokens = ([key[number] for key in points] for number in (0, 1))
         law = fit_mix_law(shares, tokens, [fmean(losses) for losses in points.values()])
         repeats = fmean(map(len, points.values()))  # a point is a mean over seeds, and a run is one seed
         laws[kind] = replace(law, noise=law.noise * math.sqrt(repeats))
-        if of_base:
+        if middle is not None:
             base[kind] = middle
     instruction = median(cell["shares"]["instruction"] for cell in cells if cell["kind"] == "trained")
     return StudyFit(laws, base, instruction, results["model"])
+
+
+def collect_losses(
+    cells: Sequence[Entry], roles: Mapping[str, str], kind: Kind
+) -> tuple[dict[tuple[float, float], list[float]], float | None]:
+    """(share, tokens) -> the loss of each seed in nats, without what its documents add; and the base's mean loss.
+
+    The base is None where the study has none; then nothing is taken out.
+    """
+    of_base = [loss for cell in cells if cell["kind"] == "base" if (loss := role_loss(cell, roles, kind))]
+    middle = fmean(of_base) if of_base else None
+    points: dict[tuple[float, float], list[float]] = defaultdict(list)
+    for cell in cells:
+        loss = role_loss(cell, roles, kind)
+        if cell["kind"] == "trained" and loss is not None:
+            its = find_base(cell, cells)
+            shift = (role_loss(its, roles, kind) or 0.0) - (middle or 0.0) if its is not None else 0.0
+            points[cell["shares"][kind], cell["tokens"]].append(loss - shift)
+    return points, middle
 
 
 def role_loss(cell: Entry, roles: Mapping[str, str], role: str) -> float | None:
@@ -134,6 +145,22 @@ def find_critical(fit: StudyFit, *, limit: float, tokens: float) -> CriticalShar
     value = float(found[0])
     interval = value, min(value, float(ends[0])), max(value, float(ends[1]))
     return CriticalShare(interval, bool(last[0] < _GRID - 1))
+
+
+def find_measured(results: Mapping[str, Any], *, limit: float, tokens: float) -> tuple[float | None, float]:
+    """(smallest share of general text, budget): without a law, what the measured mixes themselves say of a limit.
+
+    With this share or more, each seed of each measured mix kept the general loss at most ``limit`` nats, at the
+    measured budget nearest to ``tokens``. The share is None where not even the largest one did.
+    """
+    points, _ = collect_losses(results["cells"], results["roles"], "general")
+    budget = min({budget for _, budget in points}, key=lambda each: abs(math.log(each / tokens)))
+    kept = None
+    for share in sorted((share for share, its in points if its == budget), reverse=True):
+        if max(points[share, budget]) > limit:
+            break
+        kept = share
+    return kept, budget
 
 
 def tell_laws(fit: StudyFit) -> Iterator[str]:

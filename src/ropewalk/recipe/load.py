@@ -180,10 +180,11 @@ def apply_override(data: dict[str, Any], override: str) -> None:
 
 def _find_near(path: Path) -> str:
     """A hint about the file that the user probably meant by a path that cannot be read."""
-    folder = path if path.is_dir() else path.parent
-    there = sorted(file.name for file in folder.iterdir() if file.suffix in YAML) if folder.is_dir() else []
-    names = there if path.is_dir() else difflib.get_close_matches(path.name, there, n=_MOST_NEAR)
-    if path.is_dir() and (path / "config.json").is_file():
+    is_folder = _is_folder(path)
+    folder = path if is_folder else path.parent
+    there = sorted(file.name for file in folder.iterdir() if file.suffix in YAML) if _is_folder(folder) else []
+    names = there if is_folder else difflib.get_close_matches(path.name, there, n=_MOST_NEAR)
+    if is_folder and (path / "config.json").is_file():
         return "it is a model folder: give the recipe that made it"
     near = next((folder / name for name in names[:_MOST_NEAR] if _may_be_recipe(folder / name)), None)
     if near is not None:
@@ -192,6 +193,13 @@ def _find_near(path: Path) -> str:
     if named:
         return f"did you mean {named[0]}, which ships with ropewalk?"
     return "give the path of a .yaml file, or a shipped recipe, such as quickstart (docs/recipes.md lists all)"
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long for the disk
+        return False
 
 
 def _may_be_recipe(path: Path) -> bool:

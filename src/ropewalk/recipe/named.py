@@ -31,7 +31,9 @@ def is_recipe(path: Path) -> bool:
 
 
 def find_named(path: Path) -> Path:
-    """The shipped file of a bare name such as ``quickstart``; ``path`` itself for all else."""
-    shipped = find_shipped_recipe(str(path))
+    """The shipped file of a bare name such as ``quickstart``; ``path`` itself for all else.
+
+    The disk is asked about shipped names alone: a long override, which a command line has too, is no name of a file.
+    """
     bare = path.name == str(path) and path.suffix not in YAML
-    return shipped if bare and not path.exists() and shipped.is_file() else path
+    return find_shipped_recipe(str(path)) if bare and str(path) in list_recipes() and not path.exists() else path
