@@ -1,20 +1,33 @@
 """The tables of docs/harder-study.md, from what `ropewalk sweep recipes/study-tasks.yaml` measured.
 
-    python benchmarks/study_tasks.py docs/harder-study.md RESULTS.json...
+    python benchmarks/study_tasks.py pair RESULTS.json recipes/study-tasks.yaml [PATH=VALUE]...    # where the study ran
+    python benchmarks/study_tasks.py table docs/harder-study.md RESULTS.json...
 
-Every difference is taken between two models of one seed on the same prompts, so it is paired by prompts; its interval
-is Student's 95 % over the seeds, and one seed has none. Theta alone is the model before any training, at the new theta.
+`pair` takes the sums of every answer that the sweep kept, and writes into RESULTS.json how each trained model differs
+from theta alone, which is the model before any training at the new theta. Both were asked the same prompts, so each
+difference is taken prompt by prompt. Its interval is over prompts: those of all seeds together.
 """
 
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from ropewalk.commands.sweep import SUMS
+from ropewalk.commands.sweep_results import format_results
 from ropewalk.core.quantity import format_length
-from ropewalk.evaluate.score import mean
+from ropewalk.core.run_folder import RunFolder
+from ropewalk.corpus.tokens.corpus_folder import open_corpus
+from ropewalk.corpus.tokens.tokenizer import load_tokenizer
+from ropewalk.evaluate.evaluate import describe_written, plan_measurements
+from ropewalk.evaluate.retrieval import Retrieval
+from ropewalk.evaluate.score import Estimate, difference, mean_of
+from ropewalk.evaluate.stored_sums import find_sums
+from ropewalk.recipe.sweep import Cell, load_sweep
 
 BEGIN, END = "<!-- tables -->\n", "<!-- /tables -->"
 BASE_TOKENS = 512
@@ -22,7 +35,6 @@ READS, BETTER = 0.9, 0.15
 """A task is in the study if the base reads this share at its own length; training must add this share on three."""
 TASKS = {
     "key_value": "key-value",
-    "key_value_2_hops": "two hops",
     "word_task_overwritten": "overwritten keys",
     "word_task_frequent": "frequent values",
     "word_task_labels": "labels of items",
@@ -31,6 +43,45 @@ TASKS = {
 ALONE = ("zero-shot", "all")
 Values = dict[tuple[str, int], float]
 Cells = Mapping[tuple[str, str], Mapping[int, Values]]
+Prompts = tuple[np.ndarray, np.ndarray]
+"""Right answers and answers of each prompt."""
+
+
+def read_prompts(cell: Cell, model: Path, store: Path) -> dict[tuple[str, int], Prompts]:
+    """(task, tokens) -> what the sweep kept of a model's answers."""
+    spec, folder = cell.recipe.evaluate, RunFolder(Path(cell.recipe.run))
+    tokenizer = load_tokenizer(model)
+    planned = plan_measurements(spec, tokenizer, corpus=open_corpus(folder.corpus), base_tokens=BASE_TOKENS)
+    sums = find_sums(store, model, [each.items for each in planned], describe_written(spec, ()))
+    assert sums is not None, f"{cell.name}: the study has no sums of {model}"
+    found = {}
+    for each, own in zip(planned, sums, strict=True):
+        if isinstance(each, Retrieval):
+            right = own.correct == own.count
+            for items in each.by_length:
+                groups = [np.unique(item.group[item.group >= 0]) for item in items]
+                shares = np.array([right[asked].sum() for asked in groups], dtype=float)
+                tokens = int(each.context_tokens[groups[0][0]])
+                found[each.task, tokens] = shares, np.array([len(asked) for asked in groups], dtype=float)
+    return found
+
+
+def pair(study: Path, overrides: list[str]) -> Iterator[dict[str, Any]]:
+    """Each trained arm less theta alone, of each seed, task and length: value, error and degrees of freedom."""
+    sweep, cells = load_sweep(study, overrides)
+    store = Path(sweep.study) / SUMS
+    for seed in sweep.seeds:
+        own = {(cell.kind, cell.arm): cell for cell in cells if cell.seed == seed}
+        alone_folder = RunFolder(Path(own[ALONE].recipe.run)).extended(0)
+        alone = read_prompts(own[ALONE], alone_folder, store)
+        for (kind, arm), cell in own.items():
+            if kind != "trained":
+                continue
+            ours = read_prompts(cell, RunFolder(Path(cell.recipe.run)).trained(0), store)
+            for (task, tokens), prompts in ours.items():
+                found = difference(prompts, alone[task, tokens])
+                row = {"arm": arm, "seed": seed, "task": task, "tokens": tokens, "value": found.value}
+                yield row | {"error": found.error, "freedom": found.freedom, "prompts": found.samples}
 
 
 def read(results: dict[str, Any]) -> dict[tuple[str, str], dict[int, Values]]:
@@ -53,10 +104,20 @@ def average(cells: Cells, key: tuple[str, str], task: str, tokens: int) -> float
     return sum(values) / len(values)
 
 
-def difference(cells: Cells, key: tuple[str, str], task: str, tokens: int) -> tuple[float, float, float]:
-    """Right answers of a model less those of theta alone, seed by seed: mean, low and high."""
-    place, ours, alone = (f"retrieval/{task}", tokens), cells[key], cells[ALONE]
-    return mean([ours[seed][place] - alone[seed][place] for seed in ours if seed in alone])
+def find_difference(results: dict[str, Any], arm: str, task: str, tokens: int) -> Estimate:
+    """An arm less theta alone, the mean over seeds."""
+    place = arm, f"retrieval/{task}", tokens
+    return mean_of(
+        [
+            Estimate(row["value"], row["error"], row["freedom"], row["prompts"])
+            for row in results["pairs"]
+            if (row["arm"], row["task"], row["tokens"]) == place
+        ]
+    )
+
+
+def list_arms(results: dict[str, Any]) -> list[str]:
+    return list(dict.fromkeys(row["arm"] for row in results["pairs"]))
 
 
 def read_tasks(cells: Cells) -> list[str]:
@@ -69,46 +130,40 @@ def tabulate_base(cells: Cells, target: int) -> str:
     models = {"base": ("base", "base"), "theta alone": ALONE}
     lengths = (BASE_TOKENS, target)
     titles = [f"{name}: {format_length(tokens)}, %" for name in models for tokens in lengths]
-    lines = [f"| task | {' | '.join(titles)} | in the study |", "|---" + "|---:" * len(titles) + "|---|"]
+    lines = [f"| task | {' | '.join(titles)} | reads {READS:.0%} |", "|---" + "|---:" * len(titles) + "|---|"]
     kept = read_tasks(cells)
     for task, label in TASKS.items():
-        shares = [100 * average(cells, key, task, tokens) for key in models.values() for tokens in lengths]
-        lines.append(
-            f"| {label} | " + " | ".join(f"{share:.1f}" for share in shares) + f" | {'yes' if task in kept else 'no'} |"
-        )
+        shares = [f"{100 * average(cells, key, task, tokens):.1f}" for key in models.values() for tokens in lengths]
+        lines.append(f"| {label} | {' | '.join(shares)} | {'yes' if task in kept else 'no'} |")
     return "\n".join(lines) + "\n"
 
 
-def tabulate_arms(cells: Cells, target: int) -> str:
-    """Each trained arm at the target: right answers, and the difference to theta alone with its interval."""
-    arms = [arm for kind, arm in cells if kind == "trained"]
-    lines = [
-        f"| task at {format_length(target)} | theta alone, % | {' | '.join(arms)} |",
-        "|---" + "|---:" * (1 + len(arms)) + "|",
-    ]
-    for task in read_tasks(cells):
-        row = [f"{100 * average(cells, ALONE, task, target):.1f}"]
+def tabulate_arms(results: dict[str, Any], cells: Cells, tokens: int) -> str:
+    """Each trained arm at a length: right answers, and the difference to theta alone with its interval."""
+    arms = list_arms(results)
+    lines = [f"| task at {format_length(tokens)} | theta alone, % | {' | '.join(f'`{arm}`' for arm in arms)} |"]
+    lines.append("|---" + "|---:" * (1 + len(arms)) + "|")
+    for task, label in TASKS.items():
+        row = [f"{100 * average(cells, ALONE, task, tokens):.1f}"]
         for arm in arms:
-            share = 100 * average(cells, ("trained", arm), task, target)
-            value, low, high = (100 * number for number in difference(cells, ("trained", arm), task, target))
-            half = f" ± {(high - low) / 2:.1f}" if high - low < float("inf") else ""
-            row.append(f"{share:.1f} ({value:+.1f}{half})")
-        lines.append(f"| {TASKS[task]} | " + " | ".join(row) + " |")
-    lines.append(
-        "| seeds | " + " | ".join(str(len(cells[key])) for key in (ALONE, *(("trained", arm) for arm in arms))) + " |"
-    )
-    return "\n".join(lines) + "\n"
+            found = find_difference(results, arm, task, tokens)
+            low, high = found.interval[1:]
+            share = average(cells, ("trained", arm), task, tokens)
+            row.append(f"{100 * share:.1f} ({100 * found.value:+.1f} ± {100 * (high - low) / 2:.1f})")
+        lines.append(f"| {label} | {' | '.join(row)} |")
+    counts = [str(len(cells[key])) for key in (ALONE, *(("trained", arm) for arm in arms))]
+    return "\n".join([*lines, f"| seeds | {' | '.join(counts)} |"]) + "\n"
 
 
-def judge(cells: Cells, target: int) -> str:
-    """Whether an arm meets the bar: 15 points more than theta alone on three tasks that the base reads."""
-    told = []
-    for arm in (arm for kind, arm in cells if kind == "trained"):
-        better = [task for task in read_tasks(cells) if difference(cells, ("trained", arm), task, target)[0] >= BETTER]
+def judge(results: dict[str, Any], cells: Cells, target: int) -> str:
+    """On how many tasks that the base reads an arm has 15 points more than theta alone."""
+    kept, told = read_tasks(cells), []
+    for arm in list_arms(results):
+        better = [task for task in kept if find_difference(results, arm, task, target).value >= BETTER]
         told.append(f"`{arm}` on {len(better)}")
     return (
-        f"Tasks of {len(read_tasks(cells))} on which an arm has {100 * BETTER:.0f} points more than theta alone at "
-        f"{format_length(target)} (three are asked): {', '.join(told)}.\n"
+        f"Tasks, of the {len(kept)} that the base reads, on which an arm has {100 * BETTER:.0f} points more than theta "
+        f"alone at {format_length(target)} (three are asked): {', '.join(told)}.\n"
     )
 
 
@@ -117,15 +172,22 @@ def tabulate(files: list[Path]) -> str:
     for path in files:
         results = json.loads(path.read_text())
         cells, target = read(results), find_target(results)
-        heading = f"**At {target // BASE_TOKENS} times the base's context.**\n"
-        parts += [heading, tabulate_base(cells, target), tabulate_arms(cells, target), judge(cells, target)]
+        parts += [f"**At {target // BASE_TOKENS} times the base's context.**\n", tabulate_base(cells, target)]
+        parts += [tabulate_arms(results, cells, tokens) for tokens in (target, BASE_TOKENS)]
+        parts.append(judge(results, cells, target))
     return "\n".join(parts)
 
 
-def main(page: Path, files: list[Path]) -> None:
-    before, _, rest = page.read_text().partition(BEGIN)
-    page.write_text(f"{before}{BEGIN}{tabulate(files)}{END}{rest.partition(END)[2]}")
+def main(verb: str, place: Path, *others: str) -> None:
+    if verb == "pair":
+        results = json.loads(place.read_text())
+        results["pairs"] = list(pair(Path(others[0]), list(others[1:])))
+        place.write_text(format_results(results))
+        return
+    before, _, rest = place.read_text().partition(BEGIN)
+    tables = tabulate([Path(name) for name in others])
+    place.write_text(f"{before}{BEGIN}{tables}{END}{rest.partition(END)[2]}")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), [Path(name) for name in sys.argv[2:]])
+    main(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:])

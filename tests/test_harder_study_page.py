@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +45,8 @@ def test_the_results_are_of_the_study_that_ships(results: dict[str, Any]) -> Non
     }
 
 
-def test_a_difference_is_taken_seed_by_seed(program: Any) -> None:
-    """Two seeds by hand: differences of 0.2 and 0.4, so a mean of 0.3 and Student's half width of 12.7 x 0.1."""
+def test_the_mean_over_seeds_and_the_verdict_follow_by_hand(program: Any) -> None:
+    """Differences of 0.1 and 0.3 with errors of 0.03 and 0.04: 0.2 with an error of 0.025."""
 
     def table(at_base: float, at_target: float) -> dict[tuple[str, int], float]:
         return {
@@ -56,16 +55,34 @@ def test_a_difference_is_taken_seed_by_seed(program: Any) -> None:
             for tokens, value in ((512, at_base), (2048, at_target))
         }
 
+    def row(seed: int, task: str, tokens: int, value: float, error: float) -> dict[str, Any]:
+        where = {"arm": "all", "seed": seed, "task": f"retrieval/{task}", "tokens": tokens}
+        return where | {"value": value, "error": error, "freedom": 20, "prompts": 10}
+
     cells = {
         ("base", "base"): {1: table(0.95, 0.1), 2: table(0.9, 0.1)},
         program.ALONE: {1: table(0.9, 0.5), 2: table(0.9, 0.4)},
-        ("trained", "all"): {1: table(0.9, 0.7), 2: table(0.9, 0.8)},
+        ("trained", "all"): {1: table(0.9, 0.6), 2: table(0.9, 0.7)},
     }
-    value, low, high = program.difference(cells, ("trained", "all"), "key_value", 2048)
-    assert value == pytest.approx(0.3) and (high - low) / 2 == pytest.approx(12.706205 * 0.1, rel=1e-4)
-    assert program.read_tasks(cells) == list(program.TASKS)
-    assert "`all` on 6" in program.judge(cells, 2048)
+    seeds = ((1, 0.1, 0.03), (2, 0.3, 0.04))
+    pairs = [row(seed, task, 2048, *found) for task in program.TASKS for seed, *found in seeds]
+    results = {"pairs": pairs}
+    found = program.find_difference(results, "all", "key_value", 2048)
+    assert (found.value, found.error, found.samples) == pytest.approx((0.2, 0.025, 20))
+    assert "| key-value | 45.0 | 65.0 (+20.0 ±" in program.tabulate_arms(results, cells, 2048)
+    assert program.read_tasks(cells) == list(program.TASKS) and "`all` on 5" in program.judge(results, cells, 2048)
     cells["base", "base"][2]["retrieval/word_task_copy", 512] = 0.8
-    assert len(program.read_tasks(cells)) == 5 and "rows to copy | 87.5" in program.tabulate_base(cells, 2048)
-    one = {key: {1: of[1]} for key, of in cells.items()}
-    assert math.isinf(program.difference(one, ("trained", "all"), "key_value", 2048)[2])
+    assert "`all` on 4" in program.judge(results, cells, 2048), "a task that the base does not read does not count"
+    assert "rows to copy | 87.5" in program.tabulate_base(cells, 2048)
+
+
+def test_pairs_are_of_the_scores_that_stand_beside_them(program: Any, results: dict[str, Any]) -> None:
+    """A mean of paired differences is the difference of two shares, of which the cells have each."""
+    cells = program.read(results)
+    assert (
+        len(results["pairs"]) == len(results["sweep"]["seeds"]) * len(results["sweep"]["arms"]) * len(program.TASKS) * 2
+    )
+    for row in results["pairs"]:
+        place = row["task"], row["tokens"]
+        ours, alone = cells["trained", row["arm"]][row["seed"]], cells[program.ALONE][row["seed"]]
+        assert row["value"] == pytest.approx(ours[place] - alone[place], abs=2e-6)
