@@ -37,7 +37,6 @@ TASKS = {
     "key_value": "key-value",
     "word_task_overwritten": "overwritten keys",
     "word_task_frequent": "frequent values",
-    "word_task_labels": "labels of items",
     "word_task_copy": "rows to copy",
 }
 ALONE = ("zero-shot", "all")
