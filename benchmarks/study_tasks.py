@@ -39,6 +39,9 @@ TASKS = {
     "word_task_frequent": "frequent values",
     "word_task_copy": "rows to copy",
 }
+LEFT_OUT = {"key_value_2_hops": "two hops", "word_task_labels": "labels of items"}
+TAUGHT = Path(__file__).parent / "results" / "2026-11-30-six-tasks-base.json"
+"""Scores of the run that made the base: before (the tiny base, doubled) and after."""
 ALONE = ("zero-shot", "all")
 Values = dict[tuple[str, int], float]
 Cells = Mapping[tuple[str, str], Mapping[int, Values]]
@@ -124,6 +127,18 @@ def read_tasks(cells: Cells) -> list[str]:
     return [task for task in TASKS if average(cells, ("base", "base"), task, BASE_TOKENS) >= READS]
 
 
+def tabulate_taught() -> str:
+    """What the base read at its own length before it was taught, and after, with Wilson's intervals."""
+    scores = [row for row in json.loads(TAUGHT.read_text()) if row["depth"] is None]
+    found = {(row["model"], row["task"]): row for row in scores if row["task"].startswith("retrieval/")}
+    lines = [f"| task at {BASE_TOKENS} tokens | the tiny base, % | taught, % | in the study |", "|---|---:|---:|---|"]
+    for task, label in (TASKS | LEFT_OUT).items():
+        rows = [found[model, f"retrieval/{task}"] for model in ("base", "extended")]
+        shares = [f"{100 * row['value']:.1f} [{100 * row['low']:.0f}, {100 * row['high']:.0f}]" for row in rows]
+        lines.append(f"| {label} | {' | '.join(shares)} | {'yes' if rows[1]['value'] >= READS else 'no'} |")
+    return "\n".join(lines) + "\n"
+
+
 def tabulate_base(cells: Cells, target: int) -> str:
     """What the base reads, and what theta alone reads, at both lengths."""
     models = {"base": ("base", "base"), "theta alone": ALONE}
@@ -154,9 +169,9 @@ def tabulate_arms(results: dict[str, Any], cells: Cells, tokens: int) -> str:
     return "\n".join([*lines, f"| seeds | {' | '.join(counts)} |"]) + "\n"
 
 
-def judge(results: dict[str, Any], cells: Cells, target: int) -> str:
-    """On how many tasks that the base reads an arm has 15 points more than theta alone."""
-    kept, told = read_tasks(cells), []
+def judge(results: dict[str, Any], kept: list[str], target: int) -> str:
+    """On how many of the ``kept`` tasks an arm has 15 points more than theta alone."""
+    told = []
     for arm in list_arms(results):
         better = [task for task in kept if find_difference(results, arm, task, target).value >= BETTER]
         told.append(f"`{arm}` on {len(better)}")
@@ -167,13 +182,18 @@ def judge(results: dict[str, Any], cells: Cells, target: int) -> str:
 
 
 def tabulate(files: list[Path]) -> str:
-    parts = []
-    for path in files:
-        results = json.loads(path.read_text())
+    """The tables of each file; what the base reads is told by the first one, which measured it at its own length."""
+    found = [json.loads(path.read_text()) for path in files]
+    base = read(found[0])
+    parts = [tabulate_taught()]
+    for results in found:
         cells, target = read(results), find_target(results)
-        parts += [f"**At {target // BASE_TOKENS} times the base's context.**\n", tabulate_base(cells, target)]
-        parts += [tabulate_arms(results, cells, tokens) for tokens in (target, BASE_TOKENS)]
-        parts.append(judge(results, cells, target))
+        parts.append(f"**At {target // BASE_TOKENS} times the base's context.**\n")
+        if ("base", "base") in cells:
+            parts.append(tabulate_base(cells, target))
+        lengths = sorted({row["tokens"] for row in results["pairs"]}, reverse=True)
+        parts += [tabulate_arms(results, cells, tokens) for tokens in lengths]
+        parts.append(judge(results, read_tasks(base), target))
     return "\n".join(parts)
 
 

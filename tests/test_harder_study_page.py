@@ -70,9 +70,13 @@ def test_the_mean_over_seeds_and_the_verdict_follow_by_hand(program: Any) -> Non
     found = program.find_difference(results, "all", "key_value", 2048)
     assert (found.value, found.error, found.samples) == pytest.approx((0.2, 0.025, 20))
     assert "| key-value | 45.0 | 65.0 (+20.0 ±" in program.tabulate_arms(results, cells, 2048)
-    assert program.read_tasks(cells) == list(program.TASKS) and "`all` on 4" in program.judge(results, cells, 2048)
+    assert program.read_tasks(cells) == list(program.TASKS) and "`all` on 4" in program.judge(
+        results, program.read_tasks(cells), 2048
+    )
     cells["base", "base"][2]["retrieval/word_task_copy", 512] = 0.8
-    assert "`all` on 3" in program.judge(results, cells, 2048), "a task that the base does not read does not count"
+    assert "`all` on 3" in program.judge(results, program.read_tasks(cells), 2048), (
+        "a task that the base does not read does not count"
+    )
     assert "rows to copy | 87.5" in program.tabulate_base(cells, 2048)
 
 

@@ -92,7 +92,7 @@ def _draw_counts(spec: WordTask, rng: np.random.Generator, words: int) -> list[i
     if words < needed:
         raise refuse_length(f"word_task {spec.task}", words, needed)
     keys = int(rng.integers(fewest, most + 1))
-    counts = rng.integers(low, high + 1, size=keys).tolist()
+    counts: list[int] = rng.integers(low, high + 1, size=keys).tolist()
     used = 1
     for number, facts in enumerate(counts):
         used += _fact_words(spec, facts) + _question_words(spec, facts)
@@ -106,7 +106,8 @@ def _scatter(facts: Sequence[Sequence[str]], rng: np.random.Generator, room: int
     lengths = np.array([len(fact) for fact in facts])
     free = room - int((lengths - 1).sum())  # places left when each fact is squeezed to one word
     slots = np.sort(rng.choice(free, size=len(facts), replace=False))
-    return (slots + np.concatenate(([0], np.cumsum(lengths - 1)[:-1]))).tolist()
+    places: list[int] = (slots + np.concatenate(([0], np.cumsum(lengths - 1)[:-1]))).tolist()
+    return places
 
 
 def _fill(
