@@ -1,33 +1,19 @@
 """The tables of docs/harder-study.md, from what `ropewalk sweep recipes/study-tasks.yaml` measured.
 
-    python benchmarks/study_tasks.py pair RESULTS.json recipes/study-tasks.yaml [PATH=VALUE]...    # where the study ran
-    python benchmarks/study_tasks.py table docs/harder-study.md RESULTS.json...
+    python benchmarks/study_tasks.py docs/harder-study.md RESULTS.json...
 
-`pair` takes the sums of every answer that the sweep kept, and writes into RESULTS.json how each trained model differs
-from theta alone, which is the model before any training at the new theta. Both were asked the same prompts, so each
-difference is taken prompt by prompt. Its interval is over prompts: those of all seeds together.
+RESULTS.json has the differences to theta alone that `benchmarks/pair_study_tasks.py` wrote into it.
 """
 
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ropewalk.commands.sweep import SUMS
-from ropewalk.commands.sweep_results import format_results
 from ropewalk.core.quantity import format_length
-from ropewalk.core.run_folder import RunFolder
-from ropewalk.corpus.tokens.corpus_folder import open_corpus
-from ropewalk.corpus.tokens.tokenizer import load_tokenizer
-from ropewalk.evaluate.evaluate import describe_written, plan_measurements
-from ropewalk.evaluate.retrieval import Retrieval
-from ropewalk.evaluate.score import Estimate, difference, mean_of
-from ropewalk.evaluate.stored_sums import find_sums
-from ropewalk.recipe.sweep import Cell, load_sweep
+from ropewalk.evaluate.score import Estimate, mean_of
 
 BEGIN, END = "<!-- tables -->\n", "<!-- /tables -->"
 BASE_TOKENS = 512
@@ -45,45 +31,6 @@ TAUGHT = Path(__file__).parent / "results" / "2026-11-30-six-tasks-base.json"
 ALONE = ("zero-shot", "all")
 Values = dict[tuple[str, int], float]
 Cells = Mapping[tuple[str, str], Mapping[int, Values]]
-Prompts = tuple[np.ndarray, np.ndarray]
-"""Right answers and answers of each prompt."""
-
-
-def read_prompts(cell: Cell, model: Path, store: Path) -> dict[tuple[str, int], Prompts]:
-    """(task, tokens) -> what the sweep kept of a model's answers."""
-    spec, folder = cell.recipe.evaluate, RunFolder(Path(cell.recipe.run))
-    tokenizer = load_tokenizer(model)
-    planned = plan_measurements(spec, tokenizer, corpus=open_corpus(folder.corpus), base_tokens=BASE_TOKENS)
-    sums = find_sums(store, model, [each.items for each in planned], describe_written(spec, ()))
-    assert sums is not None, f"{cell.name}: the study has no sums of {model}"
-    found = {}
-    for each, own in zip(planned, sums, strict=True):
-        if isinstance(each, Retrieval):
-            right = own.correct == own.count
-            for items in each.by_length:
-                groups = [np.unique(item.group[item.group >= 0]) for item in items]
-                shares = np.array([right[asked].sum() for asked in groups], dtype=float)
-                tokens = int(each.context_tokens[groups[0][0]])
-                found[each.task, tokens] = shares, np.array([len(asked) for asked in groups], dtype=float)
-    return found
-
-
-def pair(study: Path, overrides: list[str]) -> Iterator[dict[str, Any]]:
-    """Each trained arm less theta alone, of each seed, task and length: value, error and degrees of freedom."""
-    sweep, cells = load_sweep(study, overrides)
-    store = Path(sweep.study) / SUMS
-    for seed in sweep.seeds:
-        own = {(cell.kind, cell.arm): cell for cell in cells if cell.seed == seed}
-        alone_folder = RunFolder(Path(own[ALONE].recipe.run)).extended(0)
-        alone = read_prompts(own[ALONE], alone_folder, store)
-        for (kind, arm), cell in own.items():
-            if kind != "trained":
-                continue
-            ours = read_prompts(cell, RunFolder(Path(cell.recipe.run)).trained(0), store)
-            for (task, tokens), prompts in ours.items():
-                found = difference(prompts, alone[task, tokens])
-                row = {"arm": arm, "seed": seed, "task": task, "tokens": tokens, "value": found.value}
-                yield row | {"error": found.error, "freedom": found.freedom, "prompts": found.samples}
 
 
 def read(results: dict[str, Any]) -> dict[tuple[str, str], dict[int, Values]]:
@@ -197,16 +144,11 @@ def tabulate(files: list[Path]) -> str:
     return "\n".join(parts)
 
 
-def main(verb: str, place: Path, *others: str) -> None:
-    if verb == "pair":
-        results = json.loads(place.read_text())
-        results["pairs"] = list(pair(Path(others[0]), list(others[1:])))
-        place.write_text(format_results(results))
-        return
-    before, _, rest = place.read_text().partition(BEGIN)
-    tables = tabulate([Path(name) for name in others])
-    place.write_text(f"{before}{BEGIN}{tables}{END}{rest.partition(END)[2]}")
+def main(page: Path, *results: str) -> None:
+    before, _, rest = page.read_text().partition(BEGIN)
+    tables = tabulate([Path(name) for name in results])
+    page.write_text(f"{before}{BEGIN}{tables}{END}{rest.partition(END)[2]}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:])
+    main(Path(sys.argv[1]), *sys.argv[2:])
