@@ -10,7 +10,9 @@ import pytest
 from ropewalk.recipe.sweep import load_sweep
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results" / "2026-11-30-study-tasks.json"
+RESULTS = {
+    study: ROOT / "benchmarks" / "results" / f"2026-11-30-{study}.json" for study in ("study-tasks", "study-tasks-16x")
+}
 
 
 @pytest.fixture(scope="module")
@@ -22,21 +24,21 @@ def program() -> Any:
     return module
 
 
-@pytest.fixture(scope="module")
-def results() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(RESULTS.read_text())
+def read_results(study: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(RESULTS[study].read_text())
     return found
 
 
 def test_the_page_has_the_measured_tables(program: Any) -> None:
     page = (ROOT / "docs" / "harder-study.md").read_text()
-    assert f"{program.BEGIN}{program.tabulate([RESULTS])}{program.END}" in page
+    assert f"{program.BEGIN}{program.tabulate(list(RESULTS.values()))}{program.END}" in page
 
 
-def test_the_results_are_of_the_study_that_ships(results: dict[str, Any]) -> None:
+@pytest.mark.parametrize("study", RESULTS)
+def test_the_results_are_of_the_study_that_ships(study: str) -> None:
     """Only the base's folder and the seeds that ended may differ."""
-    sweep, _ = load_sweep(ROOT / "recipes" / "study-tasks.yaml")
-    shipped, ours = sweep.model_dump(mode="json", exclude={"study"}), dict(results["sweep"])
+    sweep, _ = load_sweep(ROOT / "recipes" / f"{study}.yaml")
+    shipped, ours = sweep.model_dump(mode="json", exclude={"study"}), read_results(study)["sweep"]
     assert ours["overrides"][0].startswith("model=") and shipped["overrides"][0] == "model=tiny-base"
     assert ours["overrides"][1:] == shipped["overrides"][1:]
     assert set(ours["seeds"]) <= set(shipped["seeds"])
@@ -80,13 +82,14 @@ def test_the_mean_over_seeds_and_the_verdict_follow_by_hand(program: Any) -> Non
     assert "rows to copy | 87.5" in program.tabulate_base(cells, 2048)
 
 
-def test_pairs_are_of_the_scores_that_stand_beside_them(program: Any, results: dict[str, Any]) -> None:
+@pytest.mark.parametrize("study", RESULTS)
+def test_pairs_are_of_the_scores_that_stand_beside_them(program: Any, study: str) -> None:
     """A mean of paired differences is the difference of two shares, of which the cells have each."""
-    cells = program.read(results)
-    assert (
-        len(results["pairs"]) == len(results["sweep"]["seeds"]) * len(results["sweep"]["arms"]) * len(program.TASKS) * 2
-    )
-    for row in results["pairs"]:
+    results = read_results(study)
+    cells, pairs, sweep = program.read(results), results["pairs"], results["sweep"]
+    lengths = {row["tokens"] for row in pairs}
+    assert len(pairs) == len(sweep["seeds"]) * len(sweep["arms"]) * len(program.TASKS) * len(lengths)
+    for row in pairs:
         place = row["task"], row["tokens"]
         ours, alone = cells["trained", row["arm"]][row["seed"]], cells[program.ALONE][row["seed"]]
         assert row["value"] == pytest.approx(ours[place] - alone[place], abs=2e-6)
