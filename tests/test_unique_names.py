@@ -35,6 +35,7 @@ SAME_IDEA = {
     "trackers": "the keys of trackers, and the trackers",
     "ulysses": "the partition of heads over ranks, and the exchange that it needs",
     "validation": "the keys of validation, and its measurement",
+    "word_tasks": "the prompts, and the documents that train on them",
 }
 """Names of files that stand in two rooms or more, with the idea."""
 

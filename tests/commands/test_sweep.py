@@ -18,10 +18,15 @@ from ropewalk.core.artifact import new_folder
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Score, read_scores, write_scores
 from ropewalk.core.run_folder import RunFolder
+from ropewalk.corpus.tokens.corpus_folder import open_corpus
+from ropewalk.corpus.tokens.tokenizer import load_tokenizer
+from ropewalk.evaluate.evaluate import describe_written, plan_measurements
 from ropewalk.evaluate.score import mean
+from ropewalk.evaluate.stored_sums import find_sums
 from ropewalk.recipe.load import load_recipe
 from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.sweep import load_sweep
+from ropewalk.shape.read import read_shape
 
 CELLS = ["seed-1/base/", "seed-1/linear/zero-shot/", "seed-1/theta/zero-shot/"]
 CELLS += ["seed-1/linear/trained/", "seed-1/theta/trained/"]
@@ -61,6 +66,7 @@ def test_a_sweep_measures_every_cell_once_and_killed_or_shared_ends_the_same(
     found = sorted(str(path.parent.relative_to(folder / "cells")) + "/" for path in folder.rglob("scores.json"))
     assert found == sorted(CELLS) and result["cells"] == len(CELLS) and "trained theta" in result["text"]
     check_results(json.loads(Path(result["results"]).read_text()), folder)
+    check_sums(study, folder)
 
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("scores.json")}
     capsys.readouterr()
@@ -118,6 +124,21 @@ def check_results(results: dict[str, Any], folder: Path) -> None:
     assert row[6] < row[5] < row[7]
     assert not any(row[3] is not None for row in found["scores"])
     assert {"processor", "cores", "torch"} <= results["machine"].keys()
+
+
+def check_sums(study: Path, folder: Path) -> None:
+    """What was kept of every answer of a cell gives the cell's scores again, so two cells can be paired by it."""
+    cell = load_sweep(study)[1][3]
+    run, spec = RunFolder(folder / "cells" / cell.name), cell.recipe.evaluate
+    base_tokens = read_shape(Path(str(cell.recipe.model))).context_tokens
+    planned = plan_measurements(
+        spec, load_tokenizer(run.trained(0)), corpus=open_corpus(run.corpus), base_tokens=base_tokens
+    )
+    items, asked = [each.items for each in planned], describe_written(spec, ())
+    sums = find_sums(folder / "sums", run.trained(0), items, asked)
+    assert sums is not None and find_sums(folder / "sums", run.trained(0), items[1:], asked) is None
+    scores = [score for each, own in zip(planned, sums, strict=True) for score in each.score(own, model="trained")]
+    assert scores and {repr(score) for score in scores} <= {repr(score) for score in read_scores(run.scores)}
 
 
 def find(results: dict[str, Any], kind: str, arm: str) -> dict[str, Any]:

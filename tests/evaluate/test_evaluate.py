@@ -181,5 +181,5 @@ def test_sums_that_a_cpu_reads_in_float32_are_kept_apart(monkeypatch: pytest.Mon
     keys = set()
     for slow in (True, False):
         monkeypatch.setattr(room, "multiplies_slowly", lambda dtype, slow=slow: slow and dtype == "bfloat16")
-        keys |= {str(room._describe_written(EvaluateSpec(precision=each), [])) for each in ("bfloat16", "float32")}
+        keys |= {str(room.describe_written(EvaluateSpec(precision=each), [])) for each in ("bfloat16", "float32")}
     assert len(keys) == 3

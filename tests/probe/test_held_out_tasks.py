@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from itertools import islice
+from typing import get_args
 
 import pytest
 
@@ -80,6 +81,8 @@ def test_they_are_disjoint_from_all_training_generators() -> None:
     for name, source in EMBEDDED.items():
         if source.endless:
             texts += [document.text for document in islice(source.generate(source.options(), 3), 4)]
+            for task in get_args(source.options.model_fields["task"].annotation) if name == "word_tasks" else ():
+                texts += [document.text for document in islice(source.generate(source.options(task=task), 3), 4)]
         assert name not in HELD_OUT_NAMES
     assert len(texts) >= 20
     whole = "\n".join(texts)

@@ -57,6 +57,9 @@ def test_arms_axes_and_seeds_are_multiplied_and_what_needs_no_training_comes_fir
     assert [cell.name for cell in cells_of(write(tmp_path), "seeds=[2]", "axes={}", "base=false")] == [
         f"seed-2/{arm}/{kind}" for kind in ("zero-shot", "trained") for arm in ("theta", "linear")
     ]
+    every = [cell for cell in cells_of(write(tmp_path, zero_shot="every_seed")) if cell.kind == "zero-shot"]
+    assert [cell.name for cell in every] == [f"seed-{n}/{point}/zero-shot" for n in (1, 2) for point in points]
+    assert {(cell.seed, cell.recipe.evaluate.seed) for cell in every} == {(1, 101), (2, 102)}
 
 
 def test_a_cell_is_the_recipe_with_its_overrides_and_nothing_else(tmp_path: Path) -> None:

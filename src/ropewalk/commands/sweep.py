@@ -34,6 +34,8 @@ from ropewalk.parallel.torchrun import is_started
 from ropewalk.recipe.sweep import Cell, Sweep, load_sweep
 
 _WAIT_SECONDS = 5.0
+SUMS = "sums"
+"""The folder of a study with the sums of every answer of every cell: two cells can be paired by answers."""
 
 
 def run_sweep(path: Path, overrides: list[str]) -> dict[str, Any]:
@@ -147,7 +149,7 @@ def _do_cell(cell: Cell, cells: Sequence[Cell], study: Path) -> None:
         elif cell.kind == "trained":
             train_stages(recipe, folder)
             model = folder.trained(len(recipe.stages) - 1)
-        measure_models(recipe, folder, {cell.kind: model})
+        measure_models(recipe, folder, {cell.kind: model}, store=study / SUMS)
 
 
 def require_one_tokenizer(cell: Cell, cells: Sequence[Cell]) -> None:

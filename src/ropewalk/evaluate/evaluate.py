@@ -87,7 +87,7 @@ def evaluate_models(
         else:
             items = [each.items for each in (*planned, *answers, *ruler)]
             found[name], written = find_or_measure(
-                store, folder, items, _describe_written(spec, benchmarks), name=name, measure=measure_it
+                store, folder, items, describe_written(spec, benchmarks), name=name, measure=measure_it
             )
         for each, sums in zip([*planned, *answers], found[name], strict=True):
             scores += each.score(sums, model=name)
@@ -106,7 +106,7 @@ def _plan_ruler(spec: EvaluateSpec, tokenizer: Tokenizer, *, base_tokens: int) -
     return plan_ruler(spec.ruler, tokenizer, lengths=[each * base_tokens for each in spec.lengths], seed=spec.seed)
 
 
-def _describe_written(spec: EvaluateSpec, benchmarks: Sequence[BenchmarkPrompts]) -> list[Any]:
+def describe_written(spec: EvaluateSpec, benchmarks: Sequence[BenchmarkPrompts]) -> list[Any]:
     """All that decides written answers beside the items; without benchmarks as before there were any."""
     # sums that a CPU reads in float32 make no pair with those of a GPU that shares the store
     precision = [spec.precision, "float32"] if multiplies_slowly(spec.precision) else spec.precision

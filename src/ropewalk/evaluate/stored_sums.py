@@ -44,6 +44,12 @@ def find_or_measure(
     return found
 
 
+def find_sums(store: Path, model: Path, items: Sequence[Sequence[Item]], asked: object) -> list[Sums] | None:
+    """The kept sums of ``items``, or None if this model was not asked for exactly these."""
+    entry = _name_entry(store, model, items, asked)
+    return _read(entry, model.name)[0] if is_finished(entry) else None
+
+
 def _name_entry(store: Path, model: Path, items: Sequence[Sequence[Item]], asked: object) -> Path:
     files = {path.name: path for pattern in _WEIGHTS for path in sorted(model.glob(pattern))}
     if is_finished(model):  # its files were compared with its manifest

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ropewalk.probe.ruler import NeedleAmongNeedles as NeedleAmongNeedles
     from ropewalk.probe.ruler import VariableTracking as VariableTracking
     from ropewalk.probe.ruler_task import RulerTask as RulerTask
+    from ropewalk.probe.word_tasks import WordTask as WordTask
 else:
     __all__, __getattr__, __dir__ = export_lazily(
         __name__,
@@ -34,5 +35,6 @@ else:
             "prompt": ("Prompt",),
             "ruler": ("CommonWords", "NeedleAmongNeedles", "VariableTracking"),
             "ruler_task": ("RulerTask",),
+            "word_tasks": ("WordTask",),
         },
     )

@@ -6,6 +6,7 @@ is one token, so the length of a prompt is exact in words. The answers need no g
 text scores all of them.
 """
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import numpy as np
@@ -58,8 +59,11 @@ class KeyValue(Spec):
     def vocabulary(self) -> Vocabulary:
         """The words in use."""
         whole = VOCABULARIES[self.language]
-        return Vocabulary(
-            whole.keys[: self.keys], whole.values[: self.values], whole.filler[: self.filler], whole.recall
+        return replace(
+            whole,
+            keys=whole.keys[: self.keys],
+            values=whole.values[: self.values],
+            filler=whole.filler[: self.filler],
         )
 
 

@@ -12,6 +12,7 @@ from ropewalk.probe.ruler_lists import make_common_words_sample, make_frequent_w
 from ropewalk.probe.ruler_needles import make_needle_sample
 from ropewalk.probe.ruler_questions import make_question_sample
 from ropewalk.probe.ruler_task import RulerSample, RulerTask
+from ropewalk.probe.word_tasks import WordTask, make_word_prompt
 
 Probe = Annotated[
     key_value.KeyValue
@@ -21,17 +22,18 @@ Probe = Annotated[
     | ruler.CommonWords
     | ruler.NeedleAmongNeedles
     | RulerTask
+    | WordTask
     | HeldOutTask,
     Field(discriminator="kind"),
 ]
 
 
 def name_probe(probe: Probe) -> str:
-    """The name of its scores: ``key_value_2_hops``, ``passkey_zh``, ``ruler_vt``."""
+    """The name of its scores: ``key_value_2_hops``, ``passkey_zh``, ``ruler_vt``, ``word_task_copy``."""
     name: str = probe.kind
     if isinstance(probe, key_value.KeyValue) and probe.hops > 1:
         name += f"_{probe.hops}_hops"
-    if isinstance(probe, RulerTask):
+    if isinstance(probe, RulerTask | WordTask):
         name += f"_{probe.task}"
     if isinstance(probe, HeldOutTask):
         name = probe.task
@@ -54,6 +56,8 @@ def make_prompt(probe: Probe, rng: np.random.Generator, *, words: int) -> Prompt
             return ruler.find_common_words(probe, rng, words=words)
         case ruler.NeedleAmongNeedles():
             return ruler.find_needle_among_needles(probe, rng, words=words)
+        case WordTask():
+            return make_word_prompt(probe, rng, words=words)
         case HeldOutTask():
             return make_held_out_prompt(probe, rng, words=words)
         case RulerTask():

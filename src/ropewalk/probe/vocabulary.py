@@ -11,12 +11,14 @@ from ropewalk.probe.prompt import Language
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """Disjoint words: the keys of questions, their answers, the filler between them, and the word before questions."""
+    """Disjoint words: the keys of questions, their answers, the filler between them, and the words of questions."""
 
     keys: tuple[str, ...]
     values: tuple[str, ...]
     filler: tuple[str, ...]
     recall: str
+    most: str
+    """Before a key: its most frequent value is asked."""
 
 
 _KEYS = """
@@ -37,7 +39,11 @@ still while again never through where each both very
 """
 
 _ENGLISH = Vocabulary(
-    keys=tuple(_KEYS.split()), values=tuple(_VALUES.split()), filler=tuple(_FILLER.split()), recall="recall"
+    keys=tuple(_KEYS.split()),
+    values=tuple(_VALUES.split()),
+    filler=tuple(_FILLER.split()),
+    recall="recall",
+    most="most",
 )
 
 _CHINESE = Vocabulary(
@@ -47,6 +53,7 @@ _CHINESE = Vocabulary(
         "的了在是我有和就不人都一这上也很到说要去你会着没看好自那来他时们出对里后以可过下还得么之为与从用又但只因如已更最再把被让向比多小大"
     ),
     recall="问",
+    most="常",
 )
 
 VOCABULARIES: dict[Language, Vocabulary] = {"en": _ENGLISH, "zh": _CHINESE}

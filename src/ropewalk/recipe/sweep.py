@@ -73,8 +73,9 @@ class Sweep(Spec):
     """Each seed draws a new order of sequences and new evaluation prompts; the corpus stays the same."""
     base: bool = True
     """Also measure the unchanged base, with each seed at each axis value, on the same inputs as the arms there."""
-    zero_shot: bool = True
-    """Also measure each arm's model before training; only with the first seed, because no training happens."""
+    zero_shot: bool | Literal["every_seed"] = True
+    """Also measure each arm's model before training: with the first seed, because no training happens, or with
+    ``every_seed``, on the prompts that the trained arms of that seed get."""
     prune: Prune | None = None
     """Leave the later seeds of hopeless arms out (docs/study.md); null runs every seed of every arm."""
 
@@ -182,7 +183,7 @@ def _multiply(sweep: Sweep, path: Path) -> Iterator[Cell]:
                 )
             seen[recipe.digest] = cell.name
             cells["trained"].append(cell)
-            if sweep.zero_shot and seed == sweep.seeds[0]:
+            if sweep.zero_shot == "every_seed" or (sweep.zero_shot and seed == sweep.seeds[0]):
                 cells["zero-shot"].append(_place(replace(cell, kind="zero-shot"), sweep))
         yield from itertools.chain.from_iterable(cells.values())
 

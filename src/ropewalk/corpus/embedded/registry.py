@@ -31,6 +31,7 @@ from ropewalk.corpus.embedded.questions import StoryQuestions, write_story_quest
 from ropewalk.corpus.embedded.repeats import RepeatDocuments, write_repeats
 from ropewalk.corpus.embedded.statutes import StatuteDocuments, write_statutes
 from ropewalk.corpus.embedded.stories import ChineseStories, EnglishStories, write_stories
+from ropewalk.corpus.embedded.word_tasks import WordTaskDocuments, write_word_tasks
 
 _PYTHON = "PSF-2.0 (read from the Python that runs)"
 _OWN = "Apache-2.0 (written by this package)"
@@ -142,6 +143,14 @@ EMBEDDED: Mapping[str, Embedded] = MappingProxyType(
             licence=_OWN,
             options=RepeatDocuments,
             generate=write_repeats,
+        ),
+        "word_tasks": Embedded(
+            role="instruction",
+            language="en",
+            description="prompts of overwritten keys, frequent values, labels or rows to copy, loss on the answers",
+            licence=_OWN,
+            options=WordTaskDocuments,
+            generate=write_word_tasks,
         ),
     }
 )
