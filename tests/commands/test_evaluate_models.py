@@ -40,7 +40,7 @@ def test_the_base_is_read_once_whatever_it_is_compared_with(tmp_path: Path, monk
     assert len(changes) == 2 and all(score["value"] == 0 and score["model"] == "model" for score in changes)
     (forgotten,) = (each for each in first["verdicts"] if each["key"] == "foreign/worst")
     assert (forgotten["outcome"], forgotten["value"]) == ("met", 0)
-    assert "worst text (essays_" in forgotten["name"], "which text it is"
+    assert "worst text (essays_" in first["text"], "which text it is"
     assert {line.split()[1] for line in first["text"].splitlines() if "/" in line.split(" ")[0]} >= {
         "accuracy",
         "nats",

@@ -7,6 +7,7 @@ the same command continues from the newest checkpoint.
 """
 
 import json
+import shlex
 import sys
 from io import TextIOWrapper
 from pathlib import Path
@@ -36,6 +37,7 @@ from ropewalk.cli.usage import Verbs
 from ropewalk.core.error import EXIT_CODE, RankError, UserError, explain_disk_fault
 from ropewalk.core.events import emit, open_events
 from ropewalk.core.progress import set_first, set_quiet
+from ropewalk.core.run_folder import RunFolder
 from ropewalk.core.translate import set_language, spell_error, translate_error, translate_text
 from ropewalk.core.versions import find_version
 from ropewalk.parallel.stop import heed_stop
@@ -98,7 +100,7 @@ def run_command(
     fast: Annotated[
         bool, typer.Option("--fast", help="A trial: at most 20 steps a stage, few measurements, folder RUN-fast.")
     ] = False,
-) -> None:
+) -> str | None:
     """Run all parts of a recipe, from text to report; continue where an earlier run stopped."""
     from ropewalk.commands.run import run_recipe
     from ropewalk.recipe.fast_run import plan_trial
@@ -108,6 +110,9 @@ def run_command(
         loaded = load_given(recipe, [*plan_trial(loaded), *(overrides or [])])  # what the user gave holds
     print_result(run_recipe(loaded), as_json)
     end_strictly(loaded, strict)
+    folder = shlex.quote(str(RunFolder(Path(loaded.run)).export))  # a trial has keys that nobody typed
+    line = f"open report.html; ropewalk export {folder} --verify prints the commands that serve the model"
+    return line if fast else None
 
 
 @app.command("prepare")

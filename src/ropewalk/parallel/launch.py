@@ -100,7 +100,7 @@ def run_ranks(
                     "the ranks of this machine cannot reach each other",
                     where="the network interface lo",
                     why="it has no address: it is not up, as in a container or a namespace without a network",
-                    fix="ip link set lo up, in that container",
+                    fix="set the interface up in that container (`ip link set lo up`)",
                 ) from None
             if not left or not isinstance(error, JoinError):
                 raise

@@ -35,7 +35,9 @@ def judge_folder(scores: Sequence[Score], *, base_tokens: int, model_tokens: int
         told = "no text outside the mix was read that the base can read (foreign, --suite quick)"
         missing.append(f"forgetting: not measured, {told}")
     else:
-        name = f"forgetting: loss on text outside the mix, worst text ({_name_worst(scores, worst)})"
+        source, name = _name_worst(scores, worst), "forgetting: loss on text outside the mix, worst text"
+        if source:
+            name = f"forgetting: loss on text outside the mix, worst text ({source})"
         verdicts.append(_judge("foreign/worst", name, worst, ("<=", FOREIGN_LIMIT)))
     return verdicts, missing
 
