@@ -77,7 +77,8 @@ def _find_runs(
 def _spread(first: Int64[np.ndarray, "runs"], length: Int64[np.ndarray, "runs"]) -> Int64[np.ndarray, "places"]:
     """All places of runs, one after the other."""
     borders = count_up(length)
-    return np.arange(borders[-1]) + np.repeat(first - borders[:-1], length)
+    places: Int64[np.ndarray, places] = np.arange(borders[-1]) + np.repeat(first - borders[:-1], length)
+    return places
 
 
 def _rank(

@@ -84,10 +84,10 @@ def _find_pairs(
         numbers, borders, counts = find_short_pairs(searched)
         return numbers, borders, [(pairs, units) for pairs, units in counts.tolist()]
     found = [find_pairs(text) for text in searched]
-    own = iter([(len(numbers), len(borders)) for numbers, borders in found])
-    counts = [next(own) if is_searched(source) and each.loss_spans is None else (0, 0) for each in kept]
+    each_own = iter([(len(numbers), len(ends)) for numbers, ends in found])
+    own_counts = [next(each_own) if is_searched(source) and each.loss_spans is None else (0, 0) for each in kept]
     found.append(_NO_PAIRS)
-    return np.concatenate([numbers for numbers, _ in found]), np.concatenate([ends for _, ends in found]), counts
+    return np.concatenate([numbers for numbers, _ in found]), np.concatenate([ends for _, ends in found]), own_counts
 
 
 def read_survey(folder: Path, source: Source) -> Iterator[Judged]:
