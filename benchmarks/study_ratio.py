@@ -225,7 +225,7 @@ def draw(results: dict[str, Any], out: Path) -> None:
             ax.axhline(100 * LOST, color=BASE, linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
         if title == "general":
             ax.set_yscale("symlog", linthresh=10)
-            ax.set_yticks(_GENERAL_TICKS, [f"{tick:+d}" for tick in _GENERAL_TICKS])
+            ax.set_yticks(_GENERAL_TICKS, [f"{tick:+d}" if tick else "0" for tick in _GENERAL_TICKS])
             ax.minorticks_off()
         if not is_loss:
             ax.set_ylim(94, 100.6)
