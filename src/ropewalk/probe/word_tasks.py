@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from pydantic import model_validator
 
-from ropewalk.core.quantity import PositiveCount
+from ropewalk.core.quantity import PositiveCount, format_count
 from ropewalk.core.spec import Spec
 from ropewalk.probe.haystack import refuse_length
 from ropewalk.probe.prompt import Language, Prompt
@@ -49,7 +49,7 @@ class WordTask(Spec):
         if self.keys[1] > most or self.facts[1] > len(words.values):
             raise ValueError(
                 f"{self.task} with keys={list(self.keys)} and facts={list(self.facts)} needs more words than the "
-                f"vocabulary has: at most {most} keys, {len(words.values)} facts"
+                f"vocabulary has: at most {format_count(most, 'key')}, {format_count(len(words.values), 'fact')}"
             )
         return self
 
