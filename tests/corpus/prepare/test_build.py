@@ -174,7 +174,7 @@ def test_faults_that_are_skipped_are_in_the_ledger(spec: CorpusSpec, tokenizer: 
 
 
 def test_a_profile_that_fits_nothing_is_refused(spec: CorpusSpec, tokenizer: Tokenizer, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no document of source prose is left[\s\S]*little Han 300"):
+    with pytest.raises(UserError, match=r"no document of source prose is left[\s\S]*little Han \(300\)"):
         build(change_source(spec, 0, profile="prose_zh"), tokenizer=tokenizer, seed=0, folder=tmp_path / "corpus")
 
 
