@@ -1,6 +1,7 @@
 """A batch of DataCollatorWithFlattening is taken as it is; a forward in training without cut is warned of once."""
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,8 +44,8 @@ def test_documents_are_found_and_filled_up(told: dict[str, bool]) -> None:
     assert batch.label_count == 4 + 2 + 6, "the first token of a document has no label"
 
 
-def test_the_trainer_trains_on_it_as_on_each_document_alone() -> None:
-    arguments = TrainingArguments(use_cpu=True, report_to="none", per_device_train_batch_size=3)
+def test_the_trainer_trains_on_it_as_on_each_document_alone(tmp_path: Path) -> None:
+    arguments = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", per_device_train_batch_size=3)
     collator = DataCollatorWithFlattening(return_flash_attn_kwargs=True, return_seq_idx=True)
     trainer = ContextParallelTrainer(make_model(), arguments, train_dataset=DOCUMENTS, data_collator=collator)
     loss = trainer.compute_loss(trainer.model.train(), collator(DOCUMENTS, return_tensors="pt"))
