@@ -8,6 +8,7 @@ import pytest
 from ropewalk.plan.fit import list_memory
 from ropewalk.plan.savings import Savings
 from ropewalk.plan.search import LayoutPlan, find_fastest, find_front
+from ropewalk.rope.layers import LayerPosition
 from search_cases import SearchCase, draw_case, list_settings, make_case, plan_setting
 
 _TRIED = 500
@@ -31,6 +32,21 @@ def test_no_setting_is_faster_than_the_one_that_is_found(seed: int) -> None:
     assert found is not None or not fitting
     if found is not None and fitting:
         assert found.seconds <= min(fitting) * (1 + 1e-9)
+
+
+def test_a_search_compares_no_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache that asks whether two shapes are equal takes longer than all else, once there are two equal ones."""
+    case = make_case("8b", "h100-sxm", "64Ki", 4, context_parallel=4, replicas=1, micro=1)
+    first = search(case)
+    shape = case.space.load.shape
+    copied = replace(shape, positions=tuple(layer.model_copy() for layer in shape.positions))
+    again = case._replace(space=replace(case.space, load=replace(case.space.load, shape=copied)))
+
+    def refuse(one: LayerPosition, other: object) -> bool:
+        raise AssertionError("two layers are compared")
+
+    monkeypatch.setattr(LayerPosition, "__eq__", refuse)
+    assert search(again).seconds == first.seconds
 
 
 def test_the_fastest_is_one_of_the_settings_and_heads_the_front() -> None:

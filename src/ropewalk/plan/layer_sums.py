@@ -4,7 +4,6 @@ A search of settings asks for the memory of a hundred thousand ways, and each re
 that a layer keeps grows with the tokens, so these sums are made once for each model and kept.
 """
 
-import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import accumulate
@@ -31,13 +30,20 @@ class LayerSums:
     """The most that one layer saves, its results of attention left out."""
 
 
-@functools.lru_cache(maxsize=256)
 def sum_layers(shape: ModelShape, element_bytes: int, lora: Lora | None, *, tiled: bool, summed: bool) -> LayerSums:
-    """The sums of a model of ``shape``.
+    """The sums of a model of ``shape``, made once for each object.
 
     ``tiled``: the MLP takes its tokens in tiles. ``summed``: context ranks share sequences, so recurrent layers keep
     more for the sums of their segments.
     """
+    key = (element_bytes, lora, tiled, summed)
+    found: LayerSums | None = shape.sums.get(key)
+    if found is None:
+        found = shape.sums[key] = _make_sums(shape, element_bytes, lora, tiled=tiled, summed=summed)
+    return found
+
+
+def _make_sums(shape: ModelShape, element_bytes: int, lora: Lora | None, *, tiled: bool, summed: bool) -> LayerSums:
     saved = _spread(
         shape, lambda layer: saved_token_bytes(shape, layer, element_bytes, lora, tiled=tiled, summed=summed)
     )

@@ -7,7 +7,6 @@ The saving in activations is small: attention, activations and norms still keep 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 
 from ropewalk.recipe.lora import ATTENTION, Lora
 from ropewalk.rope.layers import FIRE_UNITS
@@ -31,7 +30,6 @@ class Trained:
         return self.whole + self.adapters
 
 
-@lru_cache(maxsize=64)
 def count_trained(shape: ModelShape, lora: Lora | None) -> Trained:
     """Count the parameters that a step trains in a model of ``shape``; ``lora`` None trains all of them."""
     if lora is None:

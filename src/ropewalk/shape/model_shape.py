@@ -22,10 +22,6 @@ from ropewalk.shape.unequal import refuse_pattern
 class ModelShape(ModelFields):
     """A decoder of blocks with attention and an MLP, or one of both. Made by shape/read."""
 
-    def __hash__(self) -> int:
-        """Of a few numbers, since all layers take long; equality compares everything."""
-        return hash((self.width, self.layers, self.vocabulary, self.context_tokens))
-
     @property
     def rotary_dim(self) -> int:
         """Dimensions of a head that RoPE turns."""
@@ -54,6 +50,11 @@ class ModelShape(ModelFields):
     def alike(self) -> tuple[tuple[int, ...], ...]:
         """The layers in groups of equal sizes, each from first to last."""
         return group_layers(self)
+
+    @cached_property
+    def sums(self) -> dict[tuple[object, ...], Any]:
+        """What plan/layer_sums.py keeps of this object: shapes take long to compare, so it is no key of a cache."""
+        return {}
 
     @property
     def score_scale(self) -> float:
