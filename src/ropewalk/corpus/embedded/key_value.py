@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from ropewalk.core.quantity import PositiveCount
 from ropewalk.core.record import Document
 from ropewalk.core.seed import stream
+from ropewalk.corpus.embedded.prompt_documents import write_prompt_documents
 from ropewalk.probe.key_value import KeyValue, make_key_value_prompt
 
 
@@ -15,19 +16,13 @@ class KeyValueDocuments(KeyValue):
 
 
 def write_key_value(options: KeyValueDocuments, seed: int) -> Iterator[Document]:
-    """Yield documents without end. Each is a prompt of a length in words that is drawn from ``options.words``."""
+    """Documents without end. Each is a prompt of a length in words that is drawn from ``options.words``."""
     rng = stream("embedded", "key_value", seed)
-    number = 0
-    while True:
-        words = options.words[int(rng.integers(len(options.words)))]
-        prompt = make_key_value_prompt(options, rng, words=words)
-        yield Document(
-            text=prompt.text,
-            source="key_value",
-            role="instruction",
-            language=options.language,
-            id=f"key_value-{seed}-{number}",
-            loss_spans=prompt.answers,
-            metadata={"words": words},
-        )
-        number += 1
+    return write_prompt_documents(
+        lambda words: make_key_value_prompt(options, rng, words=words),
+        options.words,
+        rng,
+        source="key_value",
+        language=options.language,
+        name=f"key_value-{seed}",
+    )

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from ropewalk.core.quantity import PositiveCount
 from ropewalk.core.record import Document
 from ropewalk.core.seed import stream
+from ropewalk.corpus.embedded.prompt_documents import write_prompt_documents
 from ropewalk.probe.word_tasks import WordTask, WordTaskName, make_word_prompt
 
 
@@ -16,22 +17,17 @@ class WordTaskDocuments(WordTask):
 
 
 def write_word_tasks(options: WordTaskDocuments, seed: int) -> Iterator[Document]:
-    """Yield documents without end. Each is a prompt of at most a length in words that is drawn from ``options.words``.
+    """Documents without end. Each is a prompt of at most a length in words that is drawn from ``options.words``.
 
     Each task has a stream of random numbers of its own, and none is that of an evaluation.
     """
     rng = stream("embedded", "word_tasks", options.task, seed)
-    number = 0
-    while True:
-        words = options.words[int(rng.integers(len(options.words)))]
-        prompt = make_word_prompt(options, rng, words=words)
-        yield Document(
-            text=prompt.text,
-            source="word_tasks",
-            role="instruction",
-            language=options.language,
-            id=f"word_tasks-{options.task}-{seed}-{number}",
-            loss_spans=prompt.answers,
-            metadata={"words": words},
-        )
-        number += 1
+    name = f"word_tasks-{options.task}-{seed}"
+    return write_prompt_documents(
+        lambda words: make_word_prompt(options, rng, words=words),
+        options.words,
+        rng,
+        source="word_tasks",
+        language=options.language,
+        name=name,
+    )
