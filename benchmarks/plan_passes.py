@@ -11,7 +11,7 @@ import math
 from dataclasses import replace
 from statistics import fmean, median
 
-from plan_published import Case, fit, make_cases, make_factors
+from plan_published import Case, fit, make_cases
 
 WAYS = ("four passes of all", "head three passes", "head three, last product of a block three")
 
@@ -34,7 +34,7 @@ def main() -> None:
     for way in WAYS:
         cases = [count_passes_as_run(case, way) for case in make_cases(True)]
         sources = dict.fromkeys(["", *(case.row.source for case in cases)])
-        fitted = {name: make_factors(fit([each for each in cases if each.row.source != name])) for name in sources}
+        fitted = {name: fit([each for each in cases if each.row.source != name]) for name in sources}
         left_out = [case.ratio(fitted[case.row.source]) for case in cases]
         final = [case.ratio(fitted[""]) for case in cases]
         errors, others = (median(abs(each - 1) for each in found) for found in (left_out, final))

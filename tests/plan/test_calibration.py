@@ -10,8 +10,16 @@ from planned_recipe import make_planned
 from ropewalk.commands.calibrate import calibrate_machine
 from ropewalk.core.error import UserError
 from ropewalk.parallel import measure_machine
-from ropewalk.plan.calibration import Calibration, Rate, describe_calibrated, read_calibration, write_calibration
+from ropewalk.plan.calibration import (
+    HOST_OPTIMIZER,
+    Calibration,
+    Rate,
+    describe_calibrated,
+    read_calibration,
+    write_calibration,
+)
 from ropewalk.plan.forecast import forecast_recipe
+from ropewalk.plan.hardware import HOST_PARAMETERS_PER_SECOND
 from ropewalk.plan.named_hardware import compare_hardware, require_hardware
 from ropewalk.plan.planned_machine import count_devices
 from ropewalk.plan.step_time import in_float32
@@ -39,6 +47,10 @@ def test_rates_are_medians_with_their_spread() -> None:
     assert (wide.matmul_flops, wide.attention_forward_flops) == (45e9, 25e9), "each of its own measured share"
     gpus = describe_calibrated(replace(FOUND, kind="cuda", ranks=8), ranks=16)
     assert gpus.node_ranks == 8 and gpus.matmul_flops == 180e9, "sixteen ranks are on two such nodes"
+    assert gpus.host_parameters_per_second == HOST_PARAMETERS_PER_SECOND, "a file of before this rate was measured"
+    own = replace(FOUND, kind="cuda", ranks=8, rates={**RATES, HOST_OPTIMIZER: Rate(0.2e9, 0.0, 8)})
+    assert describe_calibrated(own, ranks=16).host_parameters_per_second == 1.6e9, "of a node, by all its ranks"
+    assert "0.2 B parameters/s a rank" in own.describe()
     assert (machine.link_bytes_per_second, machine.memory_bytes) == (0.5e9, 8e9)
 
 
@@ -82,3 +94,10 @@ def test_this_machine_is_measured_on_the_recipes_ranks(
     assert "spread" in capsys.readouterr().err
     with pytest.raises(UserError, match="json"):
         calibrate_machine(recipe, tmp_path / "machine.txt")
+
+
+def test_the_rate_of_an_optimizer_on_the_host_counts_each_parameter_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a GPU machine measures it; by a clock that ticks once a call, 1,024 parameters take one tick a step."""
+    monkeypatch.setattr(measure_machine, "_HOST_PARAMETERS", 1024)
+    ticks = iter(range(100))
+    assert measure_machine.measure_host_optimizer(lambda: float(next(ticks))) == 1024

@@ -53,9 +53,12 @@ def test_a_recipes_hardware() -> None:
     assert describe_hardware(read_hardware("RTX 4090"), ranks=1).memory_bytes == 24 * 2**30
     own = describe_hardware(read_hardware(Hardware.model_validate({"memory": "40Gi", "flops": "100T"})), ranks=1)
     assert (own.name, own.memory_bytes, own.matmul_flops) == ("hardware", 40 * 2**30, 100e12)
-    mended = Hardware.model_validate({"device": "a100", "memory": "64Gi", "host_memory": "1T", "price": 2.5})
+    mended = Hardware.model_validate(
+        {"device": "a100", "memory": "64Gi", "host_memory": "1T", "host_optimizer": "1.2B", "price": 2.5}
+    )
     machine = describe_hardware(mended, ranks=8)
     assert (machine.memory_bytes, machine.host_bytes, machine.dollars_per_hour) == (64 * 2**30, 1e12 / 8, 2.5)
+    assert machine.host_parameters_per_second == 1.2e9 != KNOWN["a100-sxm-80"].host_parameters_per_second
     assert machine.matmul_flops == KNOWN["a100-sxm-80"].matmul_flops
 
 

@@ -25,12 +25,13 @@ from ropewalk.parallel.measure_rates import (
     time_tries,
 )
 from ropewalk.parallel.mesh import make_mesh
-from ropewalk.plan.calibration import Calibration, Rate
+from ropewalk.plan.calibration import HOST_OPTIMIZER, Calibration, Rate
 
 CALLS = 8
 _COPY_BYTES = {"cpu": 1 << 26, "cuda": 1 << 30}
 _LINK_BYTES = 1 << 26
-_TRIES = {"products": 16, "attention": 5, "copy": 16, "link": 12}
+_HOST_PARAMETERS = 1 << 24  # with AdamW's states 256 MiB: more than a cache holds
+_TRIES = {"products": 16, "attention": 5, "copy": 16, "link": 12, "host optimizer": 3}
 _PRECISIONS = ("float32", "bfloat16")
 
 
@@ -52,6 +53,7 @@ def calibrate_rank(ranks: int, heads: int, kv_heads: int, head_dim: int) -> Cali
     probes["copy"] = lambda: _measure_copy(device, device, clock)
     if device.type == "cuda":
         probes["host"] = lambda: _measure_copy(torch.device("cpu"), device, clock)
+        probes[HOST_OPTIMIZER] = lambda: measure_host_optimizer(clock)
     if ranks > 1:
         link_clock = time.process_time if on_cpu else time.perf_counter
         probes["link"] = lambda: measure_link(
@@ -90,3 +92,12 @@ def _measure_copy(source: torch.device, target: torch.device, clock: Clock) -> f
         copied[0].item()
 
     return (2 if source == target else 1) * size / median(time_tries(run, tries=_TRIES["copy"], clock=clock))
+
+
+def measure_host_optimizer(clock: Clock = time.perf_counter) -> float:
+    """Parameters a second that this rank's threads update by AdamW in the host's memory. Every rank must call it."""
+    weights = torch.zeros(_HOST_PARAMETERS, requires_grad=True)
+    weights.grad = torch.ones_like(weights)
+    optimizer = torch.optim.AdamW([weights], fused=True)
+    optimizer.step()  # makes its states
+    return _HOST_PARAMETERS / median(time_tries(optimizer.step, tries=_TRIES[HOST_OPTIMIZER], clock=clock))

@@ -15,14 +15,16 @@ from ropewalk.core.artifact import write_whole
 from ropewalk.core.digest import digest_value
 from ropewalk.core.error import UserError
 from ropewalk.core.quantity import format_count
-from ropewalk.plan.hardware import Machine
+from ropewalk.plan.hardware import HOST_PARAMETERS_PER_SECOND, Machine
 
+HOST_OPTIMIZER = "host optimizer"
+_UNITS = {"products": "GFLOP/s", "attention": "GFLOP/s", HOST_OPTIMIZER: "B parameters/s"}  # of all others: GB/s
 _SUFFIX = re.compile(r".+\.json", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """FLOP/s or bytes a second of one rank while all ranks do the same; ``spread`` is (most - least) / median."""
+    """FLOPs, bytes or parameters a second of one rank while all do the same; ``spread`` is (most - least) / median."""
 
     median: float
     spread: float
@@ -38,8 +40,8 @@ class Rate:
 class Calibration:
     """What was measured on ``ranks`` ranks of a ``kind`` (``cpu`` or ``cuda``), by the name of each rate.
 
-    The names are ``products PRECISION``, ``attention PRECISION``, ``copy``, ``link`` with two ranks and more, and
-    ``host`` on a GPU.
+    The names are ``products PRECISION``, ``attention PRECISION``, ``copy``, ``link`` with two ranks and more, and on a
+    GPU ``host`` (copies from its memory) and ``host optimizer`` (parameters that its processors update).
     """
 
     device: str
@@ -57,7 +59,7 @@ class Calibration:
         """A line on each rate, for people."""
         lines = [f"{self.device}, {format_count(self.ranks, 'rank')}, digest {self.digest[:12]}"]
         for name, rate in self.rates.items():
-            unit = "GFLOP/s" if name.startswith(("products", "attention")) else "GB/s"
+            unit = _UNITS.get(name, _UNITS.get(name.partition(" ")[0], "GB/s"))
             told = (
                 f"{rate.median / 1e9:>9.3g} {unit} a rank, spread {rate.spread:.0%} over "
                 f"{format_count(rate.calls, 'call')}"
@@ -113,6 +115,9 @@ def describe_calibrated(calibration: Calibration, *, ranks: int) -> Machine:
         link_bytes_per_second=shared * rates.get("link", rates["copy"] / 2),
         source=f"measured, digest {calibration.digest[:12]}",
         host_link_bytes_per_second=rates.get("host", copied / 2),
+        host_parameters_per_second=rates[HOST_OPTIMIZER] * calibration.ranks
+        if HOST_OPTIMIZER in rates
+        else HOST_PARAMETERS_PER_SECOND,
         memory_bytes_per_second=copied,
         host_bytes=calibration.host_bytes * calibration.ranks / (ranks if each is None else min(ranks, each)),
         node_ranks=each,

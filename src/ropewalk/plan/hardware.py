@@ -28,6 +28,10 @@ from ropewalk.plan.devices import (
 from ropewalk.plan.generic_gpu import LINK_BYTES_PER_SECOND, estimate_rates
 from ropewalk.plan.gpus import Gpu, list_gpus
 
+HOST_PARAMETERS_PER_SECOND = 2.4e9
+"""Where nobody measured it: the geometric mean of three sources' nodes, which differ by a factor of three
+(benchmarks/plan_published.py)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Machine:
@@ -45,6 +49,8 @@ class Machine:
     source: str
     host_link_bytes_per_second: float = 50e9
     """Between the device and pinned host memory: PCIe 5 with 16 lanes, less its overhead."""
+    host_parameters_per_second: float = HOST_PARAMETERS_PER_SECOND
+    """Parameters that the processors of a node update, where the optimizer is on the host."""
     memory_bytes_per_second: float = math.inf
     """Of the device's own memory; infinite where that is not known, and then elementwise work is not counted."""
     host_bytes: float = math.inf

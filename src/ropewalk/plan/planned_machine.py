@@ -52,6 +52,7 @@ def describe_hardware(hardware: Hardware, *, ranks: int) -> Machine:
         "link_bytes_per_second": hardware.link,
         "network_bytes_per_second": hardware.network,
         "host_link_bytes_per_second": hardware.host_link,
+        "host_parameters_per_second": hardware.host_optimizer,
         "dollars_per_hour": hardware.price,
     }
     node_bytes = hardware.host_memory or base.host_bytes * (base.node_ranks or 1)

@@ -3,9 +3,9 @@
 Products and attention are FLOPs over rates; norms, rotation, activation and loss are bytes over the device's memory
 rate; tiles run an MLP again where nothing else is recomputed, and add gradients once a tile. Messages and copies on
 streams of their own cost the part that compute does not hide, and a share of the hidden part, because they take memory
-rate and processors from it. An optimizer on the host is as fast as its node's CPUs. Six factors are fitted to published
-steps (``Factors``; products have one for each of two generations); benchmarks/plan_published.py fits them and holds
-each against rows that it did not see.
+rate and processors from it. An optimizer on the host is as fast as the machine's processors. Five factors are fitted to
+published steps (``Factors``; products have one for each of two generations); benchmarks/plan_published.py fits them and
+holds each against rows that it did not see.
 """
 
 import math
@@ -40,8 +40,6 @@ class Factors:
     elementwise: float = 1.0
     hidden: float = 0.0
     """Share of hidden messages' seconds that is not hidden."""
-    host_parameters: float = 1e9
-    """Parameters a second that a node's CPUs update."""
 
 
 UNFITTED = Factors({None: 1.0})
@@ -125,7 +123,7 @@ def estimate_step_time(
         shape, work, savings, machine, again=again
     )
     compute = products + forward + backward + elementwise + tiles
-    optimizer, host_copies = _optimizer_seconds(shape, work, savings, machine, factors)
+    optimizer, host_copies = _optimizer_seconds(shape, work, savings, machine)
     copied = work.tokens * copied_bytes(shape, 1, savings=savings, element_bytes=work.element_bytes)
     copy_seconds = copied / machine.host_link_bytes_per_second + host_copies / 2
     once = (
@@ -212,16 +210,14 @@ def _tile_seconds(shape: ModelShape, work: Work, savings: Savings, machine: Mach
     return once_more + sums
 
 
-def _optimizer_seconds(
-    shape: ModelShape, work: Work, savings: Savings, machine: Machine, factors: Factors
-) -> tuple[float, float]:
+def _optimizer_seconds(shape: ModelShape, work: Work, savings: Savings, machine: Machine) -> tuple[float, float]:
     """Seconds of the optimizer, and of the copies of weights and gradients that an optimizer on the host needs."""
     own = work.trained_parameters / work.ranks
     if not savings.states_on_host:
         return own * _OPTIMIZER_BYTES / machine.memory_bytes_per_second, 0.0
     on_node = min(work.ranks, machine.node_ranks or work.ranks)
     moved = shape.parameters / work.ranks * work.micro_batches * (2 * 4 + 4)  # float32 shards up twice, gradients down
-    return own * on_node / factors.host_parameters, moved / machine.host_link_bytes_per_second
+    return own * on_node / machine.host_parameters_per_second, moved / machine.host_link_bytes_per_second
 
 
 def _launch_seconds(shape: ModelShape, work: Work, *, machine: Machine, fused: bool) -> float:
@@ -249,5 +245,5 @@ def in_float32(machine: Machine) -> Machine:
     )
 
 
-FITTED = Factors({None: 1.29, "ampere": 1.18, "hopper": 1.41}, 1.08, 1.0, 0.17, 3.2e9)
+FITTED = Factors({None: 1.25, "ampere": 1.13, "hopper": 1.38}, 1.07, 1.08, 0.38)
 """The factors fitted to all rows of benchmarks/plan_published.py, which prints them."""

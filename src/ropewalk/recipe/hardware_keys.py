@@ -35,6 +35,8 @@ class Hardware(Spec):
     """Bytes per second of one device to other nodes."""
     host_link: PositiveCount | None = None
     """Bytes per second between a device and its host's memory."""
+    host_optimizer: PositiveCount | None = None
+    """Parameters per second that a node's processors update where the optimizer is on the host, such as ``1.2B``."""
     host_memory: PositiveCount | None = None
     """Bytes of a node's host memory, such as ``2T``."""
     price: float | None = Field(default=None, ge=0)
