@@ -27,9 +27,11 @@ from typing import Any, NoReturn
 
 import pytest
 
+from page_tables import write_tables
+
 ROOT = Path(__file__).resolve().parents[1]
 LISTED, RESULTS = ROOT / "benchmarks" / "mutations.toml", ROOT / "benchmarks" / "results" / "2026-11-29-mutations.json"
-PAGE, BEGIN, END = ROOT / "docs" / "gpu-tests.md", "<!-- mutations: begin -->", "<!-- mutations: end -->"
+PAGE = ROOT / "docs" / "gpu-tests.md"
 COPIED, LINKED = ("src", "tests", "benchmarks"), ("docs", "recipes", "examples", "pyproject.toml", "README.md")
 PRELOADED = ("torch.distributed.fsdp", "torch.distributed.tensor", "transformers.models.llama.modeling_llama")
 LIMIT_SECONDS = 150.0
@@ -197,14 +199,6 @@ def tabulate(mutations: Sequence[Mutation], found: dict[str, Any]) -> list[str]:
     return lines
 
 
-def write_page(mutations: Sequence[Mutation], found: dict[str, Any]) -> None:
-    """The table between the marks of the page."""
-    page = PAGE.read_text(encoding="utf-8")
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    PAGE.write_text("\n".join([f"{before}{BEGIN}", *tabulate(mutations, found), f"{END}{after}"]), encoding="utf-8")
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lines", help="parts of the work, such as A1,B8")
@@ -223,7 +217,7 @@ def main() -> int:
     open_ones = [each for each in chosen if found.get(each.name, {}).get("digest") != each.digest()]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     done = measure(open_ones, known, given.seconds)
-    write_page(every, found)
+    write_tables(PAGE, "\n".join(tabulate(every, found)), "mutations")
     failed = [name for name, each in found.items() if each["outcome"] != NOTICED]
     print(f"{len(every)} mutations, {len(found)} tried, {len(failed)} not noticed", *failed, sep="\n  ")
     return 0 if done and not failed else 1

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, median
 
+from page_tables import write_tables
 from published_rows import ALST_NODE_BYTES, ALST_NODES, H100, LONGEST, ROUNDED_SECONDS, ROWS, Row
 from ropewalk.plan.block_memory import copied_bytes
 from ropewalk.plan.devices import read_devices
@@ -243,23 +244,14 @@ def tabulate_nodes(values: Mapping[str, float]) -> list[str]:
     return [*lines, "", f"Host work of one node, without the formula: {told}."]
 
 
-def place(page: str, name: str, lines: Sequence[str]) -> str:
-    """``page`` with ``lines`` between the marks of ``name``."""
-    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-    first, last = page.index(begin) + len(begin), page.index(end)
-    return page[:first] + "\n" + "\n".join(lines) + "\n" + page[last:]
-
-
 def main() -> None:
     fitted = {WITH: fit_all(True), WITHOUT: fit_all(False)}
     RESULTS.write_text(json.dumps(fitted, indent=1) + "\n", encoding="utf-8")
     lines, _ = tabulate(fitted)
-    page = place(PAGE.read_text(encoding="utf-8"), "published", lines)
-    page = place(page, "nodes", tabulate_nodes(fitted[WITH][""]))
-    page = place(page, "longest", tabulate_longest()[0])
-    PAGE.write_text(page, encoding="utf-8")
-    devices = DEVICES_PAGE.read_text(encoding="utf-8")
-    DEVICES_PAGE.write_text(place(devices, "devices", tabulate_devices()), encoding="utf-8")
+    write_tables(PAGE, "\n".join(lines), "published")
+    write_tables(PAGE, "\n".join(tabulate_nodes(fitted[WITH][""])), "nodes")
+    write_tables(PAGE, "\n".join(tabulate_longest()[0]), "longest")
+    write_tables(DEVICES_PAGE, "\n".join(tabulate_devices()), "devices")
     print("\n".join(lines))
     print(
         {name: round(value, 3) for name, value in fitted[WITH][""].items()},

@@ -19,7 +19,7 @@ matplotlib.use("Agg")
 import numpy as np
 from matplotlib import pyplot
 
-from plan_published import place
+from page_tables import write_tables
 from ropewalk.core.quantity import format_amount, format_length
 from ropewalk.plan.flops import token_flops
 from ropewalk.plan.forecast import forecast, forecast_recipe
@@ -186,11 +186,10 @@ def main() -> None:
     figure.tight_layout()
     figure.savefig(FIGURE, dpi=130)
     told = [f"| {minutes:g} | {failures:.0f} | {share:.1%} |" for minutes, (failures, share) in checks.items()]
-    page = PAGE.read_text(encoding="utf-8")
-    page = place(page, "lengths", tabulate_lengths(plans))
-    page = place(page, "runs", tabulate_runs(runs))
-    page = place(page, "llama3", ["| restart, minutes | failures in 54 days | effective |", "|---|---|---|", *told])
-    PAGE.write_text(page, encoding="utf-8")
+    write_tables(PAGE, "\n".join(tabulate_lengths(plans)), "lengths")
+    write_tables(PAGE, "\n".join(tabulate_runs(runs)), "runs")
+    head = ["| restart, minutes | failures in 54 days | effective |", "|---|---|---|"]
+    write_tables(PAGE, "\n".join([*head, *told]), "llama3")
     lengths = {length: [plan.ranks * plan.seconds / 3600, plan.dollars] for length, plan in plans.items()}
     events = [
         {"tokens": tokens, "ranks": ranks, "ideal_days": ideal, **asdict(run)}

@@ -34,6 +34,7 @@ from joins_text import (
     write,
 )
 from joins_train import ask, make_corpus, measure_gain, open_base, open_rows, read_tokenizer, train
+from page_tables import write_tables
 from ropewalk.core.artifact import FolderInUseError, hold, write_whole
 from ropewalk.corpus.task_rules import FAMILIES, TaskRules
 from ropewalk.evaluate.score import mean
@@ -44,7 +45,6 @@ SHORT_TOKENS, WHOLE_TOKENS = (240_000, 90_000), (160_000, 60_000)
 DOCUMENTS = 24
 """Documents of a kind that are measured."""
 RESULTS = Path(__file__).parent / "results" / "2026-11-29-study-joins.json"
-BEGIN, END = "<!-- tables -->\n", "<!-- /tables -->"
 JOINS: Mapping[str, dict[str, Any]] = {
     "random": {"related": {"target_tokens": "2Ki", "control": True}},
     "related": {"related": {"target_tokens": "2Ki"}},
@@ -228,11 +228,9 @@ def main() -> None:
             return
         work(given.data, given.out, budget=given.budget)
         return
-    before, _, rest = given.table.read_text().partition(BEGIN)
     cells = read_cells(given.out)
     write_whole(RESULTS, json.dumps(cells, indent=1) + "\n")
-    tables = tabulate(cells)
-    given.table.write_text(f"{before}{BEGIN}{tables}{END}{rest.partition(END)[2]}")
+    write_tables(given.table, tabulate(cells))
 
 
 if __name__ == "__main__":

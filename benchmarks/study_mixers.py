@@ -22,12 +22,12 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
+from page_tables import write_tables
 from ropewalk.core.quantity import format_length
 from ropewalk.evaluate.score import mean
 from ropewalk.model.folder import copy_tokenizer
 from ropewalk.shape.find import find_model
 
-BEGIN, END = "<!-- tables -->\n", "<!-- /tables -->"
 TOKENS, TARGET, FROZEN = 160 << 10, 4096, 4
 """Of each arm; its context; and the first steps, of 20, in which only new layers are trained."""
 ARMS = {
@@ -193,9 +193,7 @@ def main() -> None:
         run(given.folder.resolve())
         return
     results, page = given.table
-    text = page.read_text()
-    head, rest = text.split(BEGIN)
-    page.write_text(head + BEGIN + tabulate(json.loads(results.read_text())) + END + rest.split(END)[1])
+    write_tables(page, tabulate(json.loads(results.read_text())))
 
 
 if __name__ == "__main__":

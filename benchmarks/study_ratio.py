@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from page_tables import write_tables
 from ratio_laws import judge_laws, list_points
 from ropewalk.core.quantity import format_length
 from ropewalk.evaluate.compare_arms import find_base, values_of
@@ -25,7 +26,6 @@ from ropewalk.evaluate.score import Interval, mean
 from ropewalk.evaluate.study_fit import KINDS, role_loss
 from ropewalk.report.figure import BASE, EXTENDED, FAINT, GRID, INK, OTHERS
 
-BEGIN, END = "<!-- tables -->\n", "<!-- /tables -->"
 BASE_TOKENS = 512
 LOST = 0.01
 """A text is lost where its loss rises by more than this share of the base's."""
@@ -261,9 +261,7 @@ def _draw_line(ax: Any, shares: Sequence[float], values: Sequence[Interval], col
 def main(results_path: str, page: str, picture: str) -> None:
     """Write the tables into the page, between its marks, and the picture."""
     results = json.loads(Path(results_path).read_text())
-    before, _, rest = Path(page).read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    Path(page).write_text(f"{before}{BEGIN}{tabulate(results)}{END}{after}")
+    write_tables(Path(page), tabulate(results))
     draw(results, Path(picture))
     print(f"{picture}: {Path(picture).stat().st_size / 1024:.0f} KiB")
 

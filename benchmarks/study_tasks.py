@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from page_tables import write_tables
 from ropewalk.core.quantity import format_length
 from ropewalk.evaluate.score import Estimate, mean_of
 
-BEGIN, END = "<!-- tables -->\n", "<!-- /tables -->"
 BASE_TOKENS = 512
 READS, BETTER = 0.9, 0.15
 """A task is in the study if the base reads this share at its own length; training must add this share on three."""
@@ -145,9 +145,7 @@ def tabulate(files: list[Path]) -> str:
 
 
 def main(page: Path, *results: str) -> None:
-    before, _, rest = page.read_text().partition(BEGIN)
-    tables = tabulate([Path(name) for name in results])
-    page.write_text(f"{before}{BEGIN}{tables}{END}{rest.partition(END)[2]}")
+    write_tables(page, tabulate([Path(name) for name in results]))
 
 
 if __name__ == "__main__":

@@ -14,11 +14,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from page_tables import write_tables
 from ropewalk.core.quantity import format_length
 from ropewalk.evaluate.score import Interval, mean
 from ropewalk.report.figure import BASE, EXTENDED, FAINT, GRID, INK
 
-BEGIN, END = "<!-- tables -->\n", "<!-- /tables -->"
 BASE_TOKENS = 512
 TARGETS = {"4x": 2048, "8x": 4096}
 KINDS = ("zero-shot", "trained")
@@ -205,9 +205,7 @@ def _draw_legend(figure: Any) -> None:
 def main(results_path: str, page: str, picture: str) -> None:
     """Write the tables into the page, between its marks, and the picture."""
     results = json.loads(Path(results_path).read_text())
-    before, _, rest = Path(page).read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    Path(page).write_text(f"{before}{BEGIN}{tabulate(results)}{END}{after}")
+    write_tables(Path(page), tabulate(results))
     draw(results, Path(picture))
     print(f"{picture}: {Path(picture).stat().st_size / 1024:.0f} KiB")
 

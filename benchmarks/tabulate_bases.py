@@ -7,6 +7,7 @@ A test holds the page against the shipped files.
 
 from pathlib import Path
 
+from page_tables import write_tables
 from ropewalk.core.error import UserError
 from ropewalk.core.quantity import format_length
 from ropewalk.rope.scaling import Nope
@@ -15,7 +16,6 @@ from ropewalk.shape.read import read_shape
 from ropewalk.shape.shipped import BASES, read_sources
 
 PAGE = Path(__file__).parents[1] / "docs" / "bases.md"
-BEGIN, END = "<!-- bases -->\n", "\n<!-- end -->"
 WAITING = "waits for its family"
 _TITLES = ("base", "class", "parameters", "context", "theta", "rope", "layers", "of", "known as")
 
@@ -60,5 +60,4 @@ def _count_layers(shape: ModelShape) -> str:
 
 
 if __name__ == "__main__":
-    before, _, rest = PAGE.read_text().partition(BEGIN)
-    PAGE.write_text(f"{before}{BEGIN}{tabulate()}{END}{rest.partition(END)[2]}")
+    write_tables(PAGE, tabulate(), "bases")

@@ -11,16 +11,15 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from page_tables import write_tables
+
 LOADER = "ropewalk.model.load.load_model"
 
 
 def main(results: str) -> None:
     """Write every table into its page."""
     for page, (mark, tabulate) in TABLES.items():
-        path = Path(__file__).parents[1] / "docs" / page
-        before, _, rest = path.read_text().partition(f"<!-- {mark} -->\n")
-        _, _, after = rest.partition("<!-- end -->\n")
-        path.write_text(f"{before}<!-- {mark} -->\n{tabulate(Path(results))}\n<!-- end -->\n{after}")
+        write_tables(Path(__file__).parents[1] / "docs" / page, tabulate(Path(results)), mark)
 
 
 def tabulate_architectures(results: Path) -> str:

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
+from page_tables import write_tables
 from ropewalk.core.quantity import format_length, format_seconds
 from ropewalk.evaluate.score import difference, wilson_of_prompts
 
-BEGIN, END = "<!-- tables -->\n", "<!-- /tables -->"
 ROUNDS, TEXTS, PROMPTS = 4, ("loss", "quote"), ("key_value", "needle")
 Reading = dict[str, Any]
 Cells = dict[tuple[str, str, str, int, int], list[Reading]]
@@ -176,9 +176,7 @@ def main() -> None:
     if len(sys.argv) < 3:
         print(text)
         return
-    page = Path(sys.argv[2])
-    before, _, rest = page.read_text().partition(BEGIN)
-    page.write_text(f"{before}{BEGIN}\n{text}\n\n{END}{rest.partition(END)[2]}")
+    write_tables(Path(sys.argv[2]), text)
 
 
 if __name__ == "__main__":

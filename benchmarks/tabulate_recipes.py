@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from page_tables import write_tables
 from ropewalk.core.quantity import format_amount, format_length, format_seconds
 from ropewalk.plan.forecast import forecast_recipe
 from ropewalk.plan.totals import total_up
@@ -18,7 +19,6 @@ from ropewalk.shape.shipped import find_shipped
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "recipes.md"
-BEGIN, END = "<!-- recipes: begin -->", "<!-- recipes: end -->"
 HEAD = (
     "| recipe | base | from, to | trained | GPUs | time on H100 | GPU hours, H100 | GPU hours, H200 | dollars |",
     "|---|---|---|---|---|---|---|---|---|",
@@ -82,7 +82,4 @@ def list_rows() -> Iterator[Row]:
 
 
 if __name__ == "__main__":
-    page = PAGE.read_text(encoding="utf-8")
-    table = "\n".join([*HEAD, *(row.spell() for row in list_rows())])
-    before, after = page.partition(BEGIN)[0], page.partition(END)[2]
-    PAGE.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
+    write_tables(PAGE, "\n".join([*HEAD, *(row.spell() for row in list_rows())]), "recipes")

@@ -1,9 +1,7 @@
 """The pages say of other readers what a program measured, and a command is printed where it was found to work."""
 
-import importlib.util
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -11,17 +9,9 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "2026-11-24-readers.jsonl"
 
 
-def load_tabulate() -> Any:
-    spec = importlib.util.spec_from_file_location("tabulate", ROOT / "benchmarks" / "tabulate_readers.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize("page", ["rope-composition.md", "export.md"])
-def test_the_page_has_the_measured_table(page: str) -> None:
-    _, tabulate = load_tabulate().TABLES[page]
+def test_the_page_has_the_measured_table(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, tabulate = load_program("tabulate_readers", monkeypatch).TABLES[page]
     assert tabulate(RESULTS) in (ROOT / "docs" / page).read_text()
 
 

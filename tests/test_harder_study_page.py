@@ -1,12 +1,13 @@
 """The page of the harder study has the tables of its results, which are of the study that ships, and its verdict."""
 
-import importlib.util
 import json
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
+from programs import load_program
 from ropewalk.recipe.sweep import load_sweep
 
 ROOT = Path(__file__).parents[1]
@@ -15,13 +16,9 @@ RESULTS = {
 }
 
 
-@pytest.fixture(scope="module")
-def program() -> Any:
-    spec = importlib.util.spec_from_file_location("study_tasks", ROOT / "benchmarks" / "study_tasks.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def program(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    return load_program("study_tasks", monkeypatch)
 
 
 def read_results(study: str) -> dict[str, Any]:
@@ -29,9 +26,9 @@ def read_results(study: str) -> dict[str, Any]:
     return found
 
 
-def test_the_page_has_the_measured_tables(program: Any) -> None:
-    page = (ROOT / "docs" / "harder-study.md").read_text()
-    assert f"{program.BEGIN}{program.tabulate(list(RESULTS.values()))}{program.END}" in page
+def test_the_page_has_the_measured_tables(program: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = load_program("page_tables", monkeypatch).read_tables(ROOT / "docs" / "harder-study.md")
+    assert shown == program.tabulate(list(RESULTS.values())).strip("\n")
 
 
 @pytest.mark.parametrize("study", RESULTS)
@@ -47,7 +44,7 @@ def test_the_results_are_of_the_study_that_ships(study: str) -> None:
     }
 
 
-def test_the_mean_over_seeds_and_the_verdict_follow_by_hand(program: Any) -> None:
+def test_the_mean_over_seeds_and_the_verdict_follow_by_hand(program: ModuleType) -> None:
     """Differences of 0.1 and 0.3 with errors of 0.03 and 0.04: 0.2 with an error of 0.025."""
 
     def table(at_base: float, at_target: float) -> dict[tuple[str, int], float]:
@@ -83,7 +80,7 @@ def test_the_mean_over_seeds_and_the_verdict_follow_by_hand(program: Any) -> Non
 
 
 @pytest.mark.parametrize("study", RESULTS)
-def test_pairs_are_of_the_scores_that_stand_beside_them(program: Any, study: str) -> None:
+def test_pairs_are_of_the_scores_that_stand_beside_them(program: ModuleType, study: str) -> None:
     """A mean of paired differences is the difference of two shares, of which the cells have each."""
     results = read_results(study)
     cells, pairs, sweep = program.read(results), results["pairs"], results["sweep"]

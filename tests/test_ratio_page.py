@@ -1,9 +1,7 @@
 """The page of the ratio study says what its file holds, that file is of the shipped study, its text is drawn alike."""
 
-import importlib.util
 import json
 import math
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 import pytest
 import zstandard
 
+from programs import load_program
 from ropewalk.recipe.sweep import load_sweep
 
 ROOT = Path(__file__).parents[1]
@@ -23,20 +22,11 @@ def results() -> dict[str, Any]:
     return found
 
 
-def load_program(name: str) -> Any:
-    if str(ROOT / "benchmarks") not in sys.path:
-        sys.path.append(str(ROOT / "benchmarks"))  # programs import their neighbours
-    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_page_has_the_measured_tables(results: dict[str, Any]) -> None:
+def test_the_page_has_the_measured_tables(results: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     page = (ROOT / "docs" / "ratio-study.md").read_text()
-    program = load_program("study_ratio")
-    assert f"{program.BEGIN}{program.tabulate(results)}{program.END}" in page
+    program = load_program("study_ratio", monkeypatch)
+    shown = load_program("page_tables", monkeypatch).read_tables(ROOT / "docs" / "ratio-study.md")
+    assert shown == program.tabulate(results).strip("\n")
     picture = ROOT / "docs" / "ratio-study.png"
     assert "ratio-study.png" in page and 20_000 < picture.stat().st_size < 150_000
 
@@ -50,8 +40,8 @@ def test_the_file_is_of_the_study_that_ships(results: dict[str, Any]) -> None:
     assert len({(cell["kind"], cell["recipe"]) for cell in results["cells"]}) == len(found)
 
 
-def test_a_table_entry_follows_from_the_cells_by_hand(results: dict[str, Any]) -> None:
-    program = load_program("study_ratio")
+def test_a_table_entry_follows_from_the_cells_by_hand(results: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    program = load_program("study_ratio", monkeypatch)
     places = {"trained": "7-2-1", "base": None}
     losses: dict[tuple[str, int], list[float]] = {}
     for cell in results["cells"]:
@@ -73,9 +63,9 @@ def test_a_table_entry_follows_from_the_cells_by_hand(results: dict[str, Any]) -
 
 
 def test_text_is_drawn_alike_each_time_and_a_missing_file_is_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    program = load_program("ratio_text")
+    program = load_program("ratio_text", monkeypatch)
     chapters = "".join(f"第{number}章 {'江山' * 40}{number}\r\n" for number in range(1, 8))
     (tmp_path / "books_zh.jsonl.zst").write_bytes(zstandard.compress(json.dumps({"text": chapters}).encode()))
     for name in ("one", "two"):

@@ -1,8 +1,6 @@
 """The page of the real models has the tables of its readings, each reading is complete, and a stop loses none."""
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ import pytest
 import torch
 
 from conformance.tiny_families import make_model
+from programs import load_program
 from ropewalk.attention import cpu_kernel
 from ropewalk.core.error import UserError
 from ropewalk.evaluate.items import Item, measure
@@ -22,22 +21,10 @@ RESULTS = ROOT / "benchmarks" / "results" / "2026-11-29-real-model.jsonl"
 QUESTIONS, ROUNDS, METHODS = 16, 4, ("unchanged", "theta", "ntk", "yarn")
 
 
-def load_program(name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    if str(ROOT / "benchmarks") not in sys.path:
-        sys.path.append(str(ROOT / "benchmarks"))  # programs import their neighbours
-    sys.modules[name] = module  # its dataclasses look up their own module
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_page_has_the_measured_tables() -> None:
-    program = load_program("tabulate_real_model")
+def test_the_page_has_the_measured_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = load_program("tabulate_real_model", monkeypatch)
     text = program.tabulate(program.read_cells(RESULTS))
-    page = (ROOT / "docs" / "real-model.md").read_text()
-    assert f"{program.BEGIN}\n{text}\n\n{program.END}" in page
+    assert load_program("page_tables", monkeypatch).read_tables(ROOT / "docs" / "real-model.md") == text.strip("\n")
 
 
 def test_a_reading_holds_all_of_its_text() -> None:
@@ -55,8 +42,8 @@ def test_a_reading_holds_all_of_its_text() -> None:
             assert all(0 <= right <= count for right, count in zip(each["correct"], each["count"], strict=True))
 
 
-def test_a_share_and_a_difference_by_hand() -> None:
-    program = load_program("tabulate_real_model")
+def test_a_share_and_a_difference_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = load_program("tabulate_real_model", monkeypatch)
     one, two = ({"number": n, "count": [7.0] * 4, "correct": [7.0] * (3 - n) + [6.0] * (1 + n)} for n in (0, 1))
     assert program._share([one, two]).startswith("62 % of 8 [") and program._share([]) == "-"
     losses = {
@@ -67,7 +54,7 @@ def test_a_share_and_a_difference_by_hand() -> None:
 
 def test_a_reading_has_the_precision_that_its_line_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """``open_model`` holds weights in float32 where the CPU multiplies no bfloat16; such readings are refused."""
-    program = load_program("real_model")
+    program = load_program("real_model", monkeypatch)
     bench = object.__new__(program.Bench)
     bench.precision = "bfloat16"
     for dtype in (torch.bfloat16, torch.float32):
@@ -83,7 +70,7 @@ def test_a_reading_has_the_precision_that_its_line_names(tmp_path: Path, monkeyp
 
 def test_readings_come_in_rounds_and_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a stop the texts of two cells differ by one at most, and a second call does the rest."""
-    program = load_program("real_model")
+    program = load_program("real_model", monkeypatch)
     bench = object.__new__(program.Bench)
     bench.out, bench.model, bench.base_tokens, bench.targets = tmp_path, Path("base"), 8, [16, 32]
     bench.file, bench.methods = tmp_path / "readings.jsonl", list(METHODS)
@@ -102,9 +89,9 @@ def test_readings_come_in_rounds_and_are_read_once(tmp_path: Path, monkeypatch: 
     assert keys == read and len({json.dumps(key) for key in keys}) == len(keys) == ROUNDS * (6 + 2 * 3 * 4)
 
 
-def test_readings_of_another_precision_are_refused(tmp_path: Path) -> None:
+def test_readings_of_another_precision_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """bfloat16 and float32 make no pair, so a folder has one of them."""
-    program = load_program("real_model")
+    program = load_program("real_model", monkeypatch)
     bench = object.__new__(program.Bench)
     bench.file, bench.precision = tmp_path / "readings.jsonl", "float32"
     bench.file.write_text(json.dumps({"key": [0], "precision": "bfloat16"}) + "\n")
@@ -122,9 +109,9 @@ class _Words:
         return np.array([7])
 
 
-def test_a_quotation_asks_for_what_the_text_says() -> None:
+def test_a_quotation_asks_for_what_the_text_says(monkeypatch: pytest.MonkeyPatch) -> None:
     """The text is whole but for its end, each answer is found where its cue ends, and depths are everywhere."""
-    program = load_program("real_model_quote")
+    program = load_program("real_model_quote", monkeypatch)
     document = np.random.default_rng(2).integers(10, 10**6, 4096)
     asked = program.ask_for_quotations(document, _Words(), base_tokens=1024, number=1)
     questions, whole = program.QUESTIONS, asked.whole

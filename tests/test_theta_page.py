@@ -1,6 +1,5 @@
 """The page of the study says what its file holds, its file is of the study that ships, and what it concludes is so."""
 
-import importlib.util
 import json
 import math
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from programs import load_program
 from ropewalk.recipe.sweep import load_sweep
 
 ROOT = Path(__file__).parents[1]
@@ -20,18 +20,11 @@ def results() -> dict[str, Any]:
     return found
 
 
-def load_program() -> Any:
-    spec = importlib.util.spec_from_file_location("study_theta", ROOT / "benchmarks" / "study_theta.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_page_has_the_measured_tables(results: dict[str, Any]) -> None:
+def test_the_page_has_the_measured_tables(results: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     page = (ROOT / "docs" / "theta.md").read_text()
-    program = load_program()
-    assert f"{program.BEGIN}{program.tabulate(results)}{program.END}" in page
+    program = load_program("study_theta", monkeypatch)
+    shown = load_program("page_tables", monkeypatch).read_tables(ROOT / "docs" / "theta.md")
+    assert shown == program.tabulate(results).strip("\n")
     picture = ROOT / "docs" / "theta.png"
     assert "theta.png" in page and 20_000 < picture.stat().st_size < 150_000
 
@@ -53,8 +46,8 @@ def test_the_file_is_of_the_study_that_ships(results: dict[str, Any]) -> None:
     assert len(digests) == len(cells)
 
 
-def test_a_table_entry_follows_from_the_cells_by_hand(results: dict[str, Any]) -> None:
-    program = load_program()
+def test_a_table_entry_follows_from_the_cells_by_hand(results: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    program = load_program("study_theta", monkeypatch)
     found = program.read(results, "4x")["trained", "yarn"]
     values = [
         value

@@ -1,21 +1,17 @@
 """The tiny base with each layer doubled computes what the tiny base computes, and its copies can learn."""
 
-import importlib.util
 from pathlib import Path
 
+import pytest
 import torch
 from transformers import LlamaForCausalLM
 
+from programs import load_program
 from ropewalk.shape.find import TINY_BASE
 
-ROOT = Path(__file__).parents[2]
 
-
-def test_the_doubled_model_begins_as_the_same_function(tmp_path: Path) -> None:
-    spec = importlib.util.spec_from_file_location("grow_tiny_base", ROOT / "benchmarks" / "grow_tiny_base.py")
-    assert spec is not None and spec.loader is not None
-    program = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(program)
+def test_the_doubled_model_begins_as_the_same_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = load_program("grow_tiny_base", monkeypatch)
     program.main(tmp_path / "grown")
     base, grown = (LlamaForCausalLM.from_pretrained(folder) for folder in (TINY_BASE, tmp_path / "grown"))
     assert (len(base.model.layers), len(grown.model.layers)) == (3, 6)
