@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from programs import load_program
 from ropewalk.shape.shipped import read_sources
 

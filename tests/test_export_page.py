@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from programs import load_program
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "2026-11-24-readers.jsonl"
 
