@@ -72,7 +72,7 @@ PANELS = (
 )
 
 
-def slowdown(method: Method, tokens: int) -> Float64[np.ndarray, "half"]:
+def slowdown(method: Method, tokens: int) -> Float64[np.ndarray, "half"]:  # noqa: F821 - an axis
     """How many times slower than the base's each pair turns in a document of ``tokens``; infinite where it stands."""
     with np.errstate(divide="ignore"):
         return np.asarray(plain_inv_freq(1e4, 128) / method.inv_freq_at(tokens, 1e4, 128))

@@ -25,7 +25,7 @@ def open_learner(folder: Path) -> ModelWithLoss:
     return ModelWithLoss(load_model(folder)).requires_grad_(False)
 
 
-def brute_logits(folder: Path, tokens: Int64[np.ndarray, "tokens"]) -> Float64[np.ndarray, "tokens vocabulary"]:
+def brute_logits(folder: Path, tokens: Int64[np.ndarray, "tokens"]) -> Float64[np.ndarray, "tokens vocabulary"]:  # noqa: F821 - an axis
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager")
     with torch.no_grad():
         return model(torch.from_numpy(tokens)[None]).logits[0].numpy()
