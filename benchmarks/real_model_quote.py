@@ -42,7 +42,11 @@ class Quotation:
 
 
 def ask_for_quotations(
-    document: Int64[np.ndarray, "tokens"], tokenizer: Tokenizer, *, base_tokens: int, number: int  # noqa: F821 - an axis
+    document: Int64[np.ndarray, "tokens"],
+    tokenizer: Tokenizer,
+    *,
+    base_tokens: int,
+    number: int,  # noqa: F821 - an axis
 ) -> Quotation:
     """``document`` without its last tokens, whose room the questions take; ``number`` is the text's, for the draw."""
     between = tokenizer.encode_inside(_BETWEEN)
