@@ -6,13 +6,10 @@ names them as one is refused.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 
 from ropewalk.core.record import Document
-
-_MARK = "=== "
-_WORDS = Path(__file__).parent / "words"
+from ropewalk.corpus.embedded.titled import read_titled
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +30,6 @@ FOREIGN: Mapping[str, ForeignSource] = MappingProxyType(
 
 def read_foreign_documents(name: str) -> Iterator[Document]:
     """The documents of a built-in source, each with its title as id, in one fixed order."""
-    text = (_WORDS / f"{name}.txt").read_text("utf-8")
-    for part in text.split(_MARK)[1:]:
-        title, _, body = part.partition("\n")
-        body = body.strip() + "\n"
+    for title, body in read_titled(f"{name}.txt"):
         metadata = {"place": title}
         yield Document(body, name, "general", FOREIGN[name].language, title, metadata=metadata)

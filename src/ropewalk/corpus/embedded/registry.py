@@ -1,7 +1,7 @@
 """The sources that need no network, by name, and the one function that returns their documents.
 
-The text of a source is a pure function of (name, seed, size, options) under the same Python. Sources made of Python's
-own files have an end. The generators have none, so a recipe gives their size.
+The text of a source is a pure function of (name, seed, size, options) under the same Python. Sources made of files
+have an end. The generators have none, so a recipe gives their size.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +19,7 @@ from ropewalk.corpus.embedded.encyclopedia import EncyclopediaDocuments, write_e
 from ropewalk.corpus.embedded.foreign import FOREIGN
 from ropewalk.corpus.embedded.key_value import KeyValueDocuments, write_key_value
 from ropewalk.corpus.embedded.licences import LicenceDocuments, read_licences
+from ropewalk.corpus.embedded.prose import ProseDocuments, write_prose
 from ropewalk.corpus.embedded.python_text import (
     CodeDocuments,
     CodeQuestions,
@@ -84,6 +85,15 @@ EMBEDDED: Mapping[str, Embedded] = MappingProxyType(
             licence=_OWN,
             options=EncyclopediaDocuments,
             generate=write_encyclopedia,
+        ),
+        "prose_zh": Embedded(
+            role="general",
+            language="zh",
+            description="Chinese essays, letters, notices, popular science, tales and reviews, written by hand",
+            licence=_OWN,
+            options=ProseDocuments,
+            generate=write_prose,
+            endless=False,
         ),
         "python_code": Embedded(
             role="domain",
