@@ -56,6 +56,7 @@ class Copies:
                     mapped = parent.open()
                     for members in find_candidates(records["number"]):
                         join_candidates(records["document"][members], mapped, signatures.read, threshold)
+                    del mapped
         follow(parent)
         return parent
 
@@ -70,13 +71,14 @@ class Copies:
             rank, own = self.rank.read(first, last)[later - first], own[later - first]
             order = np.lexsort((later, rank, own))
             order = order[np.concatenate([[True], own[order][1:] != own[order][:-1]])] if len(order) else order
-            mapped, ranks = best.open(), self.rank.open()
-            better = order[rank[order] < ranks[mapped[own[order]]]]
-            mapped[own[better]] = later[better]
-            del mapped, ranks
+            better = order[rank[order] < self.rank.take(best.take(own[order]))]
+            best.put(own[better], later[better])
         chosen = self._column(f"chosen-{name}")
         for first, last in best.chunks():
-            chosen.write(first, best.open()[group.read(first, last)])
+            own, found = group.read(first, last), best.read(first, last)
+            copies = own != np.arange(first, last)
+            found[copies] = best.take(own[copies])
+            chosen.write(first, found)
         return chosen
 
     def _column(self, name: str, dtype: type = np.int64) -> Column:
@@ -107,8 +109,9 @@ class Copies:
                 here = first + start
                 at = np.arange(here, here + len(signatures))
                 unlike = self.equal.read(here, here + len(signatures)) == at
-                for spool, keys in zip(spools, band_keys(signatures[unlike], rows), strict=True):
-                    spool.add(_keyed(keys, at[unlike]))
+                signatures, at = signatures[unlike], at[unlike]
+                for spool, keys in zip(spools, band_keys(signatures, rows), strict=True):
+                    spool.add(_keyed(keys, at))
         return spools
 
 
@@ -157,6 +160,11 @@ def _map(folder: Path, column: str) -> "np.memmap[tuple[int, ...], np.dtype[np.g
 
 def _batches(folder: Path) -> Iterator[tuple[int, UInt32[np.ndarray, "documents 128"]]]:
     """Yield the signatures of a shard in pieces, each with the index of its first document."""
-    length = len(_map(folder, "signatures"))
+    mapped = _map(folder, "signatures")
+    path, begin, length, size = folder / "signatures.npy", mapped.offset, len(mapped), 4 * SIGNATURE
+    del mapped  # read and not mapped: the pages of a map would count beside the copy
     for start in range(0, length, _BATCH_DOCUMENTS):
-        yield start, np.array(_map(folder, "signatures")[start : start + _BATCH_DOCUMENTS])
+        count = min(_BATCH_DOCUMENTS, length - start)
+        numbers = np.fromfile(path, dtype="<u4", count=count * SIGNATURE, offset=begin + size * start)
+        yield start, numbers.reshape(-1, SIGNATURE)
+        del numbers

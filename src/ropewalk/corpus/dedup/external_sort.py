@@ -4,6 +4,7 @@ A column has one number for each document. A spool has records in files by the h
 that one file at a time is sorted in memory. The size of a piece in memory does not grow with the number of documents.
 """
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,6 +55,24 @@ class Column:
             file.seek(first * self._dtype.itemsize)
             file.write(values.astype(self._dtype).tobytes())
 
+    def take(self, documents: Int64[np.ndarray, "some"]) -> Shaped[np.ndarray, "some"]:
+        """The numbers of some documents anywhere. A map of the file would hold every page that they touch."""
+        wanted, place = np.unique(documents, return_inverse=True)
+        size = self._dtype.itemsize
+        with self._path.open("rb") as file:
+            handle = file.fileno()
+            read = b"".join([os.pread(handle, size, size * document) for document in wanted.tolist()])
+        return np.frombuffer(read, dtype=self._dtype)[place]
+
+    def put(self, documents: Int64[np.ndarray, "some"], values: Shaped[np.ndarray, "some"]) -> None:
+        """Set the numbers of some documents anywhere."""
+        size = self._dtype.itemsize
+        data = memoryview(values.astype(self._dtype).tobytes())
+        with self._path.open("r+b") as file:
+            handle = file.fileno()
+            for at, document in enumerate(documents.tolist()):
+                os.pwrite(handle, data[size * at : size * (at + 1)], size * document)
+
     def open(self) -> Shaped[np.ndarray, "documents"]:
         """All numbers as an array that is mapped from the file. What was touched of it is freed with the array."""
         mapped = np.memmap(self._path, dtype=self._dtype, mode="r+", shape=(max(1, self.length),))
@@ -73,10 +92,12 @@ def chunks(first: int, last: int) -> Iterator[tuple[int, int]]:
 def follow(column: Column) -> None:
     """Let each document of a column of documents point to the end of its chain."""
     for first, last in column.chunks():
-        mapped, values = column.open(), column.read(first, last)
-        while (mapped[values] != values).any():
-            values = mapped[values]
-        del mapped
+        values = column.read(first, last)
+        where = np.flatnonzero(values != np.arange(first, last))
+        while len(where):
+            found = column.take(values[where])
+            where, found = where[differs := found != values[where]], found[differs]
+            values[where] = found
         column.write(first, values)
 
 

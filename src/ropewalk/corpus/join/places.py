@@ -3,18 +3,25 @@
 The order depends on keys, order fields and ids alone, never on the order in which the text was read.
 """
 
+from array import array
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from struct import Struct
 from typing import Any
 
 import numpy as np
+import xxhash
 from jaxtyping import Int64, UInt64
 
 from ropewalk.core.read_json import read_written_lines
-from ropewalk.corpus.join.natural_order import Comparable, order_naturally
+from ropewalk.corpus.join.natural_order import order_as_bytes, text_as_bytes
 from ropewalk.corpus.read.join_parts import PART
+
+_TAIL = Struct(">QQI")
+"""The end of a row: the digest of a document, its number, and how many of the row's bytes are its key."""
 
 
 @dataclass(frozen=True)
@@ -31,38 +38,60 @@ class Places:
     """Documents that import, or answer, each other in a circle."""
 
 
-@dataclass(slots=True)
-class _Part:
-    number: int
-    id: str
-    answers: str | None
-    order: tuple[Comparable, ...]
-
-
 def read_places(store: Path, digests: UInt64[np.ndarray, "documents"]) -> Places:
-    """The places of all documents of a source's folder in the store."""
-    members: dict[tuple[str, ...], list[_Part]] = defaultdict(list)
+    """The places of all documents of a source's folder in the store.
+
+    Memory holds the key of each document as bytes; equal headers are one text, and ids that are answered are digests.
+    """
+    rows: list[bytes] = []
     headers: list[str] = []
+    texts: dict[str, str] = {}
+    own, asked = array("Q"), array("Q")
     in_circle = 0
     for entry in read_written_lines(store / "documents.jsonl", dict, appended=False):
         if "dropped" in entry:
             continue
         place: dict[str, Any] = entry[PART]
-        order = tuple(order_naturally(value) for value in place["order"])
-        members[tuple(place["key"])].append(_Part(len(headers), str(entry["id"]), place.get("answers"), order))
-        headers.append(place.get("header", ""))
+        id, number = str(entry["id"]), len(rows)
+        rows.append(_make_row(place, id, int(digests[number]), number))
+        header = place.get("header", "")
+        headers.append(texts.setdefault(header, header))
         in_circle += place.get("in_circle", False)
-    assert len(headers) == len(digests)
-    group = np.empty(len(headers), dtype=np.int64)
-    ordered: list[int] = []
-    for number, key in enumerate(sorted(members, key=lambda key: ([order_naturally(value) for value in key], key))):
-        parts = sorted(members[key], key=lambda part: (part.order, order_naturally(part.id), int(digests[part.number])))
-        if any(part.answers is not None for part in parts):
-            parts, circles = _read_depth_first(parts)
-            in_circle += circles
-        group[[part.number for part in parts]] = number
-        ordered += [part.number for part in parts]
-    return Places(group, np.array(ordered, dtype=np.int64), headers, in_circle)
+        if "answers" in place:
+            own.append(_digest_id(id))
+            asked.append(_digest_id(place["answers"]))
+    assert len(headers) == len(digests) and len(own) in (0, len(headers))
+    rows.sort()
+    order, first = _read_rows(rows)
+    del rows
+    if own:
+        in_circle += sum(_order_answers(order[a:b], own, asked) for a, b in pairwise([*first.tolist(), len(order)]))
+    group = np.empty(len(order), dtype=np.int64)
+    group[order] = np.repeat(np.arange(len(first)), np.diff(first, append=len(order)))
+    return Places(group, order, headers, in_circle)
+
+
+def _make_row(place: Mapping[str, Any], id: str, digest: int, number: int) -> bytes:
+    """What sorts a document: its key in natural order, then letter by letter; its order fields, its id, its digest."""
+    key = order_as_bytes(place["key"]) + b"".join(map(text_as_bytes, place["key"]))
+    return b"".join([key, order_as_bytes(place["order"]), order_as_bytes([id]), _TAIL.pack(digest, number, len(key))])
+
+
+def _read_rows(rows: Sequence[bytes]) -> tuple[Int64[np.ndarray, "documents"], Int64[np.ndarray, "groups"]]:
+    """The documents of sorted rows, and the place among them at which each group begins."""
+    order, first = np.empty(len(rows), dtype=np.int64), array("q")
+    key: bytes | None = None
+    for at, row in enumerate(rows):
+        _, order[at], size = _TAIL.unpack_from(row, len(row) - _TAIL.size)
+        if row[:size] != key:
+            first.append(at)
+            key = row[:size]
+    return order, np.array(first, dtype=np.int64)
+
+
+def _digest_id(id: str | None) -> int:
+    """A digest of an id; 0 for none."""
+    return 0 if id is None else max(1, xxhash.xxh3_64_intdigest(id.encode("utf-8", "surrogatepass")))
 
 
 def unplaced(digests: UInt64[np.ndarray, "documents"]) -> Places:
@@ -70,32 +99,37 @@ def unplaced(digests: UInt64[np.ndarray, "documents"]) -> Places:
     return Places(np.arange(len(digests), dtype=np.int64), np.argsort(digests, kind="stable"), [""] * len(digests), 0)
 
 
-def _read_depth_first(parts: Sequence[_Part]) -> tuple[list[_Part], int]:
-    """Each part before its answers, the answers in their order; and the number of parts that answer in a circle.
+def _order_answers(parts: Int64[np.ndarray, "parts"], own: Sequence[int], asked: Sequence[int]) -> int:
+    """Order the documents of a group, in place, where one of them answers something: each before its answers, the
+    answers in their order. Returns the number of those that answer in a circle, which begins with its first part.
 
-    A part whose question is not there begins a tree of its own. A circle begins with its first part.
+    ``own`` and ``asked`` are digests of ids. A part whose question is not there begins a tree of its own.
     """
-    known = {part.id for part in parts}
-    answers: dict[str | None, list[_Part]] = defaultdict(list)
-    for part in parts:
-        answers[part.answers if part.answers in known else None].append(part)
+    members: list[int] = parts.tolist()
+    if not any(asked[part] for part in members):
+        return 0
+    known = {own[part] for part in members}
+    answers: dict[int, list[int]] = defaultdict(list)
+    for part in members:
+        answers[asked[part] if asked[part] in known else 0].append(part)
     seen: set[int] = set()
-    found: list[_Part] = []
+    found: list[int] = []
 
-    def walk(root: _Part) -> Iterator[_Part]:
+    def walk(root: int) -> Iterator[int]:
         waiting = [root]
         while waiting:
             part = waiting.pop()
-            if part.number in seen:
+            if part in seen:
                 continue
-            seen.add(part.number)
+            seen.add(part)
             yield part
-            waiting += answers.get(part.id, [])[::-1]
+            waiting += answers.get(own[part], [])[::-1]
 
-    for root in answers[None]:
+    for root in answers[0]:
         found += walk(root)
-    in_circle = len(parts) - len(found)
-    for part in parts:
-        if part.number not in seen:
+    in_circle = len(members) - len(found)
+    for part in members:
+        if part not in seen:
             found += walk(part)
-    return found, in_circle
+    parts[:] = found
+    return in_circle

@@ -16,6 +16,9 @@ from ropewalk.corpus.tokens.joined_documents import ADDED, PIECES
 from ropewalk.corpus.tokens.store import write_shards
 from ropewalk.corpus.tokens.tokenizer import Tokenizer
 
+_CHUNK_PARTS = 1 << 14
+"""Parts whose rows are made at a time: six rows each, of which most are left out again."""
+
 
 @dataclass(frozen=True, slots=True)
 class JoinLedger:
@@ -141,8 +144,16 @@ def make_pieces(
     begins, ends = begin == 0, end == whole
     assert begins[parts.opens].all() and ends[parts.closes].all()
     borders = bos * int((begins & ~parts.opens).sum()) + int(not keeps_ends) * int((ends & ~parts.closes).sum())
+    joined = np.cumsum(parts.opens) - 1
+    columns = (parts.documents, parts.opens, parts.closes, joined, begin, end, whole, *around.T)
+    rows = [
+        _Columns(*(column[at : at + _CHUNK_PARTS] for column in columns)).make_rows(
+            size, len(tokens), bos=bos, keeps_ends=keeps_ends
+        )
+        for at in range(0, len(joined), _CHUNK_PARTS)
+    ]
     return PieceTable(
-        rows=_make_table(parts, (begin, end, whole), around, size, len(tokens), bos=bos, keeps_ends=keeps_ends),
+        rows=np.concatenate([np.empty((0, 5), dtype=np.int64), *rows]),
         added=added,
         stored=len(tokens),
         ledger=JoinLedger(
@@ -177,40 +188,42 @@ def _encode_between(
     return added, around
 
 
-def _make_table(
-    parts: PartOrder,
-    spans: tuple[Int64[np.ndarray, "parts"], Int64[np.ndarray, "parts"], Int64[np.ndarray, "parts"]],
-    around: Int64[np.ndarray, "parts 2"],
-    size: Int64[np.ndarray, "added"],
-    stored: int,
-    *,
-    bos: int,
-    keeps_ends: bool,
-) -> Int64[np.ndarray, "pieces 5"]:
-    """Rows ``[joined document, number, begin, end, opens]``: at most six a part, in this order: the separator before
-    it, the BOS of the joined document, the text before it, its tokens, the text behind it, the EOS of the document.
+class _Columns(NamedTuple):
+    """What the rows of parts are made of. ``head`` and ``tail`` number the added text before and behind a part."""
 
-    ``spans`` are the begin and end of each part, and the length of its document.
-    """
-    numbers, first, last = parts.documents, parts.opens, parts.closes
-    begin, end, whole = spans
-    head, tail = around.T
-    has_head, has_tail, nothing = head >= 0, tail >= 0, np.zeros(len(numbers), dtype=np.int64)
-    joined = np.cumsum(first) - 1
-    apart = first & has_head & bool(bos)
-    ends_apart = last & has_tail
-    text_begin = np.where((begin > 0) | (first & ~apart), begin, bos)
-    text_end = np.where((end < whole) | ((last | keeps_ends) & ~ends_apart), end, end - 1)
-    rows = np.stack(
-        [
-            np.stack([joined, nothing + stored, nothing, np.where(first, 0, size[0]), nothing], axis=1),
-            np.stack([joined, numbers, nothing, apart * bos, nothing + 1], axis=1),
-            np.stack([joined, stored + np.maximum(head, 0), nothing, has_head * size[head], ~apart], axis=1),
-            np.stack([joined, numbers, text_begin, text_end, ~has_head], axis=1),
-            np.stack([joined, stored + np.maximum(tail, 0), nothing, has_tail * size[tail], nothing], axis=1),
-            np.stack([joined, numbers, whole - ends_apart, whole, nothing], axis=1),
-        ],
-        axis=1,
-    )  # [parts, rows of a part, columns]
-    flat = rows.reshape(-1, 5)
-    return flat[flat[:, 2] < flat[:, 3]].astype(np.int64)
+    documents: Int64[np.ndarray, "parts"]
+    opens: Bool[np.ndarray, "parts"]
+    closes: Bool[np.ndarray, "parts"]
+    joined: Int64[np.ndarray, "parts"]
+    begin: Int64[np.ndarray, "parts"]
+    end: Int64[np.ndarray, "parts"]
+    whole: Int64[np.ndarray, "parts"]
+    head: Int64[np.ndarray, "parts"]
+    tail: Int64[np.ndarray, "parts"]
+
+    def make_rows(
+        self, size: Int64[np.ndarray, "added"], stored: int, *, bos: int, keeps_ends: bool
+    ) -> Int64[np.ndarray, "pieces 5"]:
+        """Rows ``[joined document, number, begin, end, opens]``: at most six a part, in this order: the separator
+        before it, the BOS of the joined document, the text before it, its tokens, the text behind it, the EOS of the
+        document. ``size``: the tokens of each added text.
+        """
+        numbers, first, last, joined, begin, end, whole, head, tail = self
+        has_head, has_tail, nothing = head >= 0, tail >= 0, np.zeros(len(numbers), dtype=np.int64)
+        apart = first & has_head & bool(bos)
+        ends_apart = last & has_tail
+        text_begin = np.where((begin > 0) | (first & ~apart), begin, bos)
+        text_end = np.where((end < whole) | ((last | keeps_ends) & ~ends_apart), end, end - 1)
+        rows = np.stack(
+            [
+                np.stack([joined, nothing + stored, nothing, np.where(first, 0, size[0]), nothing], axis=1),
+                np.stack([joined, numbers, nothing, apart * bos, nothing + 1], axis=1),
+                np.stack([joined, stored + np.maximum(head, 0), nothing, has_head * size[head], ~apart], axis=1),
+                np.stack([joined, numbers, text_begin, text_end, ~has_head], axis=1),
+                np.stack([joined, stored + np.maximum(tail, 0), nothing, has_tail * size[tail], nothing], axis=1),
+                np.stack([joined, numbers, whole - ends_apart, whole, nothing], axis=1),
+            ],
+            axis=1,
+        )  # [parts, rows of a part, columns]
+        flat = rows.reshape(-1, 5)
+        return flat[flat[:, 2] < flat[:, 3]].astype(np.int64)

@@ -4,6 +4,7 @@ A corpus may have a hundred million documents, so no list of their records is ma
 record's line.
 """
 
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ class DocumentRecords:
         return record
 
     def _find_offsets(self) -> Column:
-        offsets, found, at, first = Column(self._scratch, self._documents), list[int](), 0, 0
+        offsets, found, at, first = Column(self._scratch, self._documents), array("q"), 0, 0
         with self._path.open("rb") as file:
             for line in file:
                 if _DROPPED not in line:
@@ -52,7 +53,7 @@ class DocumentRecords:
                 at += len(line)
                 if len(found) >= _BATCH:
                     offsets.write(first, np.array(found))
-                    first, found = first + len(found), []
+                    first, found = first + len(found), array("q")
         offsets.write(first, np.array(found, dtype=np.int64))
         assert first + len(found) == self._documents
         return offsets

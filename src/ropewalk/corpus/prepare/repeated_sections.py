@@ -7,6 +7,7 @@ document, has the role with priority, and is the longest. So a section is never 
 documents stay complete.
 """
 
+from array import array
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import cache
@@ -48,22 +49,41 @@ def find_spans(
     copies = Copies(shards, scratch)
     stays = copies.find_best(copies.equal, "equal")
     marks, starts, has_mark = _mark_pairs(copies, [part for _, part in shards], threshold, scratch)
-    found: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    spans = _Spans()
     for (first, last), (_, part), home in zip(pairwise(copies.borders), shards, homes, strict=True):
         kept = stays.read(first, last)
         marked = np.flatnonzero(has_mark.open()[kept])
         if not len(marked):
             continue
-        borders = np.cumsum([0, *_load(part, "counts")[:, 1].tolist()])
+        borders = np.append(0, np.cumsum(_load(part, "counts")[:, 1]))
         begins, ends, digests = starts.open(), np.fromfile(part / "ends", dtype="<i8"), _load(part, "digests")
         for number in marked.tolist():
             own_ends = ends[borders[number] : borders[number + 1]]
             if len(own_ends):  # cut like every other document with its text, so that both are tokenised once
                 own = int(kept[number])
                 repeated = marks.read(int(begins[own]), int(begins[own + 1]))
-                found[home, int(digests[number])] = _long_runs(repeated, own_ends, characters)
-    spans = [(*key, start, end) for key, runs in found.items() for start, end in runs]
-    return np.array(spans, dtype=np.uint64).reshape(-1, 4)
+                spans.add(home, int(digests[number]), _long_runs(repeated, own_ends, characters))
+    return spans.list_once()
+
+
+class _Spans:
+    """Spans of documents. A text that stands in a source several times has them once."""
+
+    def __init__(self) -> None:
+        self._rows, self._documents = array("Q"), 0
+
+    def add(self, source: int, digest: int, runs: Sequence[tuple[int, int]]) -> None:
+        """Note the spans of a document."""
+        for start, end in runs:
+            self._rows.extend((source, digest, start, end, self._documents))
+        self._documents += 1
+
+    def list_once(self) -> UInt64[np.ndarray, "spans 4"]:
+        """``source, digest, start, end`` of all spans, in the order in which their texts were first noted."""
+        rows = np.array(self._rows, dtype=np.uint64).reshape(-1, 5)
+        _, first, same = np.unique(rows[:, :2], axis=0, return_index=True, return_inverse=True)
+        is_first: Bool[np.ndarray, spans] = rows[:, 4] == rows[first[same.reshape(-1)], 4]
+        return rows[is_first, :4]
 
 
 def _mark_pairs(
@@ -80,7 +100,7 @@ def _mark_pairs(
     at = 0
     for (first, last), part in zip(pairwise(copies.borders), parts, strict=True):
         counts = _load(part, "counts")[:, 0]
-        starts.write(first, at + np.cumsum([0, *counts.tolist()]))
+        starts.write(first, at + np.append(0, np.cumsum(counts)))
         compared = np.repeat(best.read(first, last) == np.arange(first, last), counts)
         numbers = np.fromfile(part / "pairs", dtype="<u8")[compared]
         rank = np.repeat(copies.rank.read(first, last), counts)[compared]

@@ -13,7 +13,7 @@ from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Bool, Int64, UInt32, UInt64
+from jaxtyping import Bool, UInt32, UInt64
 
 HAN = ((0x3400, 0x4DBF), (0x4E00, 0x9FFF))
 """Letters of Han in the basic plane. The hexagrams between the two blocks are signs."""
@@ -94,12 +94,12 @@ def _mark_parts(
     parts: dict[tuple[bytes, bytes], int],
 ) -> tuple[UInt64[np.ndarray, "characters"], UInt64[np.ndarray, "characters"]]:
     """For each character from the first to the last of Han a bit for each token that may end, or begin, with it."""
-    codes: Int64[np.ndarray, characters] = np.arange(_FIRST, _LAST + 1)
-    encoded = np.stack([0xE0 | codes >> 12, 0x80 | codes >> 6 & 0x3F, 0x80 | codes & 0x3F], axis=1).astype(np.uint8)
+    codes = np.arange(_FIRST, _LAST + 1, dtype=np.uint32)
+    encoded = (0xE0 | codes >> 12) << 16 | (0x80 | codes >> 6 & 0x3F) << 8 | 0x80 | codes & 0x3F  # three bytes of UTF-8
     before, after = np.zeros(len(codes), dtype=np.uint64), np.zeros(len(codes), dtype=np.uint64)
     for (head, tail), bit in parts.items():
-        ends = (encoded[:, 3 - len(head) :] == np.frombuffer(head, dtype=np.uint8)).all(axis=1)
-        begins = (encoded[:, : len(tail)] == np.frombuffer(tail, dtype=np.uint8)).all(axis=1)
-        before |= ends.astype(np.uint64) << np.uint64(bit)
-        after |= begins.astype(np.uint64) << np.uint64(bit)
+        ends = encoded & (1 << 8 * len(head)) - 1 == int.from_bytes(head, "big")
+        begins = encoded >> 24 - 8 * len(tail) == int.from_bytes(tail, "big")
+        before[ends] |= np.uint64(1 << bit)
+        after[begins] |= np.uint64(1 << bit)
     return before, after
