@@ -32,7 +32,7 @@ from jaxtyping import AbstractArray, config, jaxtyped
 
 PACKAGE = "ropewalk"
 MOST_CALLS = 3
-"""Checked calls of one function in one test: the first of each of two ranks, and one that finds what these left behind."""
+"""Checked calls of one function in one test: the first of each of two ranks, and one after what these left behind."""
 _MOST_FUNCTIONS = 1 << 15
 _calls = mmap.mmap(-1, _MOST_FUNCTIONS)
 """The checked calls of each function in this test. A forked process counts in the same memory."""
