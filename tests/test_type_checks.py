@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import type_checks
 from type_checks import MOST_CALLS, begin_test, compile_checked, no_checks
 
 SOURCE = """
@@ -229,6 +230,16 @@ def run_in_fork(call: Any) -> int:
             os._exit(1 if "violates type hint" in str(error) else 2)
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_an_inner_function_has_one_place_however_often_it_is_made(made: dict[str, Any]) -> None:
+    begin_test()
+    with no_checks():
+        made["outer"](np.zeros(3))
+        before = type_checks._functions[0]
+        for _ in range(20):
+            made["outer"](np.zeros(3))
+    assert type_checks._functions[0] == before
 
 
 def test_an_inner_function_and_what_it_holds_end_with_their_caller(made: dict[str, Any]) -> None:

@@ -90,6 +90,7 @@ class _Budget:
         if os.getpid() == _owner:
             self.table, self.place = _calls, _functions[0]
             _functions[0] += 1
+            assert self.place < _MOST_FUNCTIONS, "there are more functions than places for their calls"
 
     def spend(self) -> bool:
         if config.jaxtyping_disable or self.table[self.place] >= MOST_CALLS:
@@ -159,7 +160,9 @@ _inner: dict[CodeType, tuple[_Budget, _Budget]] = {}
 def check_function(function: FunctionType) -> FunctionType:
     """The same function; its arguments and its result agree in their shapes."""
     if "<locals>" in function.__qualname__:
-        prepared, budget = _inner.setdefault(function.__code__, (_Budget(), _Budget()))
+        if function.__code__ not in _inner:
+            _inner[function.__code__] = _Budget(), _Budget()
+        prepared, budget = _inner[function.__code__]
         if not prepared.spend():
             return function
     else:
