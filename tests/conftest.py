@@ -13,7 +13,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from jaxtyping import config
 
 import type_checks
 
@@ -42,9 +41,8 @@ uses_cuda = torch.cuda.is_initialized  # a test may put another one there
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """What the module says, in a hook, which costs less than fixtures of 7,900 tests."""
-    type_checks.begin_test()
+    type_checks.begin_test(checks=not item.path.relative_to(TESTS).as_posix().startswith(LONG))
     _forget_told()
-    config.update("jaxtyping_disable", item.path.relative_to(TESTS).as_posix().startswith(LONG))
     if item.get_closest_marker("gpu") is None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         _start_autograd()

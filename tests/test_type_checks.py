@@ -1,14 +1,17 @@
 """The checks that run under every test find what is wrong, and only that."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import functools
+import gc
+import inspect
+import os
+import weakref
 from typing import Any
 
 import numpy as np
 import pytest
-from jaxtyping import config
 
-from type_checks import MOST_CALLS, begin_test, compile_checked
+import type_checks
+from type_checks import MOST_CALLS, begin_test, compile_checked, no_checks
 
 SOURCE = """
 from collections.abc import Iterator
@@ -39,9 +42,50 @@ def outer(row: Row) -> Row:
     inner(np.zeros((len(row), 3)))
     return row
 
+class Double:
+    def __init__(self, factor: float = 2.0, *, shift: float = 0.0) -> None:
+        self.factor, self.shift = factor, shift
+
+    @classmethod
+    def of(cls, factor: float) -> "Double":
+        return cls(factor)
+
+    @staticmethod
+    def name(letter: str) -> str:
+        return letter + letter
+
+    @property
+    def shown(self) -> str:
+        return self.factor  # wrong on purpose
+
+    def change(self, row: Row, *more: float, **settings: str) -> Row:
+        return row * self.factor + self.shift
+
+class Triple(Double):
+    def __init__(self, *, shift: float = 0.0) -> None:
+        super().__init__(3.0, shift=shift)
+
+def count_down(number: int) -> int:
+    'Docs.'
+    return number if number <= 0 else count_down(number - 1)
+
 def cut(row: Row) -> Iterator[Row]:
     yield row[:1]
     yield row[1:]
+"""
+
+INNER = """
+from collections.abc import Callable
+from jaxtyping import Float64
+import numpy as np
+
+class Held(np.ndarray): ...
+
+def make(row: Float64[np.ndarray, "tokens"]) -> Callable:
+    held = row.view(Held)
+    def add(other: Float64[np.ndarray, "tokens"]) -> Float64[np.ndarray, "tokens"]:
+        return other + held
+    return add
 """
 
 
@@ -111,14 +155,101 @@ def test_a_function_inside_is_checked_while_the_test_has_checks_left(made: dict[
     begin_test()
     with pytest.raises(TypeError, match="violates type hint"):
         made["outer"](np.zeros(2))
-    with config_without_checks():
+    with no_checks():
         assert made["outer"](np.zeros(2)).shape == (2,)
+    with pytest.raises(TypeError, match="violates type hint"):
+        made["outer"](np.zeros(2))
 
 
-@contextmanager
-def config_without_checks() -> Iterator[None]:
-    config.update("jaxtyping_disable", True)
-    try:
-        yield
-    finally:
-        config.update("jaxtyping_disable", False)
+def test_a_function_has_its_own_code_when_its_checks_are_spent(made: dict[str, Any]) -> None:
+    """No wrapper stays around it; it is the same object all the time, and in the next test it is checked again."""
+    half = made["half"]
+    own, bound = half.__wrapped__.__code__, functools.partial(half, 4.0)
+    for _ in range(2):
+        begin_test()
+        assert half.__code__ is not own
+        assert [bound() for _ in range(MOST_CALLS)] == [2.0] * MOST_CALLS
+        assert bound() == 2.0 and half.__code__ is own and half is made["half"]
+    begin_test(checks=False)
+    assert half.__code__ is own
+    begin_test()
+    with no_checks():
+        assert half.__code__ is own
+    assert half.__code__ is not own
+
+
+def test_its_signature_source_and_defaults_are_its_own(made: dict[str, Any]) -> None:
+    begin_test()
+    signature = "(number: int) -> int"
+    for _ in range(MOST_CALLS + 1):
+        assert str(inspect.signature(made["count_down"])) == signature and made["count_down"].__doc__ == "Docs."
+        made["count_down"](0)
+    begin_test()
+    for _ in range(MOST_CALLS + 1):
+        assert made["Triple"]().factor == 3.0 and made["Triple"](shift=2.0).shift == 2.0
+        assert made["Double"]().factor == 2.0 and made["Double"].of(5.0).factor == 5.0
+        assert made["Double"].name("a") == "aa"
+        assert made["Triple"](shift=1.0).change(np.ones(2), 1.0, other="a").tolist() == [4.0, 4.0]
+    assert made["count_down"](50) == 0
+
+
+def test_methods_of_each_kind_are_checked(made: dict[str, Any]) -> None:
+    wrong = (
+        lambda: made["Double"]("2"),
+        lambda: made["Double"](shift="2"),
+        lambda: made["Triple"](shift="2"),
+        lambda: made["Double"].of("2"),
+        lambda: made["Double"].name(2),
+        lambda: made["Double"]().shown,
+        lambda: made["Double"]().change(np.ones((2, 2))),
+        lambda: made["Double"]().change(np.ones(2), "more"),
+        lambda: made["Double"]().change(np.ones(2), other=3),
+    )
+    for each in wrong:
+        begin_test()
+        with pytest.raises(TypeError):
+            each()
+
+
+def test_forked_processes_spend_the_checks_together(made: dict[str, Any]) -> None:
+    """What one of them has checked often enough no other one checks again; what no other one calls is checked."""
+    begin_test()
+    assert run_in_fork(lambda: [made["half"](2.0) for _ in range(MOST_CALLS - 1)]) == 0
+    assert run_in_fork(lambda: made["half"]("3")) == 1, "one check is left, in another process"
+    with pytest.raises(TypeError, match="unsupported operand"):
+        made["half"]("3")  # not checked: it fails by itself
+    assert run_in_fork(lambda: made["Double"].name(3)) == 1, "the forked process alone calls it"
+
+
+def run_in_fork(call: Any) -> int:
+    """1 where a check finds a fault in the call, 0 where it passes."""
+    if not (child := os.fork()):
+        try:
+            call()
+        except TypeError as error:
+            os._exit(1 if "violates type hint" in str(error) else 2)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_an_inner_function_has_one_place_however_often_it_is_made(made: dict[str, Any]) -> None:
+    begin_test()
+    with no_checks():
+        made["outer"](np.zeros(3))
+        before = type_checks._functions[0]
+        for _ in range(20):
+            made["outer"](np.zeros(3))
+    assert type_checks._functions[0] == before
+
+
+def test_an_inner_function_and_what_it_holds_end_with_their_caller(made: dict[str, Any]) -> None:
+    """A ring through the code of a function would never be collected."""
+    begin_test()
+    names: dict[str, Any] = {"__name__": "made"}
+    exec(compile_checked(INNER, "inner"), names)
+    kept = names["make"](np.zeros(3))
+    assert kept.__wrapped__ is not None and kept(np.zeros(3)).shape == (3,)
+    held = weakref.ref(kept), weakref.ref(kept.__closure__[0].cell_contents)
+    del kept
+    gc.collect()
+    assert [each() for each in held] == [None, None]

@@ -1,99 +1,200 @@
-"""Under test, every call of a function of this project is checked: types by beartype, shapes of arrays by jaxtyping.
+"""Under test, calls of the functions of this project are checked: types by beartype, shapes of arrays by jaxtyping.
 
 Whole numbers are welcome where a float is asked for. jaxtyping has an import hook of its own, which binds the signature
 and checks the arguments twice in every call: half of the suite's time went there. This hook checks them once, and
-remembers shapes only where a signature has arrays. A function inside a function is prepared anew by each call of the
-outer one, for a millisecond; it is checked only where it takes arrays, and only while the test has checks left for it.
-In each test the first ``MOST_CALLS`` calls of a function, and as many objects of a class, are checked: a training calls
-it a thousand times with the same types. ``config.jaxtyping_disable`` turns all checks off.
+remembers shapes only where a signature has arrays.
+In each test the first ``MOST_CALLS`` calls of a function, and as many objects of a class, are checked, counted over the
+test's process and all that are forked from it: a training calls it a thousand times with the same types. A wrapper that
+only counts costs as much as many functions do, so none stays after the last checked call: the function's code is
+exchanged, for code that calls a checked copy, and back (``_Checked``). ``begin_test(checks=False)`` and ``no_checks()``
+give all functions their own code, as torch.compile needs it.
+A function inside a function is prepared anew by each call of the outer one, for a millisecond; it is checked only where
+it takes arrays, and only while the test has checks left for it.
 """
 
 import ast
+import functools
 import inspect
+import mmap
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import is_dataclass
-from functools import wraps
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
-from types import CodeType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any, get_args
+from weakref import ref
 
 from beartype import BeartypeConf, beartype
 from jaxtyping import AbstractArray, config, jaxtyped
 
 PACKAGE = "ropewalk"
-MOST_CALLS = 16
-"""Checked calls of one function in one test; a forked rank goes on from where its parent is."""
-_tests_begun = [0]
+MOST_CALLS = 3
+"""Checked calls of one function in one test: the first of each of two ranks, and one after what these left behind."""
+_MOST_FUNCTIONS = 1 << 15
+_calls = mmap.mmap(-1, _MOST_FUNCTIONS)
+"""The checked calls of each function in this test. A forked process counts in the same memory."""
+_owner, _functions = os.getpid(), [0]
+_all: list["ref[FunctionType]"] = []
+_disarmed: list["ref[FunctionType]"] = []
+"""Functions with their own code, which are checked again in the next test."""
 _check: Any = beartype(conf=BeartypeConf(is_pep484_tower=True, violation_type=TypeError))
 
 
 def check_class(kind: Any) -> Any:
     """A dataclass whose fields have the types and shapes that they say; any other class as it is."""
     if is_dataclass(kind) and "__init__" in vars(kind):
-        kind.__init__ = check_function(kind.__init__)
+        check_function(kind.__init__)  # type: ignore[misc]
     return kind
 
 
-def begin_test() -> None:
-    """From now on calls are those of another test: the first ones of each function are checked again."""
-    _tests_begun[0] += 1
+def begin_test(*, checks: bool = True) -> None:
+    """From now on calls are those of another test: the first ones of each function are checked, or with False none."""
+    _calls[: _functions[0]] = bytes(_functions[0])
+    _check_all(checks)
+
+
+@contextmanager
+def no_checks() -> Iterator[None]:
+    """Nothing is checked inside it."""
+    _check_all(False)
+    try:
+        yield
+    finally:
+        _check_all(True)
+
+
+def _check_all(checks: bool) -> None:
+    config.update("jaxtyping_disable", not checks)
+    those = _disarmed[:] if checks else _all
+    if checks:
+        _disarmed.clear()
+    for each in those:
+        if (function := each()) is not None:
+            (_Checked.arm if checks else _Checked.disarm)(function.__checks__)  # type: ignore[attr-defined]
 
 
 class _Budget:
-    """Says of each call of one function whether it is checked."""
+    """Says of each call of one function whether it is checked.
 
-    __slots__ = ("left", "test")
+    A function that a forked process makes is counted by that process alone: others may give its place to another one.
+    """
+
+    __slots__ = ("place", "table")
 
     def __init__(self) -> None:
-        self.test, self.left = -1, 0
+        self.table: Any = bytearray(1)
+        self.place = 0
+        if os.getpid() == _owner:
+            self.table, self.place = _calls, _functions[0]
+            _functions[0] += 1
+            assert self.place < _MOST_FUNCTIONS, "there are more functions than places for their calls"
 
     def spend(self) -> bool:
-        if config.jaxtyping_disable:
+        if config.jaxtyping_disable or self.table[self.place] >= MOST_CALLS:
             return False
-        if self.test != _tests_begun[0]:
-            self.test, self.left = _tests_begun[0], MOST_CALLS
-        self.left -= 1
-        return self.left >= 0
+        self.table[self.place] += 1
+        return True
 
 
-_inner: dict[CodeType, _Budget] = {}
+class _Checked:
+    """Exchanges the code of one function.
 
-
-def _is_left(function: Callable[..., Any]) -> bool:
-    """Whether a function inside a function stays as it is: nothing is checked, or this test had enough of them.
-
-    Each call of the outer function makes it anew; to prepare it takes a millisecond, longer than most of them run.
+    The function refers to this, and this to the function by a weak reference: no collector looks into a code.
     """
-    return "<locals>" in function.__qualname__ and not _inner.setdefault(function.__code__, _Budget()).spend()
+
+    __slots__ = ("armed", "budget", "checked", "function", "kept", "own", "plain")
+
+    def __init__(self, function: FunctionType, plain: FunctionType, budget: _Budget) -> None:
+        self.function, self.own, self.plain, self.budget = ref(function), function.__code__, plain, budget
+        self.checked, self.armed = _add_checks(plain), False
+        self.kept: CodeType | None = None
+
+    def arm(self) -> None:
+        """The next calls are checked, while the budget lasts."""
+        function = self.function()
+        if function is None or self.armed:
+            return
+        code = self.kept or _code_that_calls(self, function)
+        if "<locals>" not in function.__qualname__:  # one that ends must not be in a ring
+            self.kept = code
+        function.__code__, self.armed = code, True
+
+    def disarm(self) -> None:
+        function = self.function()
+        if function is not None and self.armed:
+            function.__code__, self.armed = self.own, False
+            _disarmed.append(self.function)
+
+    def call(self, /, *args: Any, **settings: Any) -> Any:
+        if self.budget.spend():
+            return self.checked(*args, **settings)
+        self.disarm()
+        return self.plain(*args, **settings)
 
 
-def check_function(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function; its arguments and its result agree in their shapes."""
-    if _is_left(function):
-        return function
-    hints = inspect.get_annotations(function).values()
+@functools.cache
+def _make_template(free: int) -> CodeType:
+    """The code of a function that calls its own first constant; ``free`` is the number of its free variables."""
+    names = [f"free_{each}" for each in range(free)]
+    lines = "checked = 0.5", "return checked(*args, **settings)", *names
+    source = f"def make({', '.join(names)}):\n def call(*args, **settings):\n"
+    source += "".join(f"  {line}\n" for line in lines) + " return call"
+    made: dict[str, Any] = {}
+    exec(compile(source, __file__, "exec"), made)
+    return made["make"](*names).__code__  # type: ignore[no-any-return]
+
+
+def _code_that_calls(checks: _Checked, function: FunctionType) -> CodeType:
+    template = _make_template(len(checks.own.co_freevars))
+    constants = tuple(checks.call if each == 0.5 else each for each in template.co_consts)
+    return template.replace(co_consts=constants, co_name=function.__name__, co_qualname=function.__qualname__)
+
+
+_inner: dict[CodeType, tuple[_Budget, _Budget]] = {}
+"""Of each function inside a function: how often it may be prepared, and called with checks."""
+
+
+def check_function(function: FunctionType) -> FunctionType:
+    """The same function; its arguments and its result agree in their shapes."""
+    if "<locals>" in function.__qualname__:
+        if function.__code__ not in _inner:
+            _inner[function.__code__] = _Budget(), _Budget()
+        prepared, budget = _inner[function.__code__]
+        if not prepared.spend():
+            return function
+    else:
+        budget = _Budget()
+        _all.append(ref(function))
+    settings = function.__name__, function.__defaults__, function.__closure__
+    plain = functools.update_wrapper(FunctionType(function.__code__, function.__globals__, *settings), function)
+    del plain.__wrapped__
+    plain.__kwdefaults__ = function.__kwdefaults__
+    checks = _Checked(function, plain, budget)
+    vars(function).update(__wrapped__=plain, __checks__=checks)
+    if config.jaxtyping_disable:
+        _disarmed.append(checks.function)
+    else:
+        checks.arm()
+    return function
+
+
+def _add_checks(plain: FunctionType) -> Callable[..., Any]:
+    hints = inspect.get_annotations(plain).values()
     has_arrays = any(_has_array(hint) for hint in hints)
-    if any(isinstance(hint, str) for hint in hints) or (has_arrays and inspect.isgeneratorfunction(function)):
-        return jaxtyped(function, typechecker=_check)  # type: ignore[no-any-return] # it knows what these need
-    checked, spend = _check(function), _Budget().spend
+    if any(isinstance(hint, str) for hint in hints) or (has_arrays and inspect.isgeneratorfunction(plain)):
+        return jaxtyped(plain, typechecker=_check)  # type: ignore[no-any-return] # it knows what these need
+    checked = _check(plain)
     if not has_arrays:
+        return checked  # type: ignore[no-any-return]
 
-        @wraps(function)
-        def call(*args: Any, **settings: Any) -> Any:
-            return (checked if spend() else function)(*args, **settings)
-
-        return call
-
-    @wraps(function)
-    def call_with_arrays(*args: Any, **settings: Any) -> Any:
-        if not spend():
-            return function(*args, **settings)
+    def call(*args: Any, **settings: Any) -> Any:
         with jaxtyped("context"):  # in which a name of an axis has one size
             return checked(*args, **settings)
 
-    return call_with_arrays
+    return call
 
 
 def _has_array(hint: Any) -> bool:

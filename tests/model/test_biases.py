@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from jaxtyping import config
 from torch.nn.attention import flex_attention as flex
 from transformers import AutoModelForCausalLM
 
@@ -23,6 +22,7 @@ from ropewalk.partition import partition_tokens
 from ropewalk.rope.layers import LayerRule
 from ropewalk.rope.scaling import Theta
 from ropewalk.shape.read import read_shape
+from type_checks import no_checks
 
 
 @pytest.fixture
@@ -30,9 +30,8 @@ def without_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Takes away what keeps biases off a CPU: our check, FlexAttention's, and types that it cannot trace."""
     monkeypatch.setattr(load, "require_gpu", lambda device: None)
     monkeypatch.setattr(flex, "_validate_device", lambda *_: None)
-    config.update("jaxtyping_disable", True)
-    yield
-    config.update("jaxtyping_disable", False)
+    with no_checks():
+        yield
 
 
 def extend_with(base: Path, *rules: dict[str, Any]) -> Path:

@@ -5,6 +5,7 @@ fit. Here a path is the path in the file. A fault that only follows from another
 """
 
 import difflib
+import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -52,7 +53,8 @@ def explain(error: ValidationError, *, kind: type[Spec], data: Any, where: str, 
     )
 
 
-def find_places(kind: type[Spec]) -> dict[str, list[str]]:
+@functools.cache
+def find_places(kind: type[Spec]) -> Mapping[str, Sequence[str]]:
     """Every key with the places where it is valid, such as ``stages[].lr``."""
     places: dict[str, list[str]] = {}
     schema = TypeAdapter(kind).json_schema()

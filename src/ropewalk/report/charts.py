@@ -9,6 +9,7 @@ from jaxtyping import Float64
 
 from ropewalk.core.quantity import format_length
 from ropewalk.core.translate import keep
+from ropewalk.report.drawn_pictures import draw_once
 from ropewalk.report.figure import BASE, EXTENDED, FAINT, INK, OTHERS, ROLE_COLOURS, Picture, draw_picture, shorten
 
 _WIDTH_INCHES = 8.4
@@ -49,6 +50,7 @@ class SourcePart:
     repeats: float
 
 
+@draw_once
 def draw_positions(lines: Sequence[PositionLossCurve], *, marks: Mapping[str, int]) -> Picture:
     """Loss by position in the document, one line per model; ``marks`` are lengths to mark, by name."""
 
@@ -78,6 +80,7 @@ def draw_positions(lines: Sequence[PositionLossCurve], *, marks: Mapping[str, in
     )
 
 
+@draw_once
 def draw_retrieval(maps: Sequence[RetrievalMap], *, trained_tokens: int, task: str) -> Picture:
     """Right answers in percent by length and depth, one map per model, side by side."""
 
@@ -100,6 +103,7 @@ def draw_retrieval(maps: Sequence[RetrievalMap], *, trained_tokens: int, task: s
     )
 
 
+@draw_once
 def draw_grid(rows: Mapping[str, Sequence[RetrievalMap]], *, trained_tokens: int, task: str) -> Picture:
     """Right answers in percent by length and depth: a row of maps for each filler, a column for each model."""
     columns = max(2, *map(len, rows.values()))
@@ -124,6 +128,7 @@ def draw_grid(rows: Mapping[str, Sequence[RetrievalMap]], *, trained_tokens: int
     )
 
 
+@draw_once
 def draw_mixture(parts: Sequence[SourcePart]) -> Picture:
     """Planned and realised share of the tokens side by side: first roles, then sources."""
 
@@ -154,6 +159,7 @@ def draw_mixture(parts: Sequence[SourcePart]) -> Picture:
     )
 
 
+@draw_once
 def draw_changes(changes: Mapping[str, tuple[float, float, float]], *, limit: float) -> Picture:
     """The relative change of a loss by source as (change, low, high); ``limit`` marks the largest allowed change."""
 

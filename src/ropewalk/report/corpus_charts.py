@@ -7,12 +7,14 @@ import numpy as np
 
 from ropewalk.core.quantity import format_amount, format_length
 from ropewalk.core.translate import keep
+from ropewalk.report.drawn_pictures import draw_once
 from ropewalk.report.figure import INK, OTHERS, ROLE_COLOURS, Picture, draw_picture, shorten
 
 _WIDTH_INCHES = 8.4
 _MARKS = (8192, 32768, 131072)
 
 
+@draw_once
 def draw_lengths(lengths: Mapping[str, Any], roles: Mapping[str, str]) -> Picture:
     """Share of all tokens by the length of their document, in powers of two, stacked by role."""
     edges = np.array(lengths["from_tokens"])
@@ -49,6 +51,7 @@ def draw_lengths(lengths: Mapping[str, Any], roles: Mapping[str, str]) -> Pictur
     )
 
 
+@draw_once
 def draw_prefixes(stage: Mapping[str, Any]) -> Picture:
     """Every source's share of the tokens so far, over the sequences of a stage; the planned share is a broken line."""
     prefixes = stage["prefixes"]

@@ -7,6 +7,7 @@ from typing import Any
 from ropewalk.core.quantity import format_amount
 from ropewalk.core.translate import keep
 from ropewalk.report.contents import Curve
+from ropewalk.report.drawn_pictures import draw_once
 from ropewalk.report.figure import (
     EXTENDED,
     FAINT,
@@ -27,6 +28,7 @@ Border = tuple[int, str]
 """The step at which a stage begins, and the stage's name."""
 
 
+@draw_once
 def draw_training(loss: Curve, norm: Curve, rate: Curve, *, borders: Sequence[Border]) -> Picture:
     """Draw training loss above, gradient norm and learning rate below, over the steps of the run."""
 
@@ -55,6 +57,7 @@ def draw_training(loss: Curve, norm: Curve, rate: Curve, *, borders: Sequence[Bo
     )
 
 
+@draw_once
 def draw_sources(curves: Mapping[str, Curve], *, roles: Mapping[str, str], borders: Sequence[Border]) -> Picture:
     """One small picture per source: its loss at each validation, coloured by role."""
     return _draw_each(
@@ -68,6 +71,7 @@ def draw_sources(curves: Mapping[str, Curve], *, roles: Mapping[str, str], borde
     )
 
 
+@draw_once
 def draw_buckets(curves: Mapping[str, Curve], *, kind: str, borders: Sequence[Border]) -> Picture:
     """One small picture per bucket of positions or of documents' lengths: its loss at each validation."""
     return _draw_each(
@@ -79,6 +83,7 @@ def draw_buckets(curves: Mapping[str, Curve], *, kind: str, borders: Sequence[Bo
     )
 
 
+@draw_once
 def draw_held_out(curves: Mapping[str, Curve], *, borders: Sequence[Border]) -> Picture:
     """One small picture per figure that was measured on held-out text during training."""
     return _draw_each(
@@ -123,6 +128,7 @@ def _draw_each(
     return draw_picture(paint, size=size, caption=caption, alt=f"{what}: {told}.", names=names)
 
 
+@draw_once
 def draw_speed(speed: Curve, mfu: Curve, imbalance: Curve, *, borders: Sequence[Border]) -> Picture:
     """Tokens per second, MFU, and the attention work of the busiest rank over the mean, over steps."""
 

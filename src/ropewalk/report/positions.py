@@ -14,6 +14,7 @@ from jaxtyping import Float64, Int64
 
 from ropewalk.core.quantity import format_amount, format_length
 from ropewalk.core.translate import translate_label
+from ropewalk.report.drawn_pictures import draw_once
 from ropewalk.report.figure import BASE, EXTENDED, FAINT, GRID, INK, OTHERS, Picture, draw_picture, scale_logarithmic
 from ropewalk.rope.bounds import attraction, first_negative
 from ropewalk.rope.frequency import count_whole_turns, plain_inv_freq, wavelengths
@@ -46,6 +47,7 @@ class Turning:
         return style_line(self.colour, main=self.main)
 
 
+@draw_once
 def draw_turns(lines: Sequence[Turning], *, base_tokens: int, context_tokens: int) -> Picture:
     """Tokens in a whole turn of each pair.
 
@@ -84,6 +86,7 @@ def draw_turns(lines: Sequence[Turning], *, base_tokens: int, context_tokens: in
     )
 
 
+@draw_once
 def draw_scales(lines: Sequence[Turning], *, base_tokens: int, context_tokens: int) -> Picture:
     """The number of new tokens that turn a pair as far as one did, by pair. The first line is the base, not drawn."""
 
@@ -117,6 +120,7 @@ def draw_scales(lines: Sequence[Turning], *, base_tokens: int, context_tokens: i
     )
 
 
+@draw_once
 def draw_attraction(lines: Sequence[Turning], *, base_tokens: int, context_tokens: int) -> Picture:
     """The normalised B(m) by distance up to the target, averaged over windows."""
 
@@ -148,6 +152,7 @@ def draw_attraction(lines: Sequence[Turning], *, base_tokens: int, context_token
     )
 
 
+@draw_once
 def draw_reach(lines: Sequence[Turning], *, context_tokens: int, published: Sequence[tuple[float, int]]) -> Picture:
     """The distance up to which B(m) stays positive: of each line as a bar, and of plain RoPE over theta.
 
