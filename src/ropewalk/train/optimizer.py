@@ -14,6 +14,7 @@ from ropewalk.checkpoint.state import name_weights
 from ropewalk.model.architectures import is_embedding
 from ropewalk.train.eight_bit import EightBitAdamW
 from ropewalk.train.moments_kernel import MomentsKernel
+from ropewalk.train.sharded_adamw import ShardedAdamW
 
 
 def make_optimizer(
@@ -35,7 +36,7 @@ def make_optimizer(
     groups = list(_group(model, weight_decay, embedding_lr, begins_with))
     if eight_bit:
         return EightBitAdamW(groups, betas=betas, kernel=moments_kernel)
-    return torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=True)
+    return ShardedAdamW(groups, betas=betas)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float, *, frozen: bool = False) -> None:
