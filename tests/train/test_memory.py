@@ -51,15 +51,15 @@ def measure_step(savings: Savings, precision: Literal["float32", "bfloat16"], lo
     mesh = make_mesh(1, 1)
     prepare_model(learner, mesh, savings=savings, precision=precision)
     optimizer = make_optimizer(learner, weight_decay=0.1, betas=(0.9, 0.95), eight_bit=savings.eight_bit)
+    document = np.arange(TOKENS, dtype=np.int32)[None] // DOCUMENT_TOKENS
+    partition, tokens = partition_tokens(document, ranks=1), torch.arange(TOKENS) % SHAPE.vocabulary
 
-    def step(count: int = TOKENS) -> None:
-        document = np.arange(count, dtype=np.int32)[None] // DOCUMENT_TOKENS
-        partition, tokens = partition_tokens(document, ranks=1), torch.arange(count) % SHAPE.vocabulary
-        learner(tokens, tokens % DOCUMENT_TOKENS, tokens, torch.ones(count), partition=partition)[0].backward()
+    def step() -> None:
+        learner(tokens, tokens % DOCUMENT_TOKENS, tokens, torch.ones(TOKENS), partition=partition)[0].backward()
         optimizer.step()
         optimizer.zero_grad()
 
-    step(DOCUMENT_TOKENS)  # makes the moments, for which one document is enough
+    step()
     held = [*learner.parameters(), *(each for state in optimizer.state.values() for each in state.values())]
     return sum(each.nbytes for each in held) + measure_peak_bytes(step, mesh.device)
 

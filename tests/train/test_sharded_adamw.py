@@ -7,7 +7,7 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from ropewalk.checkpoint.state import MOMENTS
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.parallel.mesh import make_mesh
-from ropewalk.parallel.shards import map_shard, own_shard
+from ropewalk.parallel.rank_shards import map_shard, own_shard
 from ropewalk.train.sharded_adamw import ShardedAdamW
 
 SHAPES = [(5, 3), (1, 4), (6,)]

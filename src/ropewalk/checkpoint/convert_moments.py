@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor
 
 from ropewalk.checkpoint.eight_bit import BLOCK_ELEMENTS, SCALE, decode_moments, encode_moments
 from ropewalk.checkpoint.state import MOMENTS
-from ropewalk.parallel.shards import map_shard, own_shard
+from ropewalk.parallel.rank_shards import map_shard, own_shard
 
 _SLICE_ELEMENTS = 1 << 22
 _BATCH_ELEMENTS = 1 << 28

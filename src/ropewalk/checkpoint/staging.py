@@ -12,7 +12,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
-from ropewalk.parallel.shards import map_shard
+from ropewalk.parallel.rank_shards import map_shard
 
 
 class HostStage:

@@ -20,7 +20,7 @@ from ropewalk.model.expert_balance import ExpertBalance
 from ropewalk.model.load_shards import find_stored_buffers
 from ropewalk.parallel.collective import rank_and_ranks
 from ropewalk.parallel.device import rank_device
-from ropewalk.parallel.shards import map_shard
+from ropewalk.parallel.rank_shards import map_shard
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 WEIGHT = "weight/"

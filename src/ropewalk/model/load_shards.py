@@ -17,7 +17,7 @@ from ropewalk.model.expert_files import join_experts
 from ropewalk.model.read_rows import AnyStored, read_rows
 from ropewalk.model.weights import read_headers, refuse_bad
 from ropewalk.parallel.collective import gather_values
-from ropewalk.parallel.shards import map_shard
+from ropewalk.parallel.rank_shards import map_shard
 
 Places = list[tuple[nn.Module, str]]
 

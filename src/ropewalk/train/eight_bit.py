@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ropewalk.checkpoint.convert_moments import zeros_by_row
 from ropewalk.checkpoint.eight_bit import BLOCK_ELEMENTS, SCALE, decode_moments, encode_moments
-from ropewalk.parallel.shards import map_shard, own_shard
+from ropewalk.parallel.rank_shards import map_shard, own_shard
 from ropewalk.train.moments_kernel import MomentsKernel, has_its_blocks, load_moments_kernel
 from ropewalk.train.sharded_adamw import ShardedAdamW, move_shards
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 
 from ropewalk.checkpoint.state import MOMENTS, make_moments
-from ropewalk.parallel.shards import own_shard
+from ropewalk.parallel.rank_shards import own_shard
 
 
 class ShardedAdamW(torch.optim.AdamW):

@@ -1,8 +1,7 @@
 """Make tensors on a rank's own shard of a DTensor, without torch's dispatch of operators on DTensors.
 
 For each operator on a DTensor torch looks for a sharding of the result, and runs the operator once without values. It
-remembers this only within one thread, so every rank pays 10 ms for each operator and shape, and some 50 us in each
-later call. An operator that works on each element gives the same bits on the shards alone.
+remembers this only within one thread, so every rank pays it again for each operator and shape (docs/log.md). An operator that works on each element gives the same bits on the shards alone.
 """
 
 from collections.abc import Callable
@@ -21,7 +20,9 @@ def own_shard(tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
 
 
 @torch.no_grad()
-def map_shard(tensor: Shaped[Tensor, "..."], make: Callable[..., Tensor], **settings: Any) -> Shaped[Tensor, "..."]:
+def map_shard(
+    tensor: Shaped[Tensor, "..."], make: Callable[..., Shaped[Tensor, "..."]], **settings: Any
+) -> Shaped[Tensor, "..."]:
     """Return ``make(tensor, **settings)``, where ``make`` keeps the shape and treats each element alone.
 
     Examples are ``torch.zeros_like`` and ``torch.clone``. The result is placed as ``tensor`` is, and has no gradient.
