@@ -1,7 +1,8 @@
 """Make tensors on a rank's own shard of a DTensor, without torch's dispatch of operators on DTensors.
 
 For each operator on a DTensor torch looks for a sharding of the result, and runs the operator once without values. It
-remembers this only within one thread, so every rank pays it again for each operator and shape (docs/log.md). An operator that works on each element gives the same bits on the shards alone.
+remembers this only within one thread, so every rank pays it again for each operator and shape (docs/log.md). An
+operator that works on each element gives the same bits on the shards alone.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
 """torch's AdamW, with weight decay on matrices only; norms and biases have no weight decay.
 
 The fused kernel is used, also on a CPU, on each rank's own shards (sharded_adamw.py). On 55 sharded tensors of a
-3.4M-parameter model torch's own fused step took 14 ms, its foreach 50 ms, and a loop 61 ms, most of it before the kernel.
+3.4M-parameter model torch's own fused step took 14 ms, its foreach 50 ms and a loop 61 ms, most of it before a kernel.
 """
 
 from collections.abc import Collection, Iterator
