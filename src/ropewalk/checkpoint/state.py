@@ -109,10 +109,10 @@ def _name_experts(model: nn.Module) -> dict[str, Shaped[Tensor, "..."]]:
 def make_moments(parameter: Shaped[Tensor, "..."], updates: int) -> dict[str, Shaped[Tensor, "..."]]:
     """Return AdamW's state of a parameter after ``updates`` updates without a gradient; AdamW begins with 0 of them.
 
-    Our step is fused, so the count lies on the device.
+    Our step is fused, so the count lies on the device, where it is filled in: a copy of a number would wait for a GPU.
     """
     zeros = {moment: map_shard(parameter, torch.zeros_like) for moment in MOMENTS}
-    return {"step": torch.tensor(float(updates), device=parameter.device)} | zeros
+    return {"step": torch.full((), float(updates), device=parameter.device)} | zeros
 
 
 def name_tensors(state: TrainState) -> dict[str, Shaped[Tensor, "..."]]:
