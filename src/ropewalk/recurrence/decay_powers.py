@@ -1,9 +1,9 @@
 """Powers of sums of decays: exactly zero where they are too small to count, so that no number is denormal.
 
 A decay of -10 a token, which published models have, leaves exp(-90) after nine tokens. That is a denormal number in
-float32, and a CPU takes ten times as long for the exponential and for each product with it. The bar is the square
-root of the smallest normal number, 1e-19 in float32 and 1e-154 in float64: a product of two such powers is normal, and
-what is lost is far below the rounding of what the same sum holds.
+float32, and a CPU takes ten times as long for the exponential and for each product with it. The bar is the cube root
+of the smallest normal number, 2e-13 in float32 and 3e-103 in float64: a product of three such powers is normal, and
+what is lost is far below the rounding of the values that it is added to.
 """
 
 import math
@@ -21,7 +21,7 @@ Lower = Float[Tensor, "chunk chunk"]
 
 def raise_decay(exponents: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """``exp`` of exponents, each at most 0 but for those that the caller masks; without a graph."""
-    least = math.log(torch.finfo(exponents.dtype).tiny) / 2
+    least = math.log(torch.finfo(exponents.dtype).tiny) / 3
     powers = exponents.clamp(min=least, max=0).exp_()
     return functional.threshold_(powers, 1.001 * math.exp(least), 0.0)
 

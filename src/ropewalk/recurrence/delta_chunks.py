@@ -38,10 +38,10 @@ class DeltaChunks(torch.autograd.Function):
         kept = raise_decay(total[:, :, -1:])
         for at in tile_chunks(chunks, heads, key.device):
             growth, fade = raise_decay(total[at]), raise_decay(total[at][:, :, -1:] - total[at])
-            weights = beta[at] * by_heads(key[at] @ key[at].transpose(-1, -2), decay_between(total[at], lower))
-            inverse[at] = torch.linalg.solve_triangular(
-                weights, unit.expand_as(weights), upper=False, unitriangular=True
-            )
+            # the decays of the system can be taken out of it and put back: else substitution makes denormal numbers
+            weights = by_heads(key[at] @ key[at].transpose(-1, -2), beta[at])
+            bare = torch.linalg.solve_triangular(weights, unit.expand_as(weights), upper=False, unitriangular=True)
+            torch.mul(bare, decay_between(total[at], lower), out=inverse[at])
             solver = inverse[at].flatten(0, 1)
             torch.bmm(solver, (beta[at] * value[at]).flatten(0, 1), out=values[at].flatten(0, 1))
             torch.bmm(solver, by_heads(key[at], beta[at] * growth).flatten(0, 1), out=erasing[at].flatten(0, 1))

@@ -5,15 +5,17 @@ rows up at random places.
 """
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from ropewalk.recurrence.chunk_table import ChunkTable
 
 LocalRows = Float[Tensor, "_ _ _"]
 ChunkRows = Float[Tensor, "_ _ chunk _"]
+Index = Int64[Tensor, "_"]
 
 
 class IntoChunks(torch.autograd.Function):
@@ -42,17 +44,39 @@ class FromChunks(torch.autograd.Function):
         return _lay(grad, ctx.table), None
 
 
+_indices: WeakKeyDictionary[ChunkTable, dict[int, tuple[Index, Index]]] = WeakKeyDictionary()
+
+
+def _find_indices(table: ChunkTable, heads: int) -> tuple[Index, Index]:
+    """For each head of each slot its row among those of all local tokens, and the way back.
+
+    So rows move once, where a selection and a transposition would move them twice.
+    """
+    of_table = _indices.setdefault(table, {})
+    if heads not in of_table:
+        chunk, slots = table.chunk_tokens, len(table.tokens)
+        head = torch.arange(heads, device=table.tokens.device)
+        # [slots] -> [chunks, heads, chunk]; [local] -> [local, heads]
+        there = table.tokens.view(-1, 1, chunk) * heads + head[:, None]
+        back = ((table.places // chunk)[:, None] * heads + head) * chunk + (table.places % chunk)[:, None]
+        back = torch.where((table.places == slots)[:, None], slots * heads, back)
+        of_table[heads] = there.flatten(), back.flatten()
+    return of_table[heads]
+
+
 def _lay(rows: LocalRows, table: ChunkTable) -> ChunkRows:
-    if table.filled:
-        slots = rows.index_select(0, table.tokens)
-    else:  # [local, heads, width] and a row of zeros -> [slots, heads, width]
-        slots = torch.cat([rows, rows.new_zeros(1, *rows.shape[1:])]).index_select(0, table.tokens)
-    # [slots, heads, width] -> [chunks, heads, chunk, width]
-    return slots.view(-1, table.chunk_tokens, *rows.shape[1:]).transpose(1, 2).contiguous()
+    heads, width = rows.shape[1:]
+    if not table.filled:  # [local, heads, width] and a row of zeros
+        rows = torch.cat([rows, rows.new_zeros(1, heads, width)])
+    # [local, heads, width] -> [chunks, heads, chunk, width]
+    laid = rows.flatten(0, 1).index_select(0, _find_indices(table, heads)[0])
+    return laid.view(-1, heads, table.chunk_tokens, width)
 
 
 def _collect(rows: ChunkRows, table: ChunkTable) -> LocalRows:
-    slots = rows.transpose(1, 2).flatten(0, 1)  # [chunks, heads, chunk, width] -> [slots, heads, width]
-    if table.padded:  # [slots, heads, width] and a row of zeros -> [slots + 1, heads, width]
-        slots = torch.cat([slots, slots.new_zeros(1, *slots.shape[1:])])
-    return slots.index_select(0, table.places)
+    heads, width = rows.shape[1], rows.shape[3]
+    flat = rows.flatten(0, 2)
+    if table.padded:  # [slots * heads, width] and a row of zeros
+        flat = torch.cat([flat, flat.new_zeros(1, width)])
+    # [slots * heads, width] -> [local, heads, width]
+    return flat.index_select(0, _find_indices(table, heads)[1]).view(-1, heads, width)
