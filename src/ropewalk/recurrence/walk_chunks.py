@@ -42,17 +42,18 @@ class WalkErasing(torch.autograd.Function):
         sizes: list[int],
     ) -> tuple[ChunkStates, Added, Entries]:
         chunks, heads, tokens, narrow = values.shape
-        width = entry.shape[-1]
         before = entry.new_empty(chunks, *entry.shape[1:])
-        added, state = entry.new_zeros(chunks, heads, tokens, width), entry.clone()
+        added, state = (
+            entry.new_zeros(chunks, heads, tokens, entry.shape[-1]),
+            entry.clone(memory_format=torch.contiguous_format),
+        )
         added[..., :narrow] = values
-        for at in _steps(sizes):
-            now = state[: at.stop - at.start]
-            before[at] = now
-            erased = added[at].flatten(0, 1)
-            add_product(erased, erasing[at].flatten(0, 1), now.flatten(0, 1), sign=-1)
-            now.mul_(kept[at])
-            add_product(now.flatten(0, 1), fading[at].flatten(0, 1).transpose(-1, -2), erased)
+        rows = [_split(each, sizes) for each in (before, added, erasing, fading.transpose(-1, -2), kept)]
+        for found, erased, erases, fades, keeps in zip(*rows, strict=True):
+            now = state[: len(found) // heads].flatten(0, 1)
+            found.copy_(now)
+            add_product(erased, erases, now, sign=-1)
+            add_product(now.mul_(keeps), fades, erased)
         ctx.save_for_backward(erasing, fading, kept, before, added)
         ctx.sizes, ctx.narrow = sizes, narrow
         return before, added, state
@@ -62,15 +63,15 @@ class WalkErasing(torch.autograd.Function):
         ctx: Any, of_before: ChunkStates, of_added: Added, of_after: Entries
     ) -> tuple[ChunkValues, ChunkKeys, ChunkKeys, Kept, Entries, None]:
         erasing, fading, kept, before, added = ctx.saved_tensors
-        state, after = of_after.clone(), torch.empty_like(before)
-        of_added = of_added.clone()
-        for at in _steps(ctx.sizes)[::-1]:
-            now = state[: at.stop - at.start]
-            after[at] = now
-            erased = of_added[at].flatten(0, 1)
-            add_product(erased, fading[at].flatten(0, 1), now.flatten(0, 1))
-            now.mul_(kept[at]).add_(of_before[at])
-            add_product(now.flatten(0, 1), erasing[at].flatten(0, 1).transpose(-1, -2), erased, sign=-1)
+        state, after = of_after.clone(memory_format=torch.contiguous_format), torch.empty_like(before)
+        of_added, heads = of_added.clone(memory_format=torch.contiguous_format), before.shape[1]
+        given = (after, of_added, of_before, erasing.transpose(-1, -2), fading, kept)
+        rows = [_split(each, ctx.sizes)[::-1] for each in given]
+        for found, erased, grad, erases, fades, keeps in zip(*rows, strict=True):
+            now = state[: len(found) // heads].flatten(0, 1)
+            found.copy_(now)
+            add_product(erased, fades, now)
+            add_product(torch.addcmul(grad, keeps, now, out=now), erases, erased, sign=-1)
         to_erasing = torch.matmul(of_added, before.transpose(-1, -2)).neg_()
         to_fading = torch.matmul(added, after.transpose(-1, -2))
         return of_added[..., : ctx.narrow], to_erasing, to_fading, _sum_to(before * after, kept), state, None
@@ -83,7 +84,7 @@ class WalkAdding(torch.autograd.Function):
     def forward(
         ctx: Any, taken: ChunkStates, kept: Kept, entry: Entries, sizes: list[int]
     ) -> tuple[ChunkStates, Entries]:
-        before, state = torch.empty_like(taken), entry.clone()
+        before, state = torch.empty_like(taken), entry.clone(memory_format=torch.contiguous_format)
         for at in _steps(sizes):
             now = state[: at.stop - at.start]
             before[at] = now
@@ -95,12 +96,18 @@ class WalkAdding(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, of_before: ChunkStates, of_after: Entries) -> tuple[ChunkStates, Kept, Entries, None]:
         kept, before = ctx.saved_tensors
-        state, after = of_after.clone(), torch.empty_like(before)
+        state, after = of_after.clone(memory_format=torch.contiguous_format), torch.empty_like(before)
         for at in _steps(ctx.sizes)[::-1]:
             now = state[: at.stop - at.start]
             after[at] = now
             torch.addcmul(of_before[at], kept[at], now, out=now)
         return after, _sum_to(before * after, kept), state, None
+
+
+def _split(rows: Float[Tensor, "chunks heads _ _"], sizes: list[int]) -> tuple[Float[Tensor, "_ _ _"], ...]:
+    """The chunks of each step: one call in place of a slice at each step."""
+    # [chunks, heads, _, _] -> [chunks of a step * heads, _, _] of each step
+    return rows.flatten(0, 1).split([size * rows.shape[1] for size in sizes])
 
 
 def _steps(sizes: list[int]) -> list[slice]:
