@@ -39,6 +39,7 @@ class AddingChunks(torch.autograd.Function):
             torch.bmm(faded.flatten(0, 1), of_taken[at].flatten(0, 1), out=to_value[at].flatten(0, 1))
             of_faded = value[at] @ of_taken[at].transpose(-1, -2)
             fallen = faded.mul_(of_faded).sum(-1, keepdim=True)
+            fallen[:, :, -1:] = 0  # the last token does not fade: its rounding would hide strong decays
             torch.neg(fallen, out=to_total[at])
             to_total[at][:, :, -1:] += fallen.sum(2, keepdim=True)
             to_key[at] = sum_heads(of_faded.mul_(fade), key.shape[1])

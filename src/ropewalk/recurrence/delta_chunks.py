@@ -89,6 +89,7 @@ def _differentiate(
     products = by_heads(key @ key.transpose(-1, -2), between).mul_(of_weights)  # of the decays between, without beta
     torch.add(_dot(of_right, value), grown + products.sum(-1, keepdim=True), out=to_beta)
     faded = _dot(by_heads(key, fade), of_fading)
+    faded[:, :, -1:] = 0  # the last token does not fade: its rounding would hide strong decays, which are small
     products.mul_(beta)
     torch.sub(products.sum(-1, keepdim=True), products.sum(-2).unsqueeze(-1), out=to_total)
     to_total.add_(grown.mul_(beta)).sub_(faded)

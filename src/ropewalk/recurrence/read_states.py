@@ -72,6 +72,7 @@ def _differentiate(
     torch.bmm(scores.flatten(0, 1).transpose(-1, -2), grad.flatten(0, 1), out=to_values.flatten(0, 1))
     torch.bmm(reading.flatten(0, 1).transpose(-1, -2), grad.flatten(0, 1), out=to_states.flatten(0, 1))
     of_decay = scores.mul_(of_scores)
+    of_decay.diagonal(dim1=-2, dim2=-1).zero_()  # no decay: its rounding would hide strong ones, which are small
     torch.sub(of_decay.sum(-1, keepdim=True), of_decay.sum(-2).unsqueeze(-1), out=to_total)
     to_total.add_(reading.mul_(of_reading).sum(-1, keepdim=True))
     of_products = sum_heads(of_scores.mul_(between), groups)
