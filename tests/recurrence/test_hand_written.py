@@ -2,6 +2,9 @@
 powers of strong decays.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -10,7 +13,7 @@ from packs import pack
 from recurrence_cases import Case, draw, walk_alone
 from relative_error import relative_error
 from ropewalk.partition import partition_tokens
-from ropewalk.recurrence import convolve, scan, slide_taps, tiles
+from ropewalk.recurrence import chunk_tiles, convolve, scan, slide_taps
 from ropewalk.recurrence.adding_chunks import AddingChunks
 from ropewalk.recurrence.decay_powers import raise_decay
 from ropewalk.recurrence.delta_chunks import DeltaChunks
@@ -23,7 +26,7 @@ SIZES = [2, 1]
 
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiles, "_MATRICES", HEADS)
+    monkeypatch.setattr(chunk_tiles, "_MATRICES", HEADS)
     monkeypatch.setattr(slide_taps, "_TILE_NUMBERS", 6 * 5)
 
 
@@ -48,6 +51,10 @@ def test_chunks_and_outputs() -> None:
     )
 
 
+def check(run: Callable[..., Any], *given: Tensor) -> None:
+    torch.autograd.gradcheck(run, given, fast_mode=True)
+
+
 @pytest.mark.parametrize("width", [VALUE_DIM, VALUE_DIM + KEY_DIM])
 @pytest.mark.parametrize("rows", [1, KEY_DIM])
 def test_walks(width: int, rows: int) -> None:
@@ -56,8 +63,8 @@ def test_walks(width: int, rows: int) -> None:
     erasing, fading = draw_rows(HEADS, TOKENS, KEY_DIM), draw_rows(HEADS, TOKENS, KEY_DIM)
     kept = draw_rows(HEADS, rows, 1)
     entry = draw_rows(HEADS, KEY_DIM, width)[:2].detach().requires_grad_()
-    torch.autograd.gradcheck(WalkErasing.apply, (values, erasing, fading, kept, entry, SIZES), fast_mode=True)
-    torch.autograd.gradcheck(WalkAdding.apply, (states, kept, entry, SIZES), fast_mode=True)
+    check(lambda *given: WalkErasing.apply(*given, SIZES), values, erasing, fading, kept, entry)
+    check(lambda *given: WalkAdding.apply(*given, SIZES), states, kept, entry)
 
 
 def test_a_convolution_in_tiles() -> None:

@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ropewalk.recurrence.chunk_tiles import tile_chunks
 from ropewalk.recurrence.decay_powers import TotalDecay, raise_decay
 from ropewalk.recurrence.delta_chunks import HeadKept
 from ropewalk.recurrence.read_states import ChunkValues, GroupKeys, by_heads, sum_heads
-from ropewalk.recurrence.tiles import tile_chunks
 
 Taken = Float[Tensor, "chunks heads key_dim value_dim"]
 

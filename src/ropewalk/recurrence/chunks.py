@@ -31,6 +31,10 @@ Walked = tuple[ChunkStates, Added, Entries]
 """The state before each chunk, the values added in each, and the state after each segment."""
 
 
+Vectors = tuple[GroupKeys, GroupKeys, ChunkValues, TotalDecay | KeyDecays, Float[Tensor, "chunks heads chunk 1"] | None]
+"""Query, key, value, decay, and beta with the delta rule."""
+
+
 @dataclass(frozen=True, slots=True)
 class Chunks(ABC):
     """Of one group of segments; ``kept`` is exp(G_last), which multiplies the rows of a state."""
@@ -110,16 +114,9 @@ class _KeyDecay(_Erasing):
         return outputs
 
 
-def make_chunks(
-    query: GroupKeys,
-    key: GroupKeys,
-    value: ChunkValues,
-    decay: TotalDecay | KeyDecays,
-    beta: Float[Tensor, "chunks heads chunk 1"] | None,
-    group: SegmentGroup,
-    kind: Recurrence,
-) -> Chunks:
+def make_chunks(vectors: Vectors, group: SegmentGroup, kind: Recurrence) -> Chunks:
     """What is independent of the states: slots without a token have zeros everywhere, and change nothing."""
+    query, key, value, decay, beta = vectors
     total = running_sum(decay, 2)
     if beta is None:
         taken, kept = AddingChunks.apply(key, value, total)

@@ -7,6 +7,7 @@ what is lost is far below the rounding of the values that it is added to.
 """
 
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -23,7 +24,24 @@ def raise_decay(exponents: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """``exp`` of exponents, each at most 0 but for those that the caller masks; without a graph."""
     least = math.log(torch.finfo(exponents.dtype).tiny) / 3
     powers = exponents.clamp(min=least, max=0).exp_()
-    return functional.threshold_(powers, 1.001 * math.exp(least), 0.0)
+    flushed: Tensor = functional.threshold(powers, 1.001 * math.exp(least), 0.0, inplace=True)
+    return flushed
+
+
+class RaiseDecay(torch.autograd.Function):
+    """``apply(exponents)``: ``raise_decay`` with a graph."""
+
+    @staticmethod
+    def forward(ctx: Any, exponents: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        powers = raise_decay(exponents)
+        ctx.save_for_backward(powers)
+        return powers
+
+    @staticmethod
+    def backward(ctx: Any, grad: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        (powers,) = ctx.saved_tensors
+        slopes: Tensor = grad * powers
+        return slopes
 
 
 def lower_triangle(total: TotalDecay) -> Lower:

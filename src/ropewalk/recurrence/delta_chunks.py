@@ -15,9 +15,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ropewalk.recurrence.chunk_tiles import accumulate_product, tile_chunks
 from ropewalk.recurrence.decay_powers import Lower, TotalDecay, decay_between, lower_triangle, raise_decay
 from ropewalk.recurrence.read_states import ChunkValues, GroupKeys, HeadKeys, by_heads, sum_heads
-from ropewalk.recurrence.tiles import add_product, tile_chunks
 
 Betas = Float[Tensor, "chunks heads chunk 1"]
 HeadKept = Float[Tensor, "chunks heads 1 1"]
@@ -82,7 +82,7 @@ def _differentiate(
     growth, fade, between = raise_decay(total), raise_decay(total[:, :, -1:] - total), decay_between(total, lower)
     of_right, of_left = across @ of_values, across @ of_erasing  # of b v and of b exp(G) k
     of_weights = of_right @ values.transpose(-1, -2)
-    add_product(of_weights.flatten(0, 1), of_left.flatten(0, 1), erasing.flatten(0, 1).transpose(-1, -2))
+    accumulate_product(of_weights.flatten(0, 1), of_left.flatten(0, 1), erasing.flatten(0, 1).transpose(-1, -2))
     of_weights.mul_(torch.tril(lower, -1)).neg_()
     torch.mul(of_right, beta, out=to_value)
     grown = _dot(by_heads(key, growth), of_left)
@@ -98,7 +98,7 @@ def _differentiate(
     rows = of_left.mul_(beta * growth).add_(of_fading * fade)
     both = of_products + of_products.transpose(-1, -2)
     to_key.copy_(sum_heads(rows, groups))
-    add_product(to_key.flatten(0, 1), both.flatten(0, 1), key.flatten(0, 1))
+    accumulate_product(to_key.flatten(0, 1), both.flatten(0, 1), key.flatten(0, 1))
 
 
 def _dot(left: HeadKeys, right: HeadKeys) -> TotalDecay:

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ropewalk.recurrence.decay_powers import RaiseDecay
 from ropewalk.recurrence.read_states import ChunkValues, GroupKeys, HeadKeys, Squares
 
 KeyDecays = Float[Tensor, "chunks heads chunk key_dim"]
@@ -23,12 +24,12 @@ def weigh_by_key(
     tokens, repeat = total.shape[2], total.shape[1] // key.shape[1]
     query, key = (each.repeat_interleave(repeat, dim=1) for each in (query, key))
     last = total[:, :, -1:]
-    growth, fade = total.exp(), (last - total).exp()
+    growth, fade = RaiseDecay.apply(total), RaiseDecay.apply(last - total)
     later = torch.ones(tokens, tokens, dtype=torch.bool, device=total.device).triu(1)  # would overflow
     # [chunks, heads, later, earlier, key_dim]
-    between = (total.unsqueeze(3) - total.unsqueeze(2)).masked_fill(later[..., None], -torch.inf).exp()
+    between = RaiseDecay.apply((total.unsqueeze(3) - total.unsqueeze(2)).masked_fill(later[..., None], -torch.inf))
     scores, weights = ((left.unsqueeze(3) * between * key.unsqueeze(2)).sum(-1) for left in (query, key))
     # [chunks, heads, chunk, value_dim] and [..., key_dim], solved together; only what lies below the diagonal is read
     sides = torch.cat([beta * value, key * (beta * growth)], dim=-1)
     solved = torch.linalg.solve_triangular(beta * weights, sides, upper=False, unitriangular=True)
-    return scores, solved, query * growth, key * fade, last.exp().transpose(-1, -2)
+    return scores, solved, query * growth, key * fade, RaiseDecay.apply(last).transpose(-1, -2)

@@ -66,7 +66,8 @@ def _find_indices(table: ChunkTable, heads: int) -> tuple[Index, Index]:
 
 def _lay(rows: LocalRows, table: ChunkTable) -> ChunkRows:
     heads, width = rows.shape[1:]
-    if not table.filled:  # [local, heads, width] and a row of zeros
+    if not table.filled:
+        # [local, heads, width] and a row of zeros -> [local + 1, heads, width]
         rows = torch.cat([rows, rows.new_zeros(1, heads, width)])
     # [local, heads, width] -> [chunks, heads, chunk, width]
     laid = rows.flatten(0, 1).index_select(0, _find_indices(table, heads)[0])
@@ -76,7 +77,8 @@ def _lay(rows: LocalRows, table: ChunkTable) -> ChunkRows:
 def _collect(rows: ChunkRows, table: ChunkTable) -> LocalRows:
     heads, width = rows.shape[1], rows.shape[3]
     flat = rows.flatten(0, 2)
-    if table.padded:  # [slots * heads, width] and a row of zeros
+    if table.padded:
+        # [slots * heads, width] and a row of zeros -> [slots * heads + 1, width]
         flat = torch.cat([flat, flat.new_zeros(1, width)])
     # [slots * heads, width] -> [local, heads, width]
     return flat.index_select(0, _find_indices(table, heads)[1]).view(-1, heads, width)

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ropewalk.recurrence.chunk_tiles import accumulate_product, tile_chunks
 from ropewalk.recurrence.decay_powers import TotalDecay, decay_between, lower_triangle, raise_decay
-from ropewalk.recurrence.tiles import add_product, tile_chunks
 
 GroupKeys = Float[Tensor, "chunks key_heads chunk key_dim"]
 ChunkValues = Float[Tensor, "chunks heads chunk value_dim"]
@@ -38,7 +38,7 @@ class ReadStates(torch.autograd.Function):
             reading = by_heads(query[at], raise_decay(total[at]))
             found = outputs[at].flatten(0, 1)
             torch.bmm(reading.flatten(0, 1), states[at].flatten(0, 1), out=found)
-            add_product(found, scores.flatten(0, 1), values[at].flatten(0, 1))
+            accumulate_product(found, scores.flatten(0, 1), values[at].flatten(0, 1))
         return outputs
 
     @staticmethod
@@ -48,21 +48,18 @@ class ReadStates(torch.autograd.Function):
         lower, grad = lower_triangle(total), grad.contiguous()
         for at in tile_chunks(len(values), values.shape[1], values.device):
             tile = tuple(each[at] for each in (query, key, total, values, states))
-            _differentiate(*tile, grad[at], tuple(each[at] for each in grads), lower)
+            _differentiate(tile, grad[at], tuple(each[at] for each in grads), lower)
         return grads  # type: ignore[return-value]
 
 
 def _differentiate(
-    query: GroupKeys,
-    key: GroupKeys,
-    total: TotalDecay,
-    values: ChunkValues,
-    states: States,
+    tile: tuple[Float[Tensor, "chunks _ _ _"], ...],
     grad: ChunkValues,
     grads: tuple[Float[Tensor, "chunks _ _ _"], ...],
     lower: Float[Tensor, "chunk chunk"],
 ) -> None:
     """Write the gradients of a tile's inputs into ``grads``."""
+    query, key, total, values, states = tile
     to_query, to_key, to_total, to_values, to_states = grads
     groups, between = key.shape[1], decay_between(total, lower)
     growth = raise_decay(total)
@@ -77,7 +74,7 @@ def _differentiate(
     to_total.add_(reading.mul_(of_reading).sum(-1, keepdim=True))
     of_products = sum_heads(of_scores.mul_(between), groups)
     to_query.copy_(sum_heads(of_reading.mul_(growth), groups))
-    add_product(to_query.flatten(0, 1), of_products.flatten(0, 1), key.flatten(0, 1))
+    accumulate_product(to_query.flatten(0, 1), of_products.flatten(0, 1), key.flatten(0, 1))
     torch.bmm(of_products.flatten(0, 1).transpose(-1, -2), query.flatten(0, 1), out=to_key.flatten(0, 1))
 
 

@@ -108,7 +108,7 @@ def _make_groups(placed: Placed, table: ChunkTable, kind: Recurrence) -> list[Ch
     # the backward, where a slice would make a gradient as large as all of it
     rows = [(None,) * 3 if each is None else each.split(counts) for each in placed]
     columns = zip(groups, zip(*rows, strict=True), strict=True)
-    return [make_chunks(*of_group, group, kind) if group.sizes else None for group, of_group in columns]
+    return [make_chunks(of_group, group, kind) if group.sizes else None for group, of_group in columns]
 
 
 def _run(

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ropewalk.recurrence.tiles import add_product
+from ropewalk.recurrence.chunk_tiles import accumulate_product
 
 ChunkValues = Float[Tensor, "chunks heads chunk value_dim"]
 ChunkKeys = Float[Tensor, "chunks heads chunk key_dim"]
@@ -52,8 +52,8 @@ class WalkErasing(torch.autograd.Function):
         for found, erased, erases, fades, keeps in zip(*rows, strict=True):
             now = state[: len(found) // heads].flatten(0, 1)
             found.copy_(now)
-            add_product(erased, erases, now, sign=-1)
-            add_product(now.mul_(keeps), fades, erased)
+            accumulate_product(erased, erases, now, sign=-1)
+            accumulate_product(now.mul_(keeps), fades, erased)
         ctx.save_for_backward(erasing, fading, kept, before, added)
         ctx.sizes, ctx.narrow = sizes, narrow
         return before, added, state
@@ -70,8 +70,8 @@ class WalkErasing(torch.autograd.Function):
         for found, erased, grad, erases, fades, keeps in zip(*rows, strict=True):
             now = state[: len(found) // heads].flatten(0, 1)
             found.copy_(now)
-            add_product(erased, fades, now)
-            add_product(torch.addcmul(grad, keeps, now, out=now), erases, erased, sign=-1)
+            accumulate_product(erased, fades, now)
+            accumulate_product(torch.addcmul(grad, keeps, now, out=now), erases, erased, sign=-1)
         to_erasing = torch.matmul(of_added, before.transpose(-1, -2)).neg_()
         to_fading = torch.matmul(added, after.transpose(-1, -2))
         return of_added[..., : ctx.narrow], to_erasing, to_fading, _sum_to(before * after, kept), state, None
@@ -107,7 +107,8 @@ class WalkAdding(torch.autograd.Function):
 def _split(rows: Float[Tensor, "chunks heads _ _"], sizes: list[int]) -> tuple[Float[Tensor, "_ _ _"], ...]:
     """The chunks of each step: one call in place of a slice at each step."""
     # [chunks, heads, _, _] -> [chunks of a step * heads, _, _] of each step
-    return rows.flatten(0, 1).split([size * rows.shape[1] for size in sizes])
+    steps: tuple[Tensor, ...] = rows.flatten(0, 1).split([size * rows.shape[1] for size in sizes])
+    return steps
 
 
 def _steps(sizes: list[int]) -> list[slice]:

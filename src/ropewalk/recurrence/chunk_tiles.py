@@ -16,7 +16,7 @@ def tile_chunks(chunks: int, heads: int, device: torch.device) -> Iterator[slice
     return (slice(start, min(start + step, chunks)) for start in range(0, chunks, step))
 
 
-def add_product(
+def accumulate_product(
     total: Float[Tensor, "_ rows columns"],
     left: Float[Tensor, "_ rows inner"],
     right: Float[Tensor, "_ inner columns"],
