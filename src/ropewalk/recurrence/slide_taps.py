@@ -86,6 +86,7 @@ def _by_tap(taps: Taps) -> Float[Tensor, "taps channels"]:
 def _lay_windows(rows: Rows, received: Received, edges: Edges, taps: int) -> Float[Tensor, "edges taps channels"]:
     # [near, channels], a row of zeros and [received, channels] -> [windows, channels]
     pool = torch.cat([rows.index_select(0, edges.near), rows.new_zeros(1, rows.shape[1]), received])
+    # [windows, channels] -> [edges, taps, channels]
     return pool.index_select(0, edges.source).view(-1, taps, rows.shape[1])
 
 
