@@ -51,6 +51,7 @@ class SlideTaps(torch.autograd.Function):
                 here = slice(max(at.start, back), at.stop)
                 sums[here].addcmul_(rows[here.start - back : here.stop - back], weights[-1 - back])
         found = (windows * weights).sum(1)
+        # [edges, channels] of the edges -> [local, channels]
         sums.index_copy_(0, edges.tokens, found if bias is None else found + bias)
         return sums.index_fill_(0, edges.padding, 0)
 
@@ -60,6 +61,7 @@ class SlideTaps(torch.autograd.Function):
         edges, weights = ctx.edges, _by_tap(taps)
         grad = grad.index_fill(0, edges.padding, 0)
         to_bias = grad.sum(0) if ctx.biased else None
+        # [local, channels] -> [edges, channels]
         at_edges = grad.index_select(0, edges.tokens)
         grad.index_fill_(0, edges.tokens, 0)
         to_rows, to_weights = torch.empty_like(rows), (windows * at_edges[:, None]).sum(0)
@@ -73,8 +75,11 @@ class SlideTaps(torch.autograd.Function):
                 to_weights[-1 - back] += (later * rows[here]).sum(0)
         of_windows = (at_edges[:, None] * weights).flatten(0, 1)  # [edges, taps, channels] -> [windows, channels]
         pool = grad.new_zeros(len(edges.near) + 1 + ctx.received[0], rows.shape[1])
+        # [windows, channels] -> [near + 1 + received, channels]
         pool.index_add_(0, edges.source, of_windows)
-        near, _, to_received = pool.split([len(edges.near), 1, ctx.received[0]])  # [near, 1, received] of rows
+        # [near + 1 + received, channels] -> [near, channels], [1, channels] and [received, channels]
+        near, _, to_received = pool.split([len(edges.near), 1, ctx.received[0]])
+        # [near, channels] -> [local, channels]
         to_rows.index_add_(0, edges.near, near)
         return to_rows, to_received, to_weights.T, to_bias, None
 
