@@ -42,11 +42,11 @@ class Quotation:
 
 
 def ask_for_quotations(
-    document: Int64[np.ndarray, "tokens"],
+    document: Int64[np.ndarray, "tokens"],  # noqa: F821 - an axis
     tokenizer: Tokenizer,
     *,
     base_tokens: int,
-    number: int,  # noqa: F821 - an axis
+    number: int,
 ) -> Quotation:
     """``document`` without its last tokens, whose room the questions take; ``number`` is the text's, for the draw."""
     between = tokenizer.encode_inside(_BETWEEN)

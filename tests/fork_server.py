@@ -105,5 +105,8 @@ def _run(
     os.environ.update(environment)
     os.chdir(folder)
     torch.set_num_threads(1)
+    os.dup2(streams[0], 0)
+    sys.stdin = os.fdopen(0, closefd=False)
     out, errors = (Path(f"/dev/fd/{stream}") for stream in streams[1:])
-    be_program(command, out, errors, [], in_thread=False)
+    folders = [Path(each) for each in environment.get("PYTHONPATH", "").split(os.pathsep) if each]
+    be_program(command, out, errors, folders, in_thread=False)

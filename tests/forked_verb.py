@@ -110,10 +110,12 @@ def be_program(program: list[str], out: Path, errors: Path, folders: Sequence[Pa
     ends: list[int] = []
 
     def work() -> None:
-        is_module = program[0] == "-m"
-        sys.argv = program[is_module:]
+        is_module, is_code = program[0] == "-m", program[0] == "-c"
+        sys.argv = ["-c", *program[2:]] if is_code else program[is_module:]
         try:
-            if is_module:
+            if is_code:
+                exec(compile(program[1], "<string>", "exec"), {"__name__": "__main__"})
+            elif is_module:
                 runpy.run_module(program[1], run_name="__main__", alter_sys=True)
             else:
                 runpy.run_path(program[0], run_name="__main__")

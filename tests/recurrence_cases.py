@@ -70,7 +70,7 @@ def shared(case: Case) -> tuple[int, ...]:
     return {"convolution": (1, 2), "simple_decay": (3,)}.get(case.kind, ())
 
 
-def walk_alone(case: Case) -> list[Tensor]:
+def walk_alone(case: Case, draw: Callable[[Case], tuple[list[Tensor], Tensor]] = draw) -> list[Tensor]:
     """Output and gradients of each document alone; zeros for padding."""
     inputs, grad = draw(case)
     leaves = [each.requires_grad_() for each in inputs]

@@ -24,11 +24,15 @@ RUN = {"model": "tiny-base", "run": "runs/test", "seed": 3}
 
 
 def make_recipe(**changes: Any) -> Recipe:
-    """Eight steps of 4 rows of 64 tokens on 2 ranks, context degree 2; ``changes`` go to the stage or ``parallel``."""
+    """Eight steps of 4 rows of 64 tokens on 2 ranks, context degree 2; ``changes`` go to the stage or ``parallel``.
+
+    A pass reads two rows, so a step still adds up two micro-batches: a small pass costs as much as a smaller one.
+    """
     parallel = {
         "ranks": 2,
         "context_parallel": 2,
         "recompute": "none",
+        **{"offload": "none", "states": "device", "mlp_tile_tokens": None},  # no rank forecasts what is fastest
         "precision": "float32",
         **changes.pop("parallel", {}),
     }
@@ -37,6 +41,7 @@ def make_recipe(**changes: Any) -> Recipe:
         "rope": {"kind": "unchanged"},
         "tokens": 8 * 4 * CONTEXT_TOKENS,
         "step_tokens": 4 * CONTEXT_TOKENS,
+        "micro_batch_size": 2,
         "lr": 0.01,
         "checkpoint_steps": 4,
         "log_steps": 3,

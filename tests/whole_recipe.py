@@ -12,7 +12,7 @@ from ropewalk.recipe.spec import Recipe
 def write_recipe(folder: Path) -> Recipe:
     """A model from nothing, then the same model's context doubled: two stages, two ranks, context degree 2."""
     source = {"role": "general", "language": "en", "size_bytes": 60_000}
-    stage: dict[str, Any] = {"tokens": 4096, "step_tokens": 512, "lr": 1e-3, "checkpoint_steps": 3, "log_steps": 2}
+    stage: dict[str, Any] = {"tokens": 2048, "step_tokens": 256, "lr": 1e-3, "checkpoint_steps": 3, "log_steps": 2}
     gates: dict[str, Any] = {"window_loss": 9, "retrieval": 0.99, "short_loss": 9, "otherwise": "warn"}
     gates |= {"answers": 20, "documents": 2, "short_tokens": 512}
     data = {

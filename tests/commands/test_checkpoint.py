@@ -10,6 +10,7 @@ import pytest
 import torch.distributed as dist
 from safetensors.torch import load_file
 
+from finished_saves import finish_saves
 from ropewalk.checkpoint.load import load_weights
 from ropewalk.commands.export import export_checkpoint, is_checkpoint
 from ropewalk.commands.extend import extend_on_rank
@@ -55,6 +56,7 @@ def test_lost_ranks_are_started_again_and_any_checkpoint_is_exported(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(loop, "train_step", die_before(5, folder.root, 2))
+    finish_saves(monkeypatch)
     assert _train_stage(recipe_of(), folder, 0) == "limit"
     said = capsys.readouterr().err
     assert "from step 4: attempt 1 of 3" in said and "from step 4: attempt 2 of 3" in said

@@ -38,7 +38,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("begun")
     source = {"role": "general", "language": "en", "size_bytes": 60_000}
     init = {"layers": 2, "width": 32, "heads": 2, "kv_heads": 1, "head_dim": 16, "mlp_width": 64, "context_length": 64}
-    stage = {"tokens": 4096, "step_tokens": 512, "lr": 1e-3, "checkpoint_steps": 4, "log_steps": 2}
+    stage = {"tokens": 1024, "step_tokens": 128, "lr": 1e-3, "checkpoint_steps": 4, "log_steps": 2}
     stage |= {"context_length": 64, "rope": {"kind": "unchanged"}, "schedule": {"shape": "constant", "warmup": 0.25}}
     data = {
         "model": {"init": {**init, "tokenizer": 320}},
@@ -231,7 +231,7 @@ def test_a_finished_run_grows_in_every_way(begin: Begin, capsys: pytest.CaptureF
     with pytest.raises(UserError, match=r"belongs to another recipe[\s\S]*stages.1 \(taken out\); stage 1 would have"):
         run_recipe(narrow)
     with pytest.raises(UserError, match=r"stages.0.tokens[\s\S]*stage 1 would have to be trained again"):
-        run_recipe(change(longer, stages__0__tokens=8192))
+        run_recipe(change(longer, stages__0__tokens=2048))
 
 
 @pytest.mark.parametrize("shape", ["constant", "wsd"])
@@ -240,11 +240,11 @@ def test_more_tokens_end_where_a_longer_stage_ends(
 ) -> None:
     """Bit for bit, since the warm-up keeps its steps: a quarter of 8 steps is an eighth of 16."""
     schedule = {"shape": shape, "decay": 0.25, "floor": 0.0}
-    straight = begin("straight", stages__0__tokens=8192, stages__0__schedule={**schedule, "warmup": 0.125})
+    straight = begin("straight", stages__0__tokens=2048, stages__0__schedule={**schedule, "warmup": 0.125})
     do_part("train", straight)
     recipe = begin(stages__0__schedule={**schedule, "warmup": 0.25}, stages__0__checkpoint_steps=100)
     do_part("train", recipe)
-    longer = change(recipe, stages__0__tokens=8192)
+    longer = change(recipe, stages__0__tokens=2048)
     capsys.readouterr()
     do_part("train", longer)
     said = capsys.readouterr().err
@@ -260,7 +260,7 @@ def test_a_stage_that_went_down_is_not_made_longer(begin: Begin) -> None:
     do_part("train", recipe)
     files = set(Path(recipe.run).rglob("*"))
     with pytest.raises(UserError, match=r"the shape cosine decays over all[\s\S]*append a new stage"):
-        do_part("train", change(recipe, stages__0__tokens=8192))
+        do_part("train", change(recipe, stages__0__tokens=2048))
     with pytest.raises(UserError, match=r"cannot continue with these learning rates"):
         do_part("train", change(recipe, stages__0__lr=1e-4))
     assert files == set(Path(recipe.run).rglob("*"))
@@ -275,7 +275,7 @@ def test_wsd_without_the_checkpoint_before_its_decay_is_refused(begin: Begin) ->
     for step in (6, 4):
         shutil.rmtree(folder.checkpoint(0, step))
     with pytest.raises(UserError, match="no checkpoint from before the decay"):
-        do_part("train", change(recipe, stages__0__tokens=8192))
+        do_part("train", change(recipe, stages__0__tokens=2048))
 
 
 @pytest.mark.parametrize(
@@ -329,11 +329,11 @@ def test_a_panel_that_asks_otherwise_reads_its_base_again(begin: Begin) -> None:
 
 def test_killed_while_growing_the_same_command_goes_on(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
     schedule = {"shape": "wsd", "decay": 0.25, "warmup": 0.0}
-    straight = begin("straight", stages__0__schedule=schedule, stages__0__tokens=8192)
+    straight = begin("straight", stages__0__schedule=schedule, stages__0__tokens=2048)
     do_part("train", straight)
     recipe = begin(stages__0__schedule=schedule)
     do_part("train", recipe)
-    longer = change(recipe, stages__0__tokens=8192)
+    longer = change(recipe, stages__0__tokens=2048)
     for moment in ("trained", "step-00000008"):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(grow_module, "discard", die_at(moment))
@@ -362,7 +362,7 @@ def test_text_may_be_moved_in_the_middle_of_a_run_but_not_exchanged(begun: Path,
     data = load_recipe(begun / "run" / "recipe.yaml").to_json()
     data["corpus"] |= {"store": str(tmp_path / "store"), "sources": [{"name": "stories", "role": "general"}]}
     data |= {"run": str(tmp_path / "run"), "model": "tiny-base"}
-    data["stages"][0]["context_length"] = 512
+    data["stages"][0] |= {"context_length": 512, "step_tokens": 512, "tokens": 4096}
 
     def prepare(path: Path) -> None:
         data["corpus"]["sources"][0]["path"] = str(path)

@@ -113,7 +113,7 @@ def play(
 def test_slurm_stops_queues_again_and_goes_on_to_the_end(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Agents of torchrun as they are; their ranks are forks (in test_run.py they are fresh interpreters)."""
+    """Agents of torchrun as they are; their ranks are forks (fresh ones are in test_run.py and test_examples.py)."""
     monkeypatch.chdir(tmp_path)
     many, path = long(recipe, tmp_path / "many"), tmp_path / "many.yaml"
     path.write_text(yaml.safe_dump(many.to_json()))

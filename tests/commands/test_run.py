@@ -150,13 +150,21 @@ def test_training_on_the_ids_of_another_tokenizer_is_refused(recipe: Recipe, tmp
 
 
 @pytest.mark.timeout(900)
-def test_torchrun_runs_a_whole_recipe_as_one_machine_does(recipe: Recipe, tmp_path: Path) -> None:
-    """One rank prepares, all train and measure, one exports and reports; once more there is nothing to do."""
+def test_torchrun_runs_a_whole_recipe_as_one_machine_does(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One rank prepares, all train and measure, one exports and reports; once more there is nothing to do.
+
+    torchrun's agent and what loads the export are fresh interpreters; the ranks are forks. Fresh ranks of this command
+    are in the next test, fresh ranks that train in tests/test_examples.py.
+    """
     recipe = change(recipe, stages=recipe.to_json()["stages"][:1], parallel={"ranks": 2, "recompute": "none"})
     path, folder = tmp_path / "torchrun.yaml", RunFolder(Path(recipe.run))
     path.write_text(yaml.safe_dump(recipe.to_json()))
     run_recipe(change(recipe, run=str(tmp_path / "alone")))
-    done = start_torchrun("run", path)
+    monkeypatch.setattr("ropewalk.model.export_parity.subprocess", subprocess)
+    with serve_forks(tmp_path) as python:
+        done = start_torchrun("run", path, PYTHON_EXEC=str(python))
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == str(folder.report) and done.stderr.count("== prepare") == 1
     assert is_finished(folder.root) and read_weights(folder) == read_weights(RunFolder(tmp_path / "alone"))
@@ -172,8 +180,7 @@ def test_a_fault_on_the_rank_that_prepares_ends_all(recipe: Recipe, tmp_path: Pa
     data["corpus"]["sources"][0] |= {"embedded": None, "path": str(tmp_path / "none.jsonl"), "options": {}}
     path = tmp_path / "torchrun.yaml"
     path.write_text(yaml.safe_dump(data))
-    with serve_forks(tmp_path) as python:
-        done = start_torchrun("run", path, PYTHON_EXEC=str(python))
+    done = start_torchrun("run", path)
     assert done.returncode == 1 and done.stderr.count("ropewalk: files that the recipe names are missing") == 1
     path.write_text(yaml.safe_dump({**recipe.to_json(), "parallel": {"ranks": 1}}))
     done = run_as_torchrun(("-m", "ropewalk", "run", str(path)), 2, tmp_path)

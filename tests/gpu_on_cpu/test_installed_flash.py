@@ -134,7 +134,7 @@ def test_a_stage_tells_its_kernel(
     """Where torch itself would fall from cuDNN to FlashAttention 2, a stage does so too, and says it."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     monkeypatch.setattr(gpu_kernels, "_takes_cudnn", lambda *_: takes_cudnn)
-    recipe = make_recipe()
+    recipe = make_recipe(micro_batch_size=1)
 
     def tell() -> str:
         place = Place(SimpleNamespace(get_rank=lambda: 0), device=torch.device("cuda", 0))

@@ -30,7 +30,7 @@ def test_a_training_keeps_the_rules(prepared: tuple[Path, Path], tmp_path: Path,
     run = tmp_path / "run"
     (run / "stages" / "0").mkdir(parents=True)
     (run / "stages" / "0" / "extended").symlink_to(prepared[0] / "stages" / "0" / "extended")
-    recipe = make_recipe(tokens=3 * 4 * 64, checkpoint_steps=2, log_steps=2, parallel=parallel)
+    recipe = make_recipe(micro_batch_size=1, tokens=3 * 4 * 64, checkpoint_steps=2, log_steps=2, parallel=parallel)
     with check_collectives(tmp_path) as checked:
 
         def on_rank() -> Any:

@@ -23,7 +23,7 @@ def train(prepared: tuple[Path, Path], run: Path, count: Callable[[], Any], **pa
     """Train a stage on two ranks; what ``count`` says on each rank at the end."""
     (run / "stages" / "0").mkdir(parents=True)
     (run / "stages" / "0" / "extended").symlink_to(prepared[0] / "stages" / "0" / "extended")
-    recipe = make_recipe(**SHORT, parallel=parallel)
+    recipe = make_recipe(micro_batch_size=1, **SHORT, parallel=parallel)
 
     def on_rank() -> Any:
         assert train_stage(recipe, stage=0, run=run, corpus=prepared[1]) == "limit"

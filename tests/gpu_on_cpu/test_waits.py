@@ -24,7 +24,9 @@ def train(prepared: tuple[Path, Path], run: Path, collect: Any, **changes: Any) 
     (run / "stages" / "0").mkdir(parents=True)
     (run / "stages" / "0" / "extended").symlink_to(prepared[0] / "stages" / "0" / "extended")
     parallel = {"loss_chunk_tokens": 16, "recompute": "save_attention", "mlp_tile_tokens": 16}
-    recipe = make_recipe(tokens=5 * 4 * 64, checkpoint_steps=5, log_steps=5, parallel=parallel, **changes)
+    recipe = make_recipe(
+        micro_batch_size=1, tokens=5 * 4 * 64, checkpoint_steps=5, log_steps=5, parallel=parallel, **changes
+    )
 
     def on_rank() -> Any:
         train_stage(recipe, stage=0, run=run, corpus=prepared[1])

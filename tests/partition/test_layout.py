@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from packs import mixed_pack, pack
+from ropewalk.partition.balanced import FOR_ATTENTION, FOR_RECURRENCES
 from ropewalk.partition.cost import choose_cheapest, price_segments
 from ropewalk.partition.layout import propose
+from ropewalk.partition.local import own_local
 from ropewalk.partition.partition import Partition, partition_tokens
 from ropewalk.partition.segments import find_documents, make_segments
 
@@ -87,6 +89,24 @@ def test_padding_fills_the_room_instead_of_a_cut() -> None:
     assert cut_documents(partition) == 1, "three documents of 300 and two rooms of 512"
     partition = partition_tokens(pack([300, 300], 1024), ranks=2, layout="local")
     assert cut_documents(partition) == 0 and partition.balance == 1
+
+
+@pytest.mark.parametrize("lengths", [[4000, 900, *[100] * 40], [300] * 40, [1 << 13], [2000, 1100, 600, 300, 100]])
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_no_spread_is_proposed_twice_and_none_is_left_out(lengths: list[int], recurrent: bool) -> None:
+    """Against ``own_local`` for every length from which a document may be spread."""
+    documents, ranks = find_documents(pack(lengths, 1 << 14)), 8
+    rule = FOR_RECURRENCES if recurrent else FOR_ATTENTION
+    shares = [(1 << 14) // ranks / part for part in ((1, 2, 4) if recurrent else (1, 2, 4, 8))]
+    least = 2 * ranks * rule.least_tokens if recurrent else 0
+    wanted = [
+        own_local(documents, ranks, spread_above_tokens=int(max(share, least)), grain_tokens=rule.grain_tokens)
+        for share in shares
+    ]
+    proposed = [owned for name, owned in propose(documents, ranks, "auto", recurrent=recurrent) if name == "local"]
+    seen = [(owned.start.tolist(), owned.owner.tolist()) for owned in proposed]
+    assert [each for number, each in enumerate(seen) if each not in seen[:number]] == seen
+    assert {str((owned.start.tolist(), owned.owner.tolist())) for owned in wanted} == {str(each) for each in seen}
 
 
 def test_auto_is_the_cheapest() -> None:

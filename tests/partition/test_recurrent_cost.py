@@ -182,7 +182,8 @@ def test_head_tail_is_for_long_documents_alone() -> None:
         if name == "local" and cuts[1] > 8:
             inside = (segments.document == 1) & (segments.ranges.start > segments.begin)
             assert ((segments.ranges.start - segments.begin)[inside] % 64 == 0).all()
-    assert names == ["contiguous", "balanced", "local", "local", "local"]
+    # The same documents are longer than a share and than a half of it: that ownership is proposed once.
+    assert names == ["contiguous", "balanced", "local", "local"]
 
 
 def test_the_choice_is_told_beside_contiguous() -> None:

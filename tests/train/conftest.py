@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
+from finished_saves import finish_saves
 from ropewalk.parallel.launch import RankError
 from ropewalk.train import loop
 from tiny_run import write_corpus, write_model
@@ -52,6 +53,7 @@ def losing(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], AbstractContextMa
 
         with monkeypatch.context() as patch, pytest.raises(RankError, match="SIGKILL"):
             patch.setattr(loop, "train_step", die)
+            finish_saves(patch)
             yield
 
     return lose

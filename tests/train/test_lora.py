@@ -98,7 +98,8 @@ def test_two_ranks_equal_one(prepared: Prepared, new_run: NewRun, changes: dict[
     lora = {**LORA, "modules": ["mlp", "q_proj"], "also_train": ["norms"]}
     short = {"tokens": 5 * 4 * 64, "log_steps": 5, "checkpoint_steps": 5, "lora": lora}
     one, two = new_run("one"), new_run("two")
-    assert train(make_recipe(**short, parallel={"ranks": 1, "context_parallel": 1}), one, prepared[1]) == "limit"
+    alone = {"ranks": 1, "context_parallel": 1}
+    assert train(make_recipe(**short, micro_batch_size=1, parallel=alone), one, prepared[1]) == "limit"
     assert train(make_recipe(**short, micro_batch_size=2, **changes), two, prepared[1]) == "limit"
     sequences = [
         {

@@ -41,12 +41,27 @@ def remove(run: Path, stage: int = 0) -> None:
     shutil.rmtree(RunFolder(run).checkpoints(stage))
 
 
+@pytest.fixture(scope="module")
+def first_stage(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose first stage two ranks have trained to its end; a test changes a copy of it."""
+    run = tmp_path_factory.mktemp("first") / "run"
+    for stage in ("0", "1"):
+        (run / "stages" / stage).mkdir(parents=True)
+        (run / "stages" / stage / "extended").symlink_to(prepared[0] / "stages" / stage / "extended")
+    assert train(make_recipe(**SHORT, parallel=TWO), run, prepared) == "limit"
+    return run
+
+
+@pytest.fixture
+def trained_run(first_stage: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(first_stage, tmp_path / "trained", symlinks=True)
+
+
 @pytest.mark.parametrize("lose", [remove, damage], ids=["removed", "damaged"])
 def test_a_stage_never_begins_again_in_silence(
-    lose: Callable[[Path], None], prepared: Prepared, new_run: NewRun
+    lose: Callable[[Path], None], prepared: Prepared, trained_run: Path
 ) -> None:
-    run, recipe = new_run("lost"), make_recipe(**SHORT, parallel=TWO)
-    assert train(recipe, run, prepared) == "limit"
+    run, recipe = trained_run, make_recipe(**SHORT, parallel=TWO)
     rows = (run / "metrics.jsonl").read_bytes()
     lose(run)
     with pytest.raises(UserError, match=r"checkpoints of stage 0 are missing[\s\S]*step 3[\s\S]*on purpose, remove"):
@@ -92,10 +107,9 @@ def test_a_kill_in_the_first_save_is_no_loss(
 
 @pytest.mark.parametrize("lose", [remove, damage], ids=["removed", "damaged"])
 def test_moments_that_are_gone_stop_the_next_stage(
-    lose: Callable[[Path], None], prepared: Prepared, new_run: NewRun
+    lose: Callable[[Path], None], prepared: Prepared, trained_run: Path
 ) -> None:
-    run, recipe = new_run("moments"), make_recipe(**SHORT, parallel=TWO)
-    train(recipe, run, prepared)
+    run, recipe = trained_run, make_recipe(**SHORT, parallel=TWO)
     lose(run)
     with pytest.raises(
         UserError, match=r"moments of the previous stage are missing[\s\S]*stages\.1\.carry_moments=false"
@@ -107,9 +121,8 @@ def test_moments_that_are_gone_stop_the_next_stage(
     assert last is not None and read_facts(last)["updates"] == 3, "Adam counts anew"
 
 
-def test_moments_of_the_middle_of_a_stage_are_not_those_of_its_end(prepared: Prepared, new_run: NewRun) -> None:
-    run, recipe = new_run("middle"), make_recipe(**SHORT, parallel=ONE)
-    train(recipe, run, prepared)
+def test_moments_of_the_middle_of_a_stage_are_not_those_of_its_end(prepared: Prepared, trained_run: Path) -> None:
+    run, recipe = trained_run, make_recipe(**SHORT, parallel=ONE)
     shutil.rmtree(RunFolder(run).checkpoints(0) / "step-00000003")
     with pytest.raises(UserError, match="step-00000002 is not the last checkpoint of the stage"):
         train(recipe, run, prepared, stage=1)

@@ -68,7 +68,8 @@ SHORT = {"tokens": 5 * 4 * 64, "log_steps": 5, "checkpoint_steps": 5, "loss_weig
 def one_rank(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of one rank that others are compared with."""
     run = begin_run(prepared, tmp_path_factory.mktemp("one"))
-    assert train(make_recipe(**SHORT, parallel={"ranks": 1, "context_parallel": 1}), run, prepared[1]) == "limit"
+    recipe = make_recipe(**SHORT, micro_batch_size=1, parallel={"ranks": 1, "context_parallel": 1})
+    assert train(recipe, run, prepared[1]) == "limit"
     return run
 
 
@@ -192,6 +193,7 @@ def test_ranks_that_read_other_rows_are_named_before_they_wait(prepared: Prepare
 def test_until_retrieval_asks_the_weights_as_they_stand(prepared: Prepared, new_run: NewRun) -> None:
     until = {"metric": "retrieval", "value": 0.0, "max_steps": 4}
     recipe = make_recipe(context_length=512, step_tokens=1024, tokens=4096, stop=until, log_steps=2)
+    recipe = recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update={"answers": 40})})
     run = new_run("asked")
     assert train(recipe, run, prepared[1]) == "solved"
     found = {row.name: row for row in rows_of(run) if row.step == 2}

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from finished_saves import finish_saves
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Metric, read_metrics
 from ropewalk.parallel.launch import RankError, run_ranks
@@ -52,6 +53,7 @@ def test_tensorboard_shows_the_rows_of_a_killed_and_resumed_run(
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "train_step", die)
+        finish_saves(patch)
         with pytest.raises(RankError):
             train(recipe, run, prepared[1])
     assert train(recipe, run, prepared[1]) == "limit", "from step 4: steps 5 and 6 were sent before, and are sent again"

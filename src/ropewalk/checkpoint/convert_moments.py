@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor
 
 from ropewalk.checkpoint.eight_bit import BLOCK_ELEMENTS, SCALE, decode_moments, encode_moments
 from ropewalk.checkpoint.state import MOMENTS
+from ropewalk.parallel.rank_shards import map_shard, own_shard
 
 _SLICE_ELEMENTS = 1 << 22
 _BATCH_ELEMENTS = 1 << 28
@@ -56,9 +57,9 @@ def read_other_form(
         for name in batch:
             ours = tensors[name]
             if ours.dtype == torch.uint8:
-                stored[name] = torch.zeros_like(ours, dtype=torch.float32)
+                stored[name] = map_shard(ours, torch.zeros_like, dtype=torch.float32)
             else:
-                stored[name] = torch.zeros_like(ours, dtype=torch.uint8)
+                stored[name] = map_shard(ours, torch.zeros_like, dtype=torch.uint8)
                 stored[name_scale(name)] = zeros_by_row(ours, (len(ours), _count_blocks(ours)))
         fill(stored)
         for name in batch:
@@ -95,9 +96,9 @@ def _write_over(
     name: str, tensors: Mapping[str, Shaped[Tensor, "..."]], stored: Mapping[str, Shaped[Tensor, "..."]]
 ) -> None:
     signed = name.partition("/")[0] == MOMENTS[0]
-    ours, theirs = _local(tensors[name]).flatten(1), _local(stored[name]).flatten(1)
+    ours, theirs = own_shard(tensors[name]).flatten(1), own_shard(stored[name]).flatten(1)
     narrow = tensors[name].dtype == torch.uint8
-    scale = _local(tensors[name_scale(name)] if narrow else stored[name_scale(name)])
+    scale = own_shard(tensors[name_scale(name)] if narrow else stored[name_scale(name)])
     rows = max(1, _SLICE_ELEMENTS // max(1, ours.shape[1]))
     for first in range(0, len(ours), rows):
         part = slice(first, first + rows)
@@ -105,8 +106,3 @@ def _write_over(
             ours[part], scale[part] = encode_moments(theirs[part], signed=signed)
         else:
             ours[part] = decode_moments(theirs[part], scale[part], signed=signed)
-
-
-def _local(tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
-    local: Tensor = tensor.to_local() if isinstance(tensor, DTensor) else tensor
-    return local

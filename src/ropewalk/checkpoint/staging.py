@@ -12,6 +12,8 @@ from jaxtyping import Shaped
 from torch import Tensor
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
+from ropewalk.parallel.rank_shards import map_shard
+
 
 class HostStage:
     """Copies tensors of ``device`` into host memory. A copy holds until the next one is made."""
@@ -22,7 +24,7 @@ class HostStage:
     def copy(self, tensors: Mapping[str, Shaped[Tensor, "..."]]) -> dict[str, Shaped[Tensor, "..."]]:
         """The same tensors in host memory, finished when the call returns."""
         if self._stager is None:
-            return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+            return {name: map_shard(tensor, torch.clone) for name, tensor in tensors.items()}
         staged = self._stager.stage({name: tensor.detach() for name, tensor in tensors.items()})
         assert isinstance(staged, dict), "it does not stage in the background"
         return staged

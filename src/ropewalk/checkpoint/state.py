@@ -20,6 +20,7 @@ from ropewalk.model.expert_balance import ExpertBalance
 from ropewalk.model.load_shards import find_stored_buffers
 from ropewalk.parallel.collective import rank_and_ranks
 from ropewalk.parallel.device import rank_device
+from ropewalk.parallel.rank_shards import map_shard
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 WEIGHT = "weight/"
@@ -105,6 +106,15 @@ def _name_experts(model: nn.Module) -> dict[str, Shaped[Tensor, "..."]]:
     return {WEIGHT + name: bias for name, bias in biases.items()} | shares
 
 
+def make_moments(parameter: Shaped[Tensor, "..."], updates: int) -> dict[str, Shaped[Tensor, "..."]]:
+    """Return AdamW's state of a parameter after ``updates`` updates without a gradient; AdamW begins with 0 of them.
+
+    Our step is fused, so the count lies on the device, where it is filled in: a copy of a number would wait for a GPU.
+    """
+    zeros = {moment: map_shard(parameter, torch.zeros_like) for moment in MOMENTS}
+    return {"step": torch.full((), float(updates), device=parameter.device)} | zeros
+
+
 def name_tensors(state: TrainState) -> dict[str, Shaped[Tensor, "..."]]:
     """Return weights and moments by name, each as this rank's shard. Moments that do not exist yet are made, as zeros.
 
@@ -115,10 +125,8 @@ def name_tensors(state: TrainState) -> dict[str, Shaped[Tensor, "..."]]:
     for name, parameter in name_weights(state.model):
         moments = state.optimizer.state[parameter]
         if not moments:
-            # The same first state as in AdamW. Our step is fused, and then the count lies on the device.
-            moments["step"] = torch.tensor(float(state.updates_of(name)), device=parameter.device)
-            moments |= {moment: torch.zeros_like(parameter) for moment in MOMENTS}
-        tensors[WEIGHT + name] = parameter.detach()
+            moments |= make_moments(parameter, state.updates_of(name))
+        tensors[WEIGHT + name] = map_shard(parameter, torch.detach)
         tensors |= {f"{moment}/{name}": value for moment, value in moments.items() if moment != "step"}
     return tensors | _name_experts(state.model)
 

@@ -17,6 +17,7 @@ from ropewalk.model.expert_files import join_experts
 from ropewalk.model.read_rows import AnyStored, read_rows
 from ropewalk.model.weights import read_headers, refuse_bad
 from ropewalk.parallel.collective import gather_values
+from ropewalk.parallel.rank_shards import map_shard
 
 Places = list[tuple[nn.Module, str]]
 
@@ -30,7 +31,9 @@ def load_shards(model: nn.Module, folder: Path, *, device: torch.device, alone: 
     """
     stored, bad = join_experts(read_headers(folder)), {}
     for name, parameter, places in list(_find_empty(model)):
-        made = nn.Parameter(torch.empty_like(parameter, device=device), requires_grad=parameter.requires_grad)
+        made = nn.Parameter(
+            map_shard(parameter, torch.empty_like, device=device), requires_grad=parameter.requires_grad
+        )
         local, first_row = _find_rows(made)
         bad[name] = read_rows(stored[name], local, first_row=first_row)
         for module, own_name in places:

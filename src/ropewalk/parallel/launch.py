@@ -22,6 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy.ma  # noqa: F401 - np.unique imports it at its first call: here once, not in each forked rank
 import torch
 import torch.distributed as dist
 

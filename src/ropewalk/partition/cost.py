@@ -168,6 +168,8 @@ def choose_cheapest(
     proposals: Iterable[tuple[str, Segments]], ranks: int, *, window: int | None, price: Price = PRICE
 ) -> tuple[str, Segments]:
     """The cheapest of named proposals; looks no further than the first that nothing could beat by much."""
+    if ranks == 1:  # all is its own
+        return next(iter(proposals))
     best, lowest = None, np.inf
     for proposal in proposals:
         total, least = price_segments(proposal[1], ranks, window=window, price=price)

@@ -42,12 +42,15 @@ def propose(
     if layout in ("balanced", "auto"):
         yield "balanced", own_balanced(documents, ranks, rule)
     if layout == "local" or searched:
-        longest = documents.ranges.length[documents.real].max(initial=0)
+        lengths = documents.ranges.length[documents.real]
         shares = [documents.tokens // ranks * share for share in _SPREAD_SHARES]
         if recurrent:
             # Parts of 2 x ranks have the least length only from about a quarter of a share on.
             shares = [max(share, 2 * ranks * rule.least_tokens) for share in shares[:3]]
-        for share in [shares[0], *(share for share in shares[1:] if longest > share)]:
+        spread = [int((lengths > share).sum()) for share in shares]
+        for number, share in enumerate(shares):
+            if number and spread[number] == spread[number - 1]:
+                continue  # the same documents are spread, so it is the same ownership
             yield "local", own_local(documents, ranks, spread_above_tokens=int(share), grain_tokens=rule.grain_tokens)
     if layout == "zigzag" or (searched and not recurrent):
         yield "zigzag", own_zigzag(documents, ranks)

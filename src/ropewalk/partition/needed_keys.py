@@ -32,7 +32,7 @@ class NeededKeys:
 def find_needed_keys(segments: Segments, ranks: int, window: int | None = None) -> NeededKeys:
     """All keys that some rank needs and does not own."""
     count = len(segments.ranges)
-    following = np.stack([_next_owned(segments, rank) for rank in range(ranks)])
+    following = _next_owned(segments, ranks)
     reader = np.minimum(following, count - 1)
     wanted = (following < count) & (segments.document[reader] == segments.document) & (segments.document >= 0)
     wanted &= segments.owner != np.arange(ranks)[:, None]
@@ -53,8 +53,11 @@ def count_traffic_tokens(segments: Segments, ranks: int, window: int | None = No
     return traffic
 
 
-def _next_owned(segments: Segments, rank: int) -> Int64[np.ndarray, "segments"]:
-    """For every segment the first later segment of ``rank``; the number of segments where there is none."""
-    mine = np.flatnonzero(segments.owner == rank)
-    after = np.searchsorted(mine, np.arange(len(segments.owner)), side="right")
-    return np.append(mine, len(segments.owner))[after]
+def _next_owned(segments: Segments, ranks: int) -> Int64[np.ndarray, "ranks segments"]:
+    """For each rank and segment the rank's first later segment; the number of segments where there is none."""
+    count = len(segments.owner)
+    place = np.where(segments.owner == np.arange(ranks)[:, None], np.arange(count), count)
+    following = np.full_like(place, count)
+    # [ranks, segments] from the last segment to the second: the least place so far
+    following[:, :-1] = np.minimum.accumulate(place[:, :0:-1], axis=1)[:, ::-1]
+    return following

@@ -59,16 +59,20 @@ def find_documents(document: Int32[np.ndarray, "sequences context"]) -> PackedDo
 
 def make_segments(documents: PackedDocuments, ownership: Ownership, ranks: int) -> Segments:
     """Cut documents where their owner changes. Every rank must own the same number of tokens."""
-    start = np.union1d(documents.ranges.start, ownership.start)
+    start = np.concatenate([documents.ranges.start, ownership.start])
+    start.sort()  # a start that both have stands there twice, and is dropped below
     owner = ownership.owner[np.searchsorted(ownership.start, start, side="right") - 1]
     index = np.searchsorted(documents.ranges.start, start, side="right") - 1
-    kept = np.append(True, (owner[1:] != owner[:-1]) | (index[1:] != index[:-1]))
+    kept = np.ones(len(start), dtype=bool)
+    np.logical_or(owner[1:] != owner[:-1], index[1:] != index[:-1], out=kept[1:])
     start, owner, index = start[kept], owner[kept], index[kept]
-    stop = np.append(start[1:], documents.tokens)
-    owned = np.bincount(owner, weights=stop - start, minlength=ranks)
+    stop = np.empty_like(start)
+    stop[:-1], stop[-1] = start[1:], documents.tokens
+    length = stop - start
+    owned = np.bincount(owner, weights=length, minlength=ranks)
     assert (owned * ranks == documents.tokens).all(), "every rank owns the same number of tokens"
     by_rank = np.argsort(owner, kind="stable")
-    length = (stop - start)[by_rank]
+    length = length[by_rank]
     local = np.empty_like(start)
     local[by_rank] = np.cumsum(length) - length
     local -= owner * (documents.tokens // ranks)

@@ -47,6 +47,10 @@ class ChunkTable:
     chunk_tokens: int
     tokens: Int64[Tensor, "slots"]
     places: Int64[Tensor, "local"]
+    filled: bool
+    """Whether each slot has a token."""
+    padded: bool
+    """Whether a local token has no slot."""
     begins: SegmentGroup
     inner: SegmentGroup
     ends: SegmentGroup
@@ -106,6 +110,8 @@ def _plan(partition: Partition, rank: int, chunk_tokens: int, device: torch.devi
         chunk_tokens,
         copy_to_device(all_tokens, device),
         copy_to_device(places[:-1], device),
+        filled=bool((all_tokens < partition.local_tokens).all()),
+        padded=bool((places[:-1] == len(all_tokens)).any()),
         begins=groups[0],
         inner=groups[1],
         ends=groups[2],

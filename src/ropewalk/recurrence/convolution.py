@@ -1,8 +1,9 @@
 """A causal convolution within documents on several ranks: the last rows before a segment come from their owners.
 
 A kernel of k taps reads a token and the k - 1 before it. Attention with a window of k keys reads the same rows, so the
-partition with that window already says which rows travel, and attention's exchange carries them. Rows and received rows
-are laid out segment by segment, with k - 1 rows before each; zeros stand before a document.
+partition with that window already says which rows travel, and attention's exchange carries them. For an installed
+kernel, rows and received rows are laid out segment by segment, with k - 1 rows before each; zeros stand before a
+document. The torch code does so for the first k - 1 tokens of a segment alone (slide_taps.py).
 """
 
 from dataclasses import dataclass
@@ -21,10 +22,7 @@ from ropewalk.partition.partition import Partition
 from ropewalk.partition.ulysses import AnyPartition
 from ropewalk.recurrence.installed_kernels import choose_convolution
 from ropewalk.recurrence.segment_scan import require_tokens
-
-Rows = Float[Tensor, "local channels"]
-Received = Float[Tensor, "received channels"]
-Taps = Float[Tensor, "channels taps"]
+from ropewalk.recurrence.slide_taps import Edges, Received, Rows, SlideTaps, Taps
 
 
 def convolve(
@@ -45,21 +43,19 @@ def convolve(
     assert windowed.ranks == (1 if group is None else dist.get_world_size(group)), "the group's ranks share the tokens"
     assert len(rows) == windowed.local_tokens, "a rank brings the tokens that it owns"
     rank = 0 if group is None else dist.get_rank(group)
-    lines = _plan_lines(windowed, rank, count, rows.device)
-    parts = [rows, rows.new_zeros(1, rows.shape[1])]
+    received = rows.new_empty(0, rows.shape[1])
     if windowed.exchanges:
         assert group is not None
-        parts.append(_Halo.apply(rows, windowed, rank, group))
-    # [local, channels], a row of zeros and [received, channels] -> [lines, channels]
-    laid = torch.cat(parts).index_select(0, lines.source)
-    kernel = choose_convolution(dtype=laid.dtype, channels=rows.shape[1], taps=count, device=rows.device)
+        received = _Halo.apply(rows, windowed, rank, group)
+    lines = _plan_lines(windowed, rank, count, rows.device)
+    kernel = choose_convolution(dtype=rows.dtype, channels=rows.shape[1], taps=count, device=rows.device)
     if kernel is None:
-        length = len(laid) - count + 1
-        found = laid.new_zeros(length, rows.shape[1]) if bias is None else bias.expand(length, -1)
-        for tap in range(count):
-            found = torch.addcmul(found, laid[tap : tap + length], taps[:, tap])
-    else:  # [lines, channels] -> [1, channels, lines], whose last dimension but one is contiguous, and back
-        found = kernel(laid.T[None], taps, bias)[0].T[count - 1 :]
+        slid: Tensor = SlideTaps.apply(rows, received, taps, bias, lines.edges)
+        return slid
+    # [local, channels], a row of zeros and [received, channels] -> [lines, channels]
+    laid = torch.cat([rows, rows.new_zeros(1, rows.shape[1]), received]).index_select(0, lines.source)
+    # [lines, channels] -> [1, channels, lines], whose last dimension but one is contiguous, and back
+    found = kernel(laid.T[None], taps, bias)[0].T[count - 1 :]
     # [lines - taps + 1, channels] and a row of zeros -> [local, channels]
     ended: Tensor = torch.cat([found, found.new_zeros(1, rows.shape[1])]).index_select(0, lines.places)
     return ended
@@ -71,6 +67,7 @@ class _Lines:
 
     source: Int64[Tensor, "lines"]
     places: Int64[Tensor, "local"]
+    edges: Edges
 
 
 class _Halo(torch.autograd.Function):
@@ -115,4 +112,25 @@ def _lay_lines(windowed: Partition, rank: int, taps: int, device: torch.device) 
     # [taps - 1] and [tokens] of each segment -> [lines]
     lines = np.concatenate([*source, np.full(taps - 1, local_tokens)])
     places = np.where(places < 0, len(lines) - taps + 1, places)
-    return _Lines(copy_to_device(lines, device), copy_to_device(places, device))
+    edges = _find_edges(lines, places, local_tokens, taps, device)
+    return _Lines(copy_to_device(lines, device), copy_to_device(places, device), edges)
+
+
+def _find_edges(
+    lines: Int64[np.ndarray, "lines"],
+    places: Int64[np.ndarray, "local"],
+    local_tokens: int,
+    taps: int,
+    device: torch.device,
+) -> Edges:
+    """Tokens whose window is not made of the rows just before them, with that window."""
+    empty = places == len(lines) - taps + 1
+    # [taps, channels] of each token -> [local, taps]
+    windows = lines[np.where(empty, 0, places)[:, None] + np.arange(taps)]
+    before = np.arange(local_tokens)[:, None] - np.arange(taps)[::-1]
+    tokens = np.flatnonzero((windows != before).any(1) & ~empty)
+    source = windows[tokens].reshape(-1)
+    near = np.unique(source[source < local_tokens])
+    source = np.where(source < local_tokens, np.searchsorted(near, source), source - local_tokens + len(near))
+    arrays = tokens, near, source, np.flatnonzero(empty)
+    return Edges(*(copy_to_device(each, device) for each in arrays))

@@ -2,8 +2,7 @@
 
 Every rank calls it with its own tokens. It computes inside chunks first, runs the segments that begin a document, sums
 up the inner ones as (M, U), and sends these. The received sums give the state before each segment; with it the rank
-finishes. The state is zero before each document. torch differentiates all of it; gradients of the summaries go back the
-same way.
+finishes. The state is zero before each document. Gradients of the summaries go back the same way.
 """
 
 import torch
@@ -15,17 +14,19 @@ from ropewalk.attention.differentiate_tiles import exact_dtype
 from ropewalk.core.error import UserError
 from ropewalk.partition.partition import Partition
 from ropewalk.partition.ulysses import AnyPartition
-from ropewalk.recurrence.chunk_table import ChunkTable, SegmentGroup, plan_chunks
-from ropewalk.recurrence.chunks import Added, Chunks, State, make_chunks, run_group
+from ropewalk.recurrence.chunk_table import ChunkTable, plan_chunks
+from ropewalk.recurrence.chunks import Chunks, make_chunks
 from ropewalk.recurrence.installed_kernels import choose_scan_kernel, narrowest
 from ropewalk.recurrence.packed_scan import scan_packed
+from ropewalk.recurrence.place_tokens import ChunkRows, FromChunks, IntoChunks
 from ropewalk.recurrence.summaries import Join, Summary, SummaryExchange
 from ropewalk.shape.recurrences import Recurrence, find_recurrence
 
 Keys = Float[Tensor, "local key_heads key_dim"]
 Values = Float[Tensor, "local heads value_dim"]
 Decay = Float[Tensor, "local heads"] | Float[Tensor, "local heads key_dim"] | Float[Tensor, "heads"]
-ChunkRows = Float[Tensor, "chunks _ chunk _"]
+Placed = tuple[ChunkRows, ChunkRows, ChunkRows, ChunkRows, ChunkRows | None]
+"""Query, key, value, decay and beta in chunks."""
 
 
 def scan(
@@ -66,12 +67,9 @@ def scan(
         outputs = scan_packed(kernel, vectors, constant, kind=found, partition=tokens, group=group)
         return outputs.to(value.dtype)
     table = plan_chunks(tokens, 0 if group is None else dist.get_rank(group), found.chunk_tokens, query.device)
-    chunks = _gather(query, key, value, decay, beta, table, found)
-    empty = chunks.values.new_zeros(value.shape[1], key.shape[2], value.shape[2])
-    exchange = group if tokens.exchanges else None
-    outputs = _run(chunks, table, found, empty, constant, exchange)
-    # [slots, heads, value_dim] and a row of zeros for padding -> [local, heads, value_dim]
-    rows = torch.cat([outputs, outputs.new_zeros(1, *outputs.shape[1:])]).index_select(0, table.places)
+    placed = _place(query, key, value, decay, beta, table)
+    outputs = _run(placed, table, found, constant, group if tokens.exchanges else None)
+    rows: Tensor = FromChunks.apply(outputs, table)
     return rows.to(value.dtype)
 
 
@@ -87,82 +85,75 @@ def require_tokens(partition: AnyPartition) -> Partition:
     )
 
 
-def _gather(
-    query: Keys,
-    key: Keys,
-    value: Values,
-    decay: Decay,
-    beta: Float[Tensor, "local heads"] | None,
-    table: ChunkTable,
-    kind: Recurrence,
-) -> Chunks:
-    heads, exact = value.shape[1], exact_dtype(value.dtype)
+def _place(
+    query: Keys, key: Keys, value: Values, decay: Decay, beta: Float[Tensor, "local heads"] | None, table: ChunkTable
+) -> Placed:
+    exact = exact_dtype(value.dtype)
 
     def place(rows: Float[Tensor, "local _ _"]) -> ChunkRows:
-        # [local, heads, width] and a row of zeros -> [chunks, chunk, heads, width] -> [chunks, heads, chunk, width]
-        ended = torch.cat([rows, rows.new_zeros(1, *rows.shape[1:])]).to(exact).index_select(0, table.tokens)
-        return ended.view(-1, table.chunk_tokens, *rows.shape[1:]).transpose(1, 2)
+        placed: Tensor = IntoChunks.apply(rows.to(exact), table)
+        return placed
 
     if decay.ndim == 1:
-        decay = decay.expand(len(value), heads)
+        decay = decay.expand(len(value), -1)
     decays = place(decay if decay.ndim == 3 else decay[:, :, None])
-    betas = None if beta is None else place(beta[:, :, None])
-    return make_chunks(place(query), place(key), place(value), decays, betas, kind)
+    return place(query), place(key), place(value), decays, None if beta is None else place(beta[:, :, None])
+
+
+def _make_groups(placed: Placed, table: ChunkTable, kind: Recurrence) -> list[Chunks | None]:
+    """Of segments that begin their document, inner ones, and those that end it; None without a segment."""
+    groups = (table.begins, table.inner, table.ends)
+    counts = [sum(each.sizes) for each in groups]
+    # [chunks, heads, chunk, width] of each tensor -> [chunks of a group, heads, chunk, width]; a split is one copy in
+    # the backward, where a slice would make a gradient as large as all of it
+    rows = [(None,) * 3 if each is None else each.split(counts) for each in placed]
+    columns = zip(groups, zip(*rows, strict=True), strict=True)
+    return [make_chunks(of_group, group, kind) if group.sizes else None for group, of_group in columns]
 
 
 def _run(
-    chunks: Chunks,
+    placed: Placed,
     table: ChunkTable,
     kind: Recurrence,
-    empty: Float[Tensor, "heads key_dim value_dim"],
     constant: Float[Tensor, "heads"] | None,
     group: dist.ProcessGroup | None,
-) -> Float[Tensor, "slots heads value_dim"]:
-    zeros = empty.expand(len(table.begins.segments), *empty.shape)
-    before, after, added = run_group(table.begins, zeros, chunks.steps(table.begins))
+) -> ChunkRows:
+    _, key, value, *_ = placed
+    empty = value.new_zeros(value.shape[1], key.shape[3], value.shape[3])
+    begins, inner, ends = _make_groups(placed, table, kind)
+    outputs, after = [value[:0]], empty[None, ...][:0]
+    if begins is not None:
+        before, added, after = begins.walk(empty.expand(len(table.begins.segments), *empty.shape))
+        outputs.append(begins.output(before, added))
     if group is None:
         assert not table.own, "one rank owns whole documents"
-        return _flatten(_output(chunks, table.begins, before, added))
+        return outputs[-1]
     own = {each: Summary(state, None) for each, state in zip(table.begins.segments, after, strict=True)}
-    own |= _sum_up(chunks, table.inner, kind, empty)
-    tie = chunks.values.reshape(-1)[:0]
+    own |= {} if inner is None else _sum_up(inner, kind, empty)
+    tie = value.reshape(-1)[:0]
     exchange = SummaryExchange(own, table=table, kind=kind, like=empty, tie=tie, group=group)
-    outputs = [_output(chunks, table.begins, before, added)]
     entries, arrived = exchange.finish(constant)
-    for segments in (table.inner, table.ends):
-        entry = torch.stack([entries[each] for each in segments.segments] or [empty])  # [segments, heads, key_dim, _]
-        before, _, added = run_group(segments, entry[: len(segments.segments)], chunks.steps(segments))
-        outputs.append(_output(chunks, segments, before, added))
+    for chunks in (inner, ends):
+        if chunks is not None:
+            # [heads, key_dim, value_dim] of each segment -> [segments, heads, key_dim, value_dim]
+            before, added, _ = chunks.walk(torch.stack([entries[each] for each in chunks.group.segments]))
+            outputs.append(chunks.output(before, added))
     # [chunks, heads, chunk, value_dim] of each group
-    joined: Tensor = Join.apply(_flatten(torch.cat(outputs)), arrived)
+    joined: Tensor = Join.apply(torch.cat(outputs), arrived)
     return joined
 
 
-def _sum_up(
-    chunks: Chunks, group: SegmentGroup, kind: Recurrence, empty: Float[Tensor, "heads key_dim value_dim"]
-) -> dict[int, Summary]:
-    """What each inner segment does: the steps from state [0 | I], or where M is a number also the product of it."""
-    count, (heads, key_dim, value_dim) = len(group.segments), empty.shape
-    entry: State = empty.expand(count, *empty.shape)
+def _sum_up(chunks: Chunks, kind: Recurrence, empty: Float[Tensor, "heads key_dim value_dim"]) -> dict[int, Summary]:
+    """What each inner segment does: the walk from state [0 | I], or where M is a number also the product of it."""
+    segments, (heads, key_dim, value_dim) = chunks.group.segments, empty.shape
+    entry = empty.expand(len(segments), *empty.shape)
     if kind.erases:
-        unit = torch.eye(key_dim, dtype=empty.dtype, device=empty.device).expand(count, heads, -1, -1)
+        unit = torch.eye(key_dim, dtype=empty.dtype, device=empty.device).expand(len(segments), heads, -1, -1)
         # [segments, heads, key_dim, value_dim] and [..., key_dim] -> [segments, heads, key_dim, value_dim + key_dim]
-        _, after, _ = run_group(group, torch.cat([entry, unit], dim=-1), chunks.steps(group))
+        _, _, after = chunks.walk(torch.cat([entry, unit], dim=-1))
         states, transitions = after.split([value_dim, key_dim], dim=-1)  # [segments, heads, key_dim, _]
     else:
-        _, states, _ = run_group(group, entry, chunks.steps(group))
-        one = empty.new_ones(count, heads, 1, 1)
-        _, transitions, _ = run_group(group, one, chunks.decays(group))
-    parts = zip(group.segments, states, transitions, strict=True)
+        _, _, states = chunks.walk(entry)
+        transitions = chunks.multiply_decays(empty.new_ones(len(segments), heads, 1, 1))
+    parts = zip(segments, states, transitions, strict=True)
     return {each: Summary(state, transition) for each, state, transition in parts}
-
-
-def _output(chunks: Chunks, group: SegmentGroup, before: State, added: Added) -> State:
-    if not group.sizes:
-        return chunks.values[group.chunks]  # none
-    return chunks.output(group.chunks, before, added)
-
-
-def _flatten(outputs: Float[Tensor, "chunks heads chunk value_dim"]) -> Float[Tensor, "slots heads value_dim"]:
-    chunks, heads, chunk, value_dim = outputs.shape
-    return outputs.transpose(1, 2).reshape(chunks * chunk, heads, value_dim)

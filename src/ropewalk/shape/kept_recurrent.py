@@ -18,8 +18,8 @@ class KeptRecurrent:
     """Tensors that one recurrent layer keeps of each token, by their width.
 
     ``channels`` pass the convolution; ``key_heads`` and ``heads`` are keys of the heads that the matrices make, and of
-    all heads; ``values`` are those of all heads, ``steps`` one number of each head. ``head_scores`` are products of a
-    token with its chunk for each head, ``key_scores`` for each key head, and ``states`` one state in each chunk.
+    all heads; ``values`` are those of all heads, ``steps`` one number of each head. ``head_scores`` are numbers of a
+    token for each of its chunk in each head, and ``states`` one state in each chunk.
     ``pairs`` are decays between a token and its chunk where each number of a key has its own, and ``ranks`` products of
     matrices of low rank.
     """
@@ -30,7 +30,6 @@ class KeptRecurrent:
     values: Counts = (0, 0)
     steps: Counts = (0, 0)
     head_scores: Counts = (0, 0)
-    key_scores: Counts = (0, 0)
     states: Counts = (0, 0)
     pairs: Counts = (0, 0)
     ranks: Counts = (0, 0)
@@ -40,14 +39,13 @@ class KeptRecurrent:
         found = weigh_kept(self.channels, layers.channels, element_bytes)
         if not layers.heads:
             return found
-        chunk, heads, key_heads = RECURRENCES[layers.kind].chunk_tokens, layers.heads, layers.key_heads
+        chunk, heads = RECURRENCES[layers.kind].chunk_tokens, layers.heads
         widths = (
-            (self.key_heads, key_heads * layers.key_dim),
+            (self.key_heads, layers.key_heads * layers.key_dim),
             (self.heads, heads * layers.key_dim),
             (self.values, heads * layers.value_dim),
             (self.steps, heads),
             (self.head_scores, heads * chunk),
-            (self.key_scores, key_heads * chunk),
             (self.states, heads * layers.key_dim * layers.value_dim / chunk),
             (self.pairs, heads * chunk * layers.key_dim),
             (self.ranks, layers.key_dim),
@@ -56,23 +54,20 @@ class KeptRecurrent:
 
 
 _DELTA = KeptRecurrent(
-    channels=(2, 2, -1),
-    key_heads=(0, 6, 2),
+    channels=(2, 1, -1),
+    key_heads=(0, 2, 2),
     heads=(0, 2),
     values=(3, 6),
-    steps=(1, 7),
-    head_scores=(0, 4),
-    key_scores=(0, 2),
-    states=(0, 2),
+    steps=(1, 5),
+    head_scores=(0, 1),
+    states=(0, 1),
 )
 _SSD = KeptRecurrent(
-    channels=(2, 2, -2),
-    key_heads=(0, 4),
-    values=(2, 8, 1),
-    steps=(0, 6, -1),
-    head_scores=(0, 2),
-    key_scores=(0, 1),
-    states=(0, 2),
+    channels=(2, 1, -1),
+    key_heads=(0, 2),
+    values=(3, 4, 2),
+    steps=(1, 4),
+    states=(0, 1),
 )
 KEPT_RECURRENT: Mapping[str, KeptRecurrent] = {
     "qwen3_next": _DELTA,
@@ -80,10 +75,10 @@ KEPT_RECURRENT: Mapping[str, KeptRecurrent] = {
     "olmo_hybrid": _DELTA,
     "kda": KeptRecurrent(
         channels=(2, 1, -1),
-        values=(2, 21, 3),
+        values=(2, 18, 2),
         steps=(1, 4),
         head_scores=(0, 3),
-        states=(0, 2),
+        states=(0, 1),
         pairs=(0, 3),
         ranks=(2, 0),
     ),
@@ -91,11 +86,11 @@ KEPT_RECURRENT: Mapping[str, KeptRecurrent] = {
     "mamba2": _SSD,
     "nemotron_h": _SSD,
     "falcon_h1": _SSD,
-    "lightning": KeptRecurrent(channels=(0, 0), values=(7, 7), steps=(0, 2), head_scores=(0, 2), states=(0, 1)),
+    "lightning": KeptRecurrent(channels=(0, 0), values=(7, 4), steps=(0, 1), states=(0, 1)),
 }
 """By the layout of ``RecurrentKeys``."""
 _WITHOUT_NORM: Mapping[str, KeptRecurrent] = {
-    "falcon_h1": replace(_SSD, channels=(3, 1, -1), values=(4, 4, 1), steps=(1, 5)),
+    "falcon_h1": replace(_SSD, values=(4, 1, 1)),
 }
 
 

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
-from torch.distributed.tensor import DTensor
-from torch.optim.adamw import adamw
 
 from ropewalk.checkpoint.convert_moments import zeros_by_row
 from ropewalk.checkpoint.eight_bit import BLOCK_ELEMENTS, SCALE, decode_moments, encode_moments
+from ropewalk.parallel.rank_shards import map_shard, own_shard
 from ropewalk.train.moments_kernel import MomentsKernel, has_its_blocks, load_moments_kernel
+from ropewalk.train.sharded_adamw import ShardedAdamW, move_shards
 
 _SMALLEST_ELEMENTS = 4096
 """Smaller tensors, and all that are not matrices, keep moments in float32: norms are few, but they are important."""
@@ -26,43 +26,36 @@ _SLICE_ELEMENTS = 1 << 22
 """The number of a matrix's elements whose moments are in float32 at a time."""
 
 
-class EightBitAdamW(torch.optim.AdamW):
+class EightBitAdamW(ShardedAdamW):
     """torch's AdamW with one difference: the moments of matrices are rounded to 8 bits between steps."""
 
     def __init__(
         self, groups: list[dict[str, Any]], *, betas: tuple[float, float], kernel: MomentsKernel = "torch"
     ) -> None:
-        super().__init__(groups, lr=0.0, betas=betas, fused=True)
+        super().__init__(groups, betas=betas)
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]
         for parameter in parameters:
             self.state[parameter] = _first_state(parameter)
-        self._installed = load_moments_kernel(kernel, _local(parameters[0]).device, ours=move_in_parts)
+        self._installed = load_moments_kernel(kernel, own_shard(parameters[0]).device, ours=move_in_parts)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Update all parameters that have a gradient."""
         assert closure is None, "a step is taken once"
         if self._installed is not None:  # the kernel takes a number; all are read from the device at once
-            earlier = torch.stack([_local(state["step"]) for state in self.state.values()]).tolist()
+            earlier = torch.stack([own_shard(state["step"]) for state in self.state.values()]).tolist()
             self._updates = {each: 1 + round(steps) for each, steps in zip(self.state, earlier, strict=True)}
         for group in self.param_groups:
             learnt = [parameter for parameter in group["params"] if parameter.grad is not None]
-            plain = [each for each in learnt if "exp_avg" + SCALE not in self.state[each]]
-            states = [self.state[each] for each in plain]
-            _move(
-                group,
-                [_local(each) for each in plain],
-                [_local(each.grad) for each in plain],
-                [[_local(state[name]) for state in states] for name in ("exp_avg", "exp_avg_sq", "step")],
-            )
+            self.move_group(group, [each for each in learnt if "exp_avg" + SCALE not in self.state[each]])
             for parameter in learnt:
                 if "exp_avg" + SCALE in self.state[parameter]:
                     self._move_matrix(parameter, group)
 
     def _move_matrix(self, parameter: Float[Tensor, "rows ..."], group: dict[str, Any]) -> None:
-        state: dict[str, Any] = {name: _local(value) for name, value in self.state[parameter].items()}
+        state: dict[str, Any] = {name: own_shard(value) for name, value in self.state[parameter].items()}
         assert parameter.grad is not None, "a parameter without a gradient is not moved"
-        weight, grad = _local(parameter).flatten(1), _local(parameter.grad).flatten(1)
+        weight, grad = own_shard(parameter).flatten(1), own_shard(parameter.grad).flatten(1)
         if self._installed is not None and has_its_blocks(weight):
             self._installed(weight, grad, {**state, "updates": self._updates[parameter]}, group)
         else:
@@ -84,7 +77,7 @@ def move_in_parts(
             decode_moments(state[name].flatten(1)[part], state[name + SCALE][part], signed=signed)
             for name, signed in (("exp_avg", True), ("exp_avg_sq", False))
         ]
-        _move(group, [weight[part]], [grad[part]], [[moments[0]], [moments[1]], [state["step"].clone()]])
+        move_shards(group, [weight[part]], [grad[part]], [[moments[0]], [moments[1]], [state["step"].clone()]])
         for name, moment, signed in (("exp_avg", moments[0], True), ("exp_avg_sq", moments[1], False)):
             codes, scale = encode_moments(moment, signed=signed)
             state[name].flatten(1)[part], state[name + SCALE][part] = codes, scale
@@ -93,41 +86,9 @@ def move_in_parts(
 def _first_state(parameter: Float[Tensor, "..."]) -> dict[str, Shaped[Tensor, "..."]]:
     state = {"step": torch.zeros((), device=parameter.device)}
     if parameter.dim() < 2 or parameter.numel() < _SMALLEST_ELEMENTS:
-        return state | {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+        return state | {name: map_shard(parameter, torch.zeros_like) for name in ("exp_avg", "exp_avg_sq")}
     blocks = math.ceil(parameter[0].numel() / BLOCK_ELEMENTS)
     for name in ("exp_avg", "exp_avg_sq"):
-        state[name] = torch.zeros_like(parameter, dtype=torch.uint8)
+        state[name] = map_shard(parameter, torch.zeros_like, dtype=torch.uint8)
         state[name + SCALE] = zeros_by_row(parameter, (len(parameter), blocks))
     return state
-
-
-def _local(tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
-    local: Tensor = tensor.to_local() if isinstance(tensor, DTensor) else tensor
-    return local
-
-
-def _move(
-    group: dict[str, Any],
-    weights: list[Float[Tensor, "..."]],
-    gradients: list[Float[Tensor, "..."]],
-    states: list[list[Float[Tensor, "..."]]],
-) -> None:
-    """Run torch's fused AdamW on plain tensors; ``states`` holds first moments, second moments, and step counts."""
-    if not weights:
-        return
-    adamw(
-        weights,
-        gradients,
-        states[0],
-        states[1],
-        [],
-        states[2],
-        fused=True,
-        amsgrad=False,
-        beta1=group["betas"][0],
-        beta2=group["betas"][1],
-        lr=group["lr"],
-        weight_decay=group["weight_decay"],
-        eps=group["eps"],
-        maximize=False,
-    )

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fork_server import serve_forks
 from made_texts import han, sentence
 from ropewalk.core import progress
 from ropewalk.core.error import UserError
@@ -106,6 +107,15 @@ def test_small_shards_give_the_same_bytes(
     assert make(texts, tmp_path, tokenizer, worker_count=1) == truth
 
 
+@pytest.fixture
+def forked_workers(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Workers are forks of this process, so each saves the imports; fresh ones are in ``kill_and_finish``."""
+    with serve_forks(tmp_path_factory.mktemp("forks")) as python:
+        monkeypatch.setattr(sys, "executable", str(python))
+        yield
+
+
+@pytest.mark.usefixtures("forked_workers")
 def test_processes_give_the_same_bytes(
     texts: Path, tokenizer: Tokenizer, tmp_path: Path, truth: dict[str, bytes]
 ) -> None:
@@ -190,6 +200,7 @@ def test_killed_anywhere_it_goes_on_to_the_same_bytes(
     assert kill_and_finish(texts, tmp_path, tokenizer_folder, kills=3, seed=1) == truth
 
 
+@pytest.mark.usefixtures("forked_workers")
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_fault_in_one_file_is_told_and_leaves_only_good_shards(
     texts: Path, tokenizer: Tokenizer, tmp_path: Path, count: int, write_jsonl: Callable[..., Path]
