@@ -133,11 +133,10 @@ def test_it_goes_back_only_so_often(prepared: Prepared, new_run: NewRun, monkeyp
 def test_a_spike_is_skipped_and_replayed_row_by_row(
     prepared: Prepared, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Healthy steps of two rows, then a step whose loss is large: the same again from the checkpoint."""
+    """Three ranks' worth of healthy steps, then a step whose loss is large: the same again from the checkpoint."""
     steps = FEWEST + 4
     recipe = make_recipe(
-        tokens=steps * 2 * 64,
-        step_tokens=2 * 64,
+        tokens=steps * 4 * 64,
         lr=1e-4,
         checkpoint_steps=10,
         guard={"spike": 8.0},
@@ -165,14 +164,14 @@ def test_a_spike_is_skipped_and_replayed_row_by_row(
     record = json.loads(path.read_text())
     assert record["step"] == FEWEST + 2 and "deviations above the median" in record["reason"]
     found = run_ranks(replay, 2, record, recipe, run, corpus)[0]
-    assert not found["same"] and found["loss"] < record["loss"] and len(found["sequences"]) == 2
+    assert not found["same"] and found["loss"] < record["loss"] and len(found["sequences"]) == 4
     loss = {row.step: row.value for row in rows_of(run) if row.name == "loss/train"}
     assert found["loss"] == pytest.approx(loss[FEWEST + 1], rel=0.2), "without the flipped bit it is a step like others"
 
     healthy_record = {
         **record,
         "step": 25,
-        "first_sequence": 24 * 2,
+        "first_sequence": 24 * 4,
         "sequences": record["sequences"],
         "loss": loss[25],
     }

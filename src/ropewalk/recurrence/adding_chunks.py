@@ -32,7 +32,7 @@ class AddingChunks(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, of_taken: Taken, of_kept: HeadKept) -> tuple[GroupKeys, ChunkValues, TotalDecay]:
         key, value, total = ctx.saved_tensors
-        to_key, to_value, to_total = (torch.empty_like(each) for each in ctx.saved_tensors)
+        to_key, to_value, to_total = (torch.empty_like(each) for each in (key, value, total))
         for at in tile_chunks(len(value), value.shape[1], value.device):
             fade = raise_decay(total[at][:, :, -1:] - total[at])
             faded = by_heads(key[at], fade)

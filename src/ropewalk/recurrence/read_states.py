@@ -43,8 +43,9 @@ class ReadStates(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: ChunkValues) -> tuple[GroupKeys, GroupKeys, TotalDecay, ChunkValues, States]:
-        query, key, total, values, states = ctx.saved_tensors
-        grads = tuple(torch.empty_like(each) for each in ctx.saved_tensors)
+        saved = ctx.saved_tensors  # once: a recomputed block gives its tensors only once
+        query, key, total, values, states = saved
+        grads = tuple(torch.empty_like(each) for each in saved)
         lower, grad = lower_triangle(total), grad.contiguous()
         for at in tile_chunks(len(values), values.shape[1], values.device):
             tile = tuple(each[at] for each in (query, key, total, values, states))
