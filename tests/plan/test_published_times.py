@@ -67,6 +67,10 @@ def test_the_rate_of_a_sources_hosts_meets_a_row_that_no_fit_saw(program: Module
     assert case.ratio(values) == pytest.approx(1, abs=0.1)
     _, least, most = program.find_host_seconds()
     assert row.shape.parameters / most <= program.find_host(values, "ALST") <= row.shape.parameters / least
+    alone = program.solve_host(values)
+    assert program.estimate_node(values, alone, 1).total == pytest.approx(row.tokens / row.speed)
+    other = program.ALST_NODES[0]
+    assert other.tokens / other.speed / program.estimate_node(values, alone).total == pytest.approx(1, abs=0.2)
     assert program.find_host(values, "a source without hosts") == program.find_host(values)
     page = _read_pages()
     assert [line for line in program.tabulate_nodes(values) if line not in page] == []

@@ -51,6 +51,20 @@ def test_chunks_and_outputs() -> None:
     )
 
 
+@pytest.mark.parametrize("norm", [1.0, 12.0])
+def test_a_delta_rule_of_strong_decays_stays_finite_for_long_keys(norm: float) -> None:
+    """Without its decays the system of long keys grows beyond float32; float64 solves it with them in it."""
+    tokens = 64
+    key = norm * torch.nn.functional.normalize(draw_rows(KEY_HEADS, tokens, 16), dim=-1)
+    value, beta = draw_rows(HEADS, tokens, VALUE_DIM), draw_rows(HEADS, tokens, 1).sigmoid()
+    total = (-20 - 20 * draw_rows(HEADS, tokens, 1).sigmoid()).cumsum(2)
+    products = (key @ key.transpose(-1, -2)).repeat_interleave(HEADS // KEY_HEADS, dim=1)
+    system = beta * products * (total - total.transpose(-1, -2)).clamp(max=0).exp()
+    truth = torch.linalg.solve_triangular(system, beta * value, upper=False, unitriangular=True)
+    values, *_ = DeltaChunks.apply(*(each.detach().float() for each in (key, value, total, beta)))
+    assert relative_error(values.double(), truth.detach()) < 1e-5
+
+
 def check(run: Callable[..., Any], *given: Tensor) -> None:
     torch.autograd.gradcheck(run, given, fast_mode=True)
 

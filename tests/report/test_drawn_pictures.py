@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from ropewalk.core.translate import set_language
+from ropewalk.report import drawn_pictures
 from ropewalk.report.charts import RetrievalMap
 from ropewalk.report.contents import Curve
 from ropewalk.report.curves import draw_buckets
-from ropewalk.report.drawn_pictures import draw_once, forget_pictures
+from ropewalk.report.drawn_pictures import draw_once
 from ropewalk.report.figure import Picture
 
 CURVE = Curve([1, 2, 3], [3.0, 2.0, 1.5])
@@ -26,7 +27,7 @@ def drawn() -> list[Any]:
 
 @pytest.fixture
 def draw(drawn: list[Any]) -> Callable[..., Picture]:
-    forget_pictures()
+    drawn_pictures._drawn.clear()
 
     def note(*args: Any, **settings: Any) -> Picture:
         drawn.append((args, settings))
@@ -37,10 +38,10 @@ def draw(drawn: list[Any]) -> Callable[..., Picture]:
 
 def test_a_kept_picture_is_the_one_that_drawing_gives() -> None:
     given = {"0-512": CURVE, "512-1024": replace(CURVE, values=[3.0, 2.5, 2.0])}
-    forget_pictures()
+    drawn_pictures._drawn.clear()
     first = draw_buckets(given, kind="length of the document", borders=[(2, "stage 1")])
     assert draw_buckets(dict(given), kind="length of the document", borders=[(2, "stage 1")]) is first
-    forget_pictures()
+    drawn_pictures._drawn.clear()
     again = draw_buckets(given, kind="length of the document", borders=[(2, "stage 1")])
     assert again == first and again is not first
 

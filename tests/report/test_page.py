@@ -24,7 +24,7 @@ from ropewalk.core.error import UserError
 from ropewalk.core.record import Metric, append_metrics
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.recipe.load import load_recipe
-from ropewalk.report.drawn_pictures import forget_pictures
+from ropewalk.report import drawn_pictures
 from ropewalk.report.page import summarise, write_report
 
 PAYLOADS = [
@@ -84,7 +84,7 @@ class Elements(HTMLParser):
 def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The page of a whole run, made once."""
     run = write_run(tmp_path_factory.mktemp("page") / "quickstart")
-    forget_pictures()
+    drawn_pictures._drawn.clear()
     begun = time.process_time()
     written = write_report(run)
     assert time.process_time() - begun < 5 and written == run / "report.html"
@@ -107,7 +107,7 @@ def test_a_whole_run_gives_a_small_page_with_every_section(page: str) -> None:
 
 
 def test_the_same_run_gives_the_same_page(page: str, run: Path) -> None:
-    forget_pictures()
+    drawn_pictures._drawn.clear()
     assert write_report(run).read_text() == page
 
 

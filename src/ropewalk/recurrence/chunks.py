@@ -12,7 +12,9 @@ has three parts: what its chunks do (delta_chunks.py, key_decay_chunks.py, addin
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from jaxtyping import Float
 from torch import Tensor
@@ -35,20 +37,24 @@ Vectors = tuple[GroupKeys, GroupKeys, ChunkValues, TotalDecay | KeyDecays, Float
 """Query, key, value, decay, and beta with the delta rule."""
 
 
+Read = Callable[[ChunkValues, ChunkStates], ChunkValues]
+"""Outputs, given the values of chunks and the state before each."""
+
+
 @dataclass(frozen=True, slots=True)
 class Chunks(ABC):
-    """Of one group of segments; ``kept`` is exp(G_last), which multiplies the rows of a state."""
+    """Of one group of segments; ``kept`` is exp(G_last), which multiplies the rows of a state.
+
+    ``read`` makes outputs of what ``walk`` found: of the values added in each chunk and the state before it.
+    """
 
     group: SegmentGroup
     kept: Kept
+    read: Read
 
     @abstractmethod
     def walk(self, entry: Entries) -> Walked:
         """From the state before each segment."""
-
-    @abstractmethod
-    def output(self, before: ChunkStates, added: Added) -> ChunkValues:
-        """Outputs, given the state before each chunk and what ``walk`` added there."""
 
     def multiply_decays(self, entry: Entries) -> Entries:
         """Each number times the decays of its segment."""
@@ -61,19 +67,12 @@ class Chunks(ABC):
 class _Adding(Chunks):
     """Without the delta rule."""
 
-    query: GroupKeys
-    key: GroupKeys
     value: ChunkValues
-    total: TotalDecay
     taken: ChunkStates
 
     def walk(self, entry: Entries) -> Walked:
         before, after = WalkAdding.apply(self.taken, self.kept, entry, self.group.sizes)
         return before, self.value, after
-
-    def output(self, before: ChunkStates, added: Added) -> ChunkValues:
-        outputs: ChunkValues = ReadStates.apply(self.query, self.key, self.total, added, before)
-        return outputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,41 +88,23 @@ class _Erasing(Chunks):
         return walked
 
 
-@dataclass(frozen=True, slots=True)
-class _Delta(_Erasing):
-    """With one decay for a head."""
-
-    query: GroupKeys
-    key: GroupKeys
-    total: TotalDecay
-
-    def output(self, before: ChunkStates, added: Added) -> ChunkValues:
-        outputs: ChunkValues = ReadStates.apply(self.query, self.key, self.total, added, before)
-        return outputs
-
-
-@dataclass(frozen=True, slots=True)
-class _KeyDecay(_Erasing):
-    """With a decay for each of the key's dimensions: ``reading`` is exp(G) q."""
-
-    scores: Squares
-    reading: HeadKeys
-
-    def output(self, before: ChunkStates, added: Added) -> ChunkValues:
-        outputs: ChunkValues = self.scores @ added + self.reading @ before
-        return outputs
-
-
 def make_chunks(vectors: Vectors, group: SegmentGroup, kind: Recurrence) -> Chunks:
     """What is independent of the states: slots without a token have zeros everywhere, and change nothing."""
     query, key, value, decay, beta = vectors
     total = running_sum(decay, 2)
+    read = partial(ReadStates.apply, query, key, total)
     if beta is None:
         taken, kept = AddingChunks.apply(key, value, total)
-        return _Adding(group, kept, query, key, value, total, taken)
+        return _Adding(group, kept, read, value, taken)
     if not kind.decay_per_key:
         values, erasing, fading, kept = DeltaChunks.apply(key, value, total, beta)
-        return _Delta(group, kept, values, erasing, fading, query, key, total)
+        return _Erasing(group, kept, read, values, erasing, fading)
     scores, solved, reading, fading, kept = weigh_by_key(query, key, value, total, beta)
     values, erasing = solved.split([value.shape[-1], key.shape[-1]], dim=-1)  # [chunks, heads, chunk, _]
-    return _KeyDecay(group, kept, values, erasing, fading, scores, reading)
+    return _Erasing(group, kept, partial(_read_weighed, scores, reading), values, erasing, fading)
+
+
+def _read_weighed(scores: Squares, reading: HeadKeys, values: ChunkValues, states: ChunkStates) -> ChunkValues:
+    """With a decay for each of the key's dimensions: ``reading`` is exp(G) q."""
+    outputs: ChunkValues = scores @ values + reading @ states
+    return outputs

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from ropewalk.recurrence.chunk_tiles import accumulate_product, tile_chunks
 from ropewalk.recurrence.decay_powers import Lower, TotalDecay, decay_between, lower_triangle, raise_decay
-from ropewalk.recurrence.read_states import ChunkValues, GroupKeys, HeadKeys, by_heads, sum_heads
+from ropewalk.recurrence.read_states import ChunkValues, GroupKeys, HeadKeys, Squares, by_heads, sum_heads
 
 Betas = Float[Tensor, "chunks heads chunk 1"]
 HeadKept = Float[Tensor, "chunks heads 1 1"]
+_MOST_WEIGHT = 2.01  # 2, and what rounding adds
 
 
 class DeltaChunks(torch.autograd.Function):
@@ -38,10 +39,8 @@ class DeltaChunks(torch.autograd.Function):
         kept = raise_decay(total[:, :, -1:])
         for at in tile_chunks(chunks, heads, key.device):
             growth, fade = raise_decay(total[at]), raise_decay(total[at][:, :, -1:] - total[at])
-            # the decays of the system can be taken out of it and put back: else substitution makes denormal numbers
             weights = by_heads(key[at] @ key[at].transpose(-1, -2), beta[at])
-            bare = torch.linalg.solve_triangular(weights, unit.expand_as(weights), upper=False, unitriangular=True)
-            torch.mul(bare, decay_between(total[at], lower), out=inverse[at])
+            inverse[at] = _invert(weights, decay_between(total[at], lower), unit)
             solver = inverse[at].flatten(0, 1)
             torch.bmm(solver, (beta[at] * value[at]).flatten(0, 1), out=values[at].flatten(0, 1))
             torch.bmm(solver, by_heads(key[at], beta[at] * growth).flatten(0, 1), out=erasing[at].flatten(0, 1))
@@ -66,6 +65,21 @@ class DeltaChunks(torch.autograd.Function):
         to_key, to_value, to_total, to_beta = grads
         to_total[:, :, -1:] += of_kept * raise_decay(saved[2][:, :, -1:])
         return to_key, to_value, to_total, to_beta
+
+
+def _invert(weights: Squares, between: Squares, unit: Lower) -> Squares:
+    """(1 + what is below the diagonal of ``weights * between``)^-1.
+
+    The decays are taken out of the system and put back, so that substitution makes no denormal numbers. But of long
+    keys what decays would hide grows beyond all numbers. So they stay in the system of a chunk where a step of the rule
+    may lengthen a state: 1 - b k k^T with b |k|^2 above 2, which keys of norm 1 never have.
+    """
+    largest = weights.diagonal(dim1=-2, dim2=-1).amax(-1)[..., None, None]
+    short = (largest <= _MOST_WEIGHT).to(weights.dtype)  # [chunks, heads, 1, 1]; no decay is above 1
+    system = weights * torch.maximum(between, short)
+    found = torch.linalg.solve_triangular(system, unit.expand_as(system), upper=False, unitriangular=True)
+    inverse: Squares = found.mul_(torch.maximum(between, 1 - short))
+    return inverse
 
 
 def _differentiate(

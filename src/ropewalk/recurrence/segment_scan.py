@@ -124,7 +124,7 @@ def _run(
     outputs, after = [value[:0]], empty[None, ...][:0]
     if begins is not None:
         before, added, after = begins.walk(empty.expand(len(table.begins.segments), *empty.shape))
-        outputs.append(begins.output(before, added))
+        outputs.append(begins.read(added, before))
     if group is None:
         assert not table.own, "one rank owns whole documents"
         return outputs[-1]
@@ -137,7 +137,7 @@ def _run(
         if chunks is not None:
             # [heads, key_dim, value_dim] of each segment -> [segments, heads, key_dim, value_dim]
             before, added, _ = chunks.walk(torch.stack([entries[each] for each in chunks.group.segments]))
-            outputs.append(chunks.output(before, added))
+            outputs.append(chunks.read(added, before))
     # [chunks, heads, chunk, value_dim] of each group
     joined: Tensor = Join.apply(torch.cat(outputs), arrived)
     return joined

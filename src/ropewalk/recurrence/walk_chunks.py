@@ -14,9 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ropewalk.recurrence.chunk_tiles import accumulate_product
+from ropewalk.recurrence.read_states import ChunkValues, HeadKeys
 
-ChunkValues = Float[Tensor, "chunks heads chunk value_dim"]
-ChunkKeys = Float[Tensor, "chunks heads chunk key_dim"]
 Kept = Float[Tensor, "chunks heads _ 1"]
 """What multiplies the rows of a state: a number for each head, or for each of its key's dimensions."""
 ChunkStates = Float[Tensor, "chunks heads key_dim width"]
@@ -28,15 +27,15 @@ class WalkErasing(torch.autograd.Function):
     """``apply(values, erasing, fading, kept, entry, sizes)`` -> the state before each chunk, the values added in each,
     and the state after each segment. ``sizes`` are those of a ``SegmentGroup``.
 
-    A state may be wider than the values, as [h | M] is: what is added to the rest is only what the keys erase.
+    A state may be wider than the values, as [h | M] is. Keys only erase from the columns of M.
     """
 
     @staticmethod
     def forward(
         ctx: Any,
         values: ChunkValues,
-        erasing: ChunkKeys,
-        fading: ChunkKeys,
+        erasing: HeadKeys,
+        fading: HeadKeys,
         kept: Kept,
         entry: Entries,
         sizes: list[int],
@@ -61,7 +60,7 @@ class WalkErasing(torch.autograd.Function):
     @staticmethod
     def backward(
         ctx: Any, of_before: ChunkStates, of_added: Added, of_after: Entries
-    ) -> tuple[ChunkValues, ChunkKeys, ChunkKeys, Kept, Entries, None]:
+    ) -> tuple[ChunkValues, HeadKeys, HeadKeys, Kept, Entries, None]:
         erasing, fading, kept, before, added = ctx.saved_tensors
         state, after = of_after.clone(memory_format=torch.contiguous_format), torch.empty_like(before)
         of_added, heads = of_added.clone(memory_format=torch.contiguous_format), before.shape[1]

@@ -45,12 +45,6 @@ def draw_once(draw: Callable[_Given, Picture]) -> Callable[_Given, Picture]:
     return find
 
 
-def forget_pictures() -> None:
-    """Draw every picture anew."""
-    with _turn:
-        _drawn.clear()
-
-
 def _write(value: Any, write: Callable[[bytes], None]) -> None:
     """Give ``write`` bytes that differ where a picture may: types, order, lengths and every digit count."""
     write(f"{type(value).__name__}(".encode())

@@ -6,7 +6,7 @@ stands in the essays that measure what a model forgets.
 """
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field, field_validator
 
@@ -16,13 +16,12 @@ from ropewalk.core.spec import Spec
 from ropewalk.corpus.embedded.titled import read_titled
 
 ProseKind = Literal["knowledge", "life", "long", "opinion", "public", "tales"]
-_ALL: tuple[ProseKind, ...] = ("knowledge", "life", "long", "opinion", "public", "tales")
 
 
 class ProseDocuments(Spec):
     """Options: which kinds. ``long`` has five of more than 1,200 characters; the others have about 370 on average."""
 
-    kinds: tuple[ProseKind, ...] = Field(default=_ALL, min_length=1)
+    kinds: tuple[ProseKind, ...] = Field(default=get_args(ProseKind), min_length=1)
 
     @field_validator("kinds")
     @classmethod
