@@ -40,11 +40,11 @@ from ropewalk.corpus.task_rules import FAMILIES, TaskRules
 from ropewalk.evaluate.score import mean
 
 SEEDS = (1, 2, 3)
-ROWS, ROWS_A_STEP = 224, 4
+ROWS, ROWS_A_STEP = 600, 4
 SHORT_TOKENS, WHOLE_TOKENS = (240_000, 90_000), (160_000, 60_000)
 DOCUMENTS = 24
 """Documents of a kind that are measured."""
-RESULTS = Path(__file__).parent / "results" / "2026-11-29-study-joins.json"
+RESULTS = Path(__file__).parent / "results" / "2026-11-30-study-joins.json"
 JOINS: Mapping[str, dict[str, Any]] = {
     "random": {"related": {"target_tokens": "2Ki", "control": True}},
     "related": {"related": {"target_tokens": "2Ki"}},
