@@ -85,7 +85,10 @@ def measure_ours(
 ) -> dict[str, Any]:
     begun = time.process_time()
     spec = RulerSpec(tasks=(task,), samples=samples, example=example)
-    (planned,) = plan_ruler(spec, tokenizer, lengths=[tokens], seed=3)
+    plans = plan_ruler(spec, tokenizer, lengths=[tokens], seed=3)
+    if not plans:  # plan_ruler has told the reason
+        raise SystemExit(f"{task} needs more than {tokens} tokens")
+    (planned,) = plans
     wrote = time.process_time()
     found = write_answers(learner, planned, tokenizer)
     ended = time.process_time()
