@@ -37,8 +37,9 @@ $(VENV)/.workshop: pyproject.toml constraints.txt
 quickstart: $(VENV)/.installed
 	$(BIN)/ropewalk run recipes/quickstart.yaml
 
-# One thread for each of the two workers: with two threads each, they wait for one another.
-TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+# One thread for each worker: with two threads each, they wait for one another.
+WORKERS ?= 2
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --workers $(WORKERS)
 
 test: $(VENV)/.workshop
 	$(TESTS)
