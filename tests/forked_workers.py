@@ -63,6 +63,9 @@ def split_items(items: list[pytest.Item]) -> list[range]:
 def run_in_workers(session: pytest.Session, workers: int) -> None:
     """Run all tests of ``session`` in so many forks. Raises pytest's Failed where one died or a test was not run."""
     pieces = split_items(session.items)
+    folders: Any = getattr(session.config, "_tmp_path_factory", None)
+    if folders is not None:
+        folders.getbasetemp()  # one for all, whose lock ends with this process: a worker's would stay
     queue, full = os.pipe()
     os.write(full, b"".join(_NUMBER.pack(each) for each in range(len(pieces))))
     os.close(full)

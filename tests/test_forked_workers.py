@@ -20,7 +20,9 @@ def test_warns(): warnings.warn("heard", RuntimeWarning)
 def shared():
     yield
     pathlib.Path(f"ended-{os.getpid()}").touch()
-def test_uses(shared): assert not list(pathlib.Path().glob(f"ended-{os.getpid()}"))
+def test_uses(shared, tmp_path):
+    assert not list(pathlib.Path().glob(f"ended-{os.getpid()}"))
+    pathlib.Path(f"temporary-{tmp_path.parent.name}").touch()
 """
 DIES = """
 import os, signal, time
@@ -58,6 +60,7 @@ def test_each_test_is_reported_once_with_all_that_pytest_tells(tmp_path: Path) -
     assert told.count("E   assert [1] == [2]") == told.count("Captured stdout call") == told.count("\nsaid\n") == 2
     assert "RuntimeWarning: heard" in told and "SKIPPED [1] test_one.py:6: why" in told
     assert 1 <= len(list(tmp_path.glob("ended-*"))) <= 2, "a fixture of a session ends in each worker that made it"
+    assert len(list(tmp_path.glob("temporary-*"))) == 1
 
 
 def test_a_worker_that_dies_is_told_with_its_test(tmp_path: Path) -> None:
