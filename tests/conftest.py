@@ -10,6 +10,7 @@ import os
 from collections.abc import Generator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ import type_checks
 
 gc.disable()  # until all is collected: the collector takes a fifth of the time of imports, and finds nothing
 type_checks.install()  # before any test imports this project
+pytest_plugins = ("forked_workers",)
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # libraries that ask torch.cuda.is_available ask the driver
 
 
@@ -86,6 +88,11 @@ def _start_autograd() -> None:
     rank can run a backward.
     """
     torch.ones(1, requires_grad=True).sum().backward()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    workers: Any = config.pluginmanager.get_plugin("forked_workers")
+    workers.at_start.append(type_checks.count_apart)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

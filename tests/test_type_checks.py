@@ -221,6 +221,21 @@ def test_forked_processes_spend_the_checks_together(made: dict[str, Any]) -> Non
     assert run_in_fork(lambda: made["Double"].name(3)) == 1, "the forked process alone calls it"
 
 
+def test_a_worker_counts_with_its_own_forks_alone(made: dict[str, Any]) -> None:
+    begin_test()
+
+    def work() -> None:
+        type_checks.count_apart()
+        begin_test()
+        for _ in range(MOST_CALLS):
+            made["half"](2.0)
+        if run_in_fork(lambda: made["half"]("3")) != 2:  # not checked: it fails by itself
+            raise TypeError("violates type hint, and is found by a fork that counts apart")
+
+    assert run_in_fork(work) == 0
+    assert run_in_fork(lambda: made["half"]("3")) == 1, "a worker spends no check of another one"
+
+
 def run_in_fork(call: Any) -> int:
     """1 where a check finds a fault in the call, 0 where it passes."""
     if not (child := os.fork()):

@@ -10,13 +10,22 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaModel,
+)
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from conformance.tiny_families import CONTEXT_TOKENS
 from ropewalk.core.artifact import read_manifest
 from ropewalk.core.error import UserError
-from ropewalk.model.architectures import class_of, find_class
+from ropewalk.model.architectures import class_of, find_class, is_causal
 from ropewalk.model.expert_balance import ExpertBalance
 from ropewalk.model.export import export
 from ropewalk.model.extend import extend
@@ -291,3 +300,14 @@ def test_a_class_that_is_registered_again_is_read_again() -> None:
 def test_a_name_that_nobody_registered_is_refused() -> None:
     with pytest.raises(UserError, match="no causal language model of this name"):
         guess_family("NowhereForCausalLM", {}, "config.json")
+
+
+def test_whether_a_class_is_causal_is_known_without_all_others() -> None:
+    names = MODEL_FOR_CAUSAL_LM_MAPPING._model_mapping
+    assert set(names.values()) == {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()}
+    assert {name for kind, name in names.items() if kind in CONFIG_MAPPING_NAMES} == {*names.values()}
+    assert all(is_causal(class_of(each)) for each in READ_MIXTURES) and is_causal(LlamaForCausalLM)
+    strangers = OwnBlock, LlamaModel, ShiftedForCausalLM, type("LlamaForCausalLM", (LlamaForCausalLM,), {})
+    assert not any(is_causal(each) for each in strangers)
+    with pytest.raises(UserError, match="no causal language model of this name"):
+        guess_family("LlamaModel", {}, "config.json")

@@ -175,11 +175,12 @@ def test_transformers_agrees(base: BaseRope, method: Method, times: float) -> No
     theirs, attention_factor = ask_transformers(config)
     # transformers computes in float32: at theta 1e10 its exponent alone is off by 23 * 6e-8, a ramp adds rounding,
     # and a llama3 whose blend is narrow most of all (1.02e-5 between 1.95 and 2.5 turns).
-    assert method.inv_freq(base.theta, base.head_dim) == pytest.approx(theirs, rel=2e-5)
+    np.testing.assert_allclose(method.inv_freq(base.theta, base.head_dim), theirs, rtol=2e-5, atol=1e-12)
     assert method.attention_factor == pytest.approx(attention_factor, rel=1e-12)
     for tokens in (1, base.context_tokens, base.context_tokens + 1, context_tokens, 3 * context_tokens):
         theirs, _ = ask_transformers(config, tokens)
-        assert method.inv_freq_at(tokens, base.theta, base.head_dim) == pytest.approx(theirs, rel=2e-5), tokens
+        ours = method.inv_freq_at(tokens, base.theta, base.head_dim)
+        np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=1e-12, err_msg=str(tokens))
     assert parameters["rope_theta"] == method.final_theta(base.theta)
     assert np.array_equal(
         method.inv_freq(method.final_theta(base.theta), base.head_dim), method.inv_freq(base.theta, base.head_dim)
@@ -197,7 +198,8 @@ def test_both_dialects_say_the_same(base: BaseRope, method: Method) -> None:
     assert read_method(json.loads(json.dumps(parameters)) | known, where="test") == again
     for tokens in (base.context_tokens, 4 * base.context_tokens):
         theirs = again.inv_freq_at(tokens, 1.5, base.head_dim)
-        assert theirs == pytest.approx(method.inv_freq_at(tokens, base.theta, base.head_dim), rel=1e-14)
+        ours = method.inv_freq_at(tokens, base.theta, base.head_dim)
+        np.testing.assert_allclose(theirs, ours, rtol=1e-14, atol=1e-12)
     assert again.attention_factor == method.attention_factor
     legacy = legacy_hf(parameters)
     config = LlamaConfig(head_dim=base.head_dim, max_position_embeddings=4 * base.context_tokens, **legacy)

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedModel
+from transformers import PreTrainedModel
 
 from ropewalk.core.error import UserError
-from ropewalk.model.architectures import find_class
+from ropewalk.model.architectures import find_class, is_causal
 from ropewalk.model.attention_interface import NAME, count_calls
 from ropewalk.model.check_rope import check_positions
 from ropewalk.model.guess_experts import fix_scores, guess_experts, make_few
@@ -184,7 +184,7 @@ def guess_family(name: str, config: Mapping[str, Any], where: str) -> Family:
     every call.
     """
     kind = find_class(name)
-    if kind is None or kind not in MODEL_FOR_CAUSAL_LM_MAPPING.values():
+    if kind is None or not is_causal(kind):
         raise UserError(
             f"{name} is not supported",
             where=f"{where}: architectures",
