@@ -165,13 +165,15 @@ def _count_whole_text(
 ) -> tuple[Float64[np.ndarray, "features"], int]:
     """The mean counts of the tokens that a whole reading counts, as far as it sees back, and how many these are. Its
     truncated context is never shorter than three quarters, hence the last 0."""
-    sections = cut_sections(len(text), truncated_tokens=truncated_tokens, context_tokens=context_tokens)
-    sums = [
-        count_repeats(text[begin:end], truncated_tokens=truncated_tokens, rarity=rarity)[first - begin :].sum(axis=0)
-        for begin, end, first in sections
-    ]
-    counted = sum(end - first for _, end, first in sections)
-    return np.append(np.sum(sums, axis=0) / counted, 0), counted
+    lengths = {"truncated_tokens": truncated_tokens, "context_tokens": context_tokens}
+    (*equal, last), known = cut_sections(len(text), **lengths), {"truncated_tokens": truncated_tokens, "rarity": rarity}
+    sums = count_repeats(text[last.begin :], **known)[last.first - last.begin :].sum(axis=0)
+    counted = last.end - last.first
+    if equal:
+        seen = count_repeats(text[: equal[-1].end], section_tokens=context_tokens, **known)
+        sums += seen.reshape(len(equal), context_tokens, -1)[:, truncated_tokens:].sum(axis=(0, 1))
+        counted += len(equal) * (context_tokens - truncated_tokens)
+    return np.append(sums / counted, 0), counted
 
 
 def collect_blocks(
@@ -189,21 +191,22 @@ def collect_blocks(
     document, unit, tokens, gain, counts = [], [], [], [], []
     units = 0
     for number, (text, stretches) in enumerate(zip(texts, chosen, strict=True)):
-        group = firsts[number]
-        for stretch in stretches:
-            seen = count_repeats(text[stretch.begin : stretch.end], truncated_tokens=truncated_tokens, rarity=rarity)
+        group, size = firsts[number], stretches[0].end - stretches[0].begin  # all are of one size
+        read = np.concatenate([text[stretch.begin : stretch.end] for stretch in stretches])
+        counted = count_repeats(read, truncated_tokens=truncated_tokens, rarity=rarity, section_tokens=size)
+        for stretch, seen in zip(stretches, counted.reshape(len(stretches), size, -1), strict=True):
             units += len(stretches) > 1
             for begin in stretch.windows:
                 own = seen[begin - stretch.begin : begin - stretch.begin + step]
                 block = np.arange(step) * BLOCKS // step
                 units += len(stretches) == 1
                 for at in range(BLOCKS):
-                    size = float(sums.count[group])
-                    if size > 0:  # a window of fewer tokens than blocks leaves some empty
+                    predictions = float(sums.count[group])
+                    if predictions > 0:  # a window of fewer tokens than blocks leaves some empty
                         unit.append(units - 1)
                         document.append(number)
-                        tokens.append(size)
-                        gain.append(float(sums.nll[group + 1] - sums.nll[group]) / size)
+                        tokens.append(predictions)
+                        gain.append(float(sums.nll[group + 1] - sums.nll[group]) / predictions)
                         counts.append(np.append(own[block == at].mean(axis=0), at < BLOCKS // SAMPLED))
                     group += 2
     places = np.array(document, dtype=np.int64), np.array(unit, dtype=np.int64)
