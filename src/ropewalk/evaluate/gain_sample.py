@@ -165,12 +165,13 @@ def _count_whole_text(
 ) -> tuple[Float64[np.ndarray, "features"], int]:
     """The mean counts of the tokens that a whole reading counts, as far as it sees back, and how many these are. Its
     truncated context is never shorter than three quarters, hence the last 0."""
-    lengths = {"truncated_tokens": truncated_tokens, "context_tokens": context_tokens}
-    (*equal, last), known = cut_sections(len(text), **lengths), {"truncated_tokens": truncated_tokens, "rarity": rarity}
-    sums = count_repeats(text[last.begin :], **known)[last.first - last.begin :].sum(axis=0)
-    counted = last.end - last.first
+    sections = cut_sections(len(text), truncated_tokens=truncated_tokens, context_tokens=context_tokens)
+    *equal, last = sections
+    seen = count_repeats(text[last.begin :], truncated_tokens=truncated_tokens, rarity=rarity)
+    sums, counted = seen[last.first - last.begin :].sum(axis=0), last.end - last.first
     if equal:
-        seen = count_repeats(text[: equal[-1].end], section_tokens=context_tokens, **known)
+        own = text[: equal[-1].end]
+        seen = count_repeats(own, truncated_tokens=truncated_tokens, rarity=rarity, section_tokens=context_tokens)
         sums += seen.reshape(len(equal), context_tokens, -1)[:, truncated_tokens:].sum(axis=(0, 1))
         counted += len(equal) * (context_tokens - truncated_tokens)
     return np.append(sums / counted, 0), counted
