@@ -11,7 +11,7 @@ WINDOWS = 4
 """Of a window of a whole reading its last quarter counts."""
 
 
-class Section(NamedTuple):
+class ReadSection(NamedTuple):
     """Tokens ``[begin, end)`` of a document, read together; those from ``first`` on count."""
 
     begin: int
@@ -19,15 +19,15 @@ class Section(NamedTuple):
     first: int
 
 
-def cut_sections(length: int, *, truncated_tokens: int, context_tokens: int) -> list[Section]:
+def cut_sections(length: int, *, truncated_tokens: int, context_tokens: int) -> list[ReadSection]:
     """The sections of a document of ``length`` tokens: one, where the model reads it at once."""
     if length <= context_tokens:
-        return [Section(0, length, truncated_tokens)]
+        return [ReadSection(0, length, truncated_tokens)]
     begins = range(0, length - context_tokens + 1, context_tokens)
-    sections = [Section(begin, begin + context_tokens, begin + truncated_tokens) for begin in begins]
+    sections = [ReadSection(begin, begin + context_tokens, begin + truncated_tokens) for begin in begins]
     if (done := sections[-1].end) < length:
         begin = length - context_tokens
-        sections.append(Section(begin, length, max(done, begin + truncated_tokens)))
+        sections.append(ReadSection(begin, length, max(done, begin + truncated_tokens)))
     return sections
 
 
