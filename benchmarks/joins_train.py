@@ -197,7 +197,7 @@ def _choices(task: Task, text: Text) -> list[str]:
     if task.family == "order":
         return sorted(task.about, key=text.text.index)
     if task.family == "frequent":
-        return sorted(task.about, key=lambda word: -len(text.terms[word]))
+        return sorted(task.about, key=lambda word: -text.terms.count(word))
     number = re.search(r"\d+", task.answer) if task.family == "count" else None
     return [number[0] if number else task.answer]
 

@@ -20,7 +20,7 @@ import numpy as np
 
 import ropewalk
 from ropewalk.evaluate.gain_regression import count_repeats, find_rarity
-from ropewalk.evaluate.gain_sample import count_whole
+from ropewalk.evaluate.gain_sections import count_whole
 from ropewalk.evaluate.items import Item, measure
 from ropewalk.evaluate.length_gain import LongText, make_items
 from ropewalk.model.model_with_loss import ModelWithLoss
@@ -124,7 +124,8 @@ def main() -> None:
         "the same with all their products": expect(rich, gains),
         "counts, sources, and the full-context loss of every token": expect(full, gains),
     }
-    bought = [int(given.share * count_whole(len(text.tokens), given.truncated) / 2) for text in texts]
+    lengths = {"truncated_tokens": given.truncated, "context_tokens": context}
+    bought = [int(given.share * count_whole(len(text.tokens), **lengths) / 2) for text in texts]
     within = np.mean([gain.var() for gain in gains]) ** 0.5
     facts = {"model": given.model.name, "documents": len(texts), "context_tokens": context,
              "truncated_tokens": given.truncated, "token_deviation": round(float(within), 3),

@@ -23,7 +23,8 @@ from ropewalk.core.record import Document
 from ropewalk.corpus.read.source import read_source
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.tokens.tokenizer import load_tokenizer
-from ropewalk.evaluate.gain_sample import SAMPLED, WINDOWS, count_whole
+from ropewalk.evaluate.gain_sample import SAMPLED
+from ropewalk.evaluate.gain_sections import WINDOWS, count_whole
 from ropewalk.evaluate.length_gain import LongText, read_gains
 from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.model.open_model import open_model
@@ -83,9 +84,10 @@ def main() -> None:
     context = given.context or read_shape(given.model).context_tokens
     texts = collect(given.data, given.model, given.documents, context, 2 * given.truncated)
     learner = open_model(ModelWithLoss, given.model, dtype="float32")
-    seconds, rows = clocked(learner, texts, truncated_tokens=given.truncated, share=1.0)
+    lengths = {"truncated_tokens": given.truncated, "context_tokens": context}
+    seconds, rows = clocked(learner, texts, share=1.0, **lengths)
     whole = np.array([row["gain"] for row in rows])
-    tokens = sum(count_whole(len(text.tokens), given.truncated) for text in texts)
+    tokens = sum(count_whole(len(text.tokens), **lengths) for text in texts)
     facts = {"model": given.model.name, "documents": len(texts), "context_tokens": context}
     print(json.dumps({**facts, "truncated_tokens": given.truncated, "tokens_of_the_whole": tokens,
                       "counted": f"{PARTS[WINDOWS]} of a window", "units": UNITS, "n": len(texts),
@@ -93,7 +95,7 @@ def main() -> None:
                       "gain_deviation": round(float(whole.std()), 4)}), flush=True)  # fmt: skip
     rng, groups = np.random.default_rng(0), [text.source for text in texts]
     for share in given.share:
-        sampled_seconds, rows = clocked(learner, texts, truncated_tokens=given.truncated, share=share)
+        sampled_seconds, rows = clocked(learner, texts, share=share, **lengths)
         found = np.array([row["gain"] for row in rows])
         windows = np.array([row["of_windows"] for row in rows])
         again = [rng.integers(0, len(texts), len(texts)) for _ in range(RESAMPLED)]

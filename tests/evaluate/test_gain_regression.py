@@ -46,6 +46,16 @@ def test_what_returns_is_counted_as_by_a_search_of_every_place(length: int) -> N
     assert np.allclose(found, count_slowly(tokens.tolist(), 14, rarity))
 
 
+@pytest.mark.parametrize(("length", "section"), [(60, 20), (65, 20), (7, 3), (9, 1), (4, 9), (0, 5)])
+def test_sections_are_counted_as_texts_by_themselves(length: int, section: int) -> None:
+    tokens = np.random.default_rng(length).integers(0, 3, length)
+    known = {"truncated_tokens": 4, "rarity": find_rarity([np.arange(3)])}
+    found = count_repeats(tokens, section_tokens=section, **known)
+    parts = [count_repeats(tokens[at : at + section], **known) for at in range(0, length, section)]
+    assert np.array_equal(found, np.concatenate([np.empty((0, found.shape[1])), *parts]))
+    assert length < 60 or not np.array_equal(found, count_repeats(tokens, **known))
+
+
 def test_estimates_order_documents_better_than_their_few_blocks() -> None:
     """A gain that follows one count, a rest of each document's own, and much noise within it."""
     random, documents, windows, size = np.random.default_rng(5), 200, 4, 8

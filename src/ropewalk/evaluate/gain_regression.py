@@ -26,6 +26,8 @@ _CONTEXTS = (1, 2, 3)
 _NEAR = 0.875
 """Of truncated context a token has 3/4 to all."""
 _RIDGE = 3.0
+_APART = np.uint64(0x9E3779B97F4A7C15)
+"""Parts the keys of equal runs in two sections."""
 
 
 class _Earlier(NamedTuple):
@@ -36,30 +38,40 @@ class _Earlier(NamedTuple):
     far: Bool[np.ndarray, "tokens"]
 
 
-def _find_earlier(tokens: Int64[np.ndarray, "tokens"], length: int, reach: int) -> _Earlier:
+def _find_earlier(tokens: Int64[np.ndarray, "tokens"], length: int, reach: int, section_tokens: int) -> _Earlier:
     size = len(tokens)
     count, near, far = np.zeros(size), np.zeros(size, dtype=bool), np.zeros(size, dtype=bool)
     if size < length:
         return _Earlier(count, near, far)
-    keys = shingles(tokens.astype(np.uint64), length)
+    keys, place = shingles(tokens.astype(np.uint64), length), np.arange(length - 1, size)
+    section = place // section_tokens
+    keys += section.astype(np.uint64) * _APART
+    whole = (place - length + 1) // section_tokens == section  # a run over a border is none
+    keys, place = keys[whole], place[whole]
     order = np.argsort(keys, kind="stable")
-    same = np.append(False, keys[order][1:] == keys[order][:-1])
+    same = np.append(False, keys[order][1:] == keys[order][:-1])[: len(order)]
     first = np.maximum.accumulate(np.where(same, 0, np.arange(len(keys))))  # index of the first of each group
-    at = order + length - 1
+    at = place[order]
     count[at] = np.arange(len(keys)) - first
-    before = np.append(0, at[:-1])
+    before = np.append(0, at[:-1])[: len(at)]
     near[at] = same & (at - before <= reach)
     far[at] = same & (at - at[first] > reach)
     return _Earlier(count, near, far)
 
 
 def count_repeats(
-    tokens: Int64[np.ndarray, "tokens"], *, truncated_tokens: int, rarity: Float64[np.ndarray, "vocabulary"]
+    tokens: Int64[np.ndarray, "tokens"],
+    *,
+    truncated_tokens: int,
+    rarity: Float64[np.ndarray, "vocabulary"],
+    section_tokens: int | None = None,
 ) -> Float64[np.ndarray, "tokens features"]:
     """For each token what returns with it from far, from near or from both, and whether far places like this one went
-    on in the same way. ``rarity``: minus the logarithm of each token's share of all text."""
-    reach = int(_NEAR * truncated_tokens)
-    earlier = {length: _find_earlier(tokens, length, reach) for length in {*_RUNS, *(n + 1 for n in _CONTEXTS)}}
+    on in the same way. ``rarity``: minus the logarithm of each token's share of all text. ``section_tokens``: each
+    section of this length is a text by itself."""
+    reach, section = int(_NEAR * truncated_tokens), section_tokens or max(1, len(tokens))
+    lengths = {*_RUNS, *(n + 1 for n in _CONTEXTS)}
+    earlier = {length: _find_earlier(tokens, length, reach, section) for length in lengths}
     columns = []
     for length in _RUNS:
         run = earlier[length]
@@ -70,7 +82,7 @@ def count_repeats(
     for length in _CONTEXTS:
         context, run = earlier[length], earlier[length + 1]
         seen, is_far = np.roll(context.times, 1), np.roll(context.far, 1)
-        seen[0] = is_far[0] = 0
+        seen[::section] = is_far[::section] = 0
         goes_on = np.divide(run.times, seen, out=np.zeros(len(seen)), where=seen > 0)
         columns += [goes_on * is_far * ~run.near, (1 - goes_on) * is_far]
     columns.append(rarity[tokens])

@@ -3,7 +3,8 @@
 A whole reading takes about five times the document's tokens: once with full context, and four times in windows with
 truncated context. A sampled one reads one stretch of the document with full context, from a place that is drawn by the
 document's id, and few windows of it with truncated context. The context reaches back to the beginning of the stretch
-only, and truncated context is half to all of ``truncated_tokens``, so that more tokens count for the cost.
+only, and truncated context is half to all of ``truncated_tokens``, so that more tokens count for the cost. Of a
+document of many sections (gain_sections.py) some are read, evenly spread; their context is that of a whole reading.
 
 The mean gain of these windows is the raw material; gain_regression.py makes the document's gain of it.
 """
@@ -17,11 +18,12 @@ from jaxtyping import Float64, Int64
 
 from ropewalk.core.seed import stream
 from ropewalk.evaluate.gain_regression import SampledBlocks, count_repeats, estimate_gains, find_rarity
+from ropewalk.evaluate.gain_sections import count_whole, cut_sections
 from ropewalk.evaluate.items import Item, Sums
 from ropewalk.evaluate.student_t import Z
 
-WINDOWS, SAMPLED, BLOCKS = 4, 2, 4
-"""Of a window of a whole reading its last quarter counts, of a sampled one its last half, in four blocks."""
+SAMPLED, BLOCKS = 2, 4
+"""Of a sampled window its last half counts, in four blocks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +34,40 @@ class SampledStretch:
     end: int
     windows: tuple[int, ...]
 
+    def shift(self, begin: int) -> "SampledStretch":
+        """The same stretch of a section that begins at ``begin``."""
+        return SampledStretch(self.begin + begin, self.end + begin, tuple(at + begin for at in self.windows))
+
     def count_read(self, truncated_tokens: int) -> int:
         """Tokens that are read for it, with full and with truncated context."""
         return self.end - self.begin + len(self.windows) * truncated_tokens
 
 
-def count_whole(length: int, truncated_tokens: int) -> int:
-    """Tokens that a whole reading of a document of ``length`` tokens takes."""
-    return length + -(-(length - truncated_tokens) // (truncated_tokens // WINDOWS)) * truncated_tokens
+def choose_stretches(
+    length: int, share: float, *purpose: str, truncated_tokens: int, context_tokens: int
+) -> list[SampledStretch]:
+    """The stretches of a document that cost ``share`` of a whole reading. ``purpose`` names the document.
+
+    Of one section it is one stretch. Of more, as many whole sections are read as half of the cost buys, at equal
+    distances from a place that is drawn; the other half buys windows in them. A share that buys no section buys a
+    stretch of one.
+    """
+    lengths = {"truncated_tokens": truncated_tokens, "context_tokens": context_tokens}
+    sections = cut_sections(length, **lengths)
+    budget = share * count_whole(length, **lengths)
+    count = min(len(sections), int(budget / 2 / context_tokens))
+    if len(sections) == 1 or count == 0:
+        section = sections[int(stream("gain section", *purpose).integers(len(sections)))]
+        size = section.end - section.begin
+        own = min(1.0, budget / count_whole(size, **lengths))
+        return [choose_stretch(size, truncated_tokens, own, *purpose).shift(section.begin)]
+    step = truncated_tokens // SAMPLED
+    windows = int((budget / count - context_tokens) / truncated_tokens)
+    windows = max(1, min(windows, (context_tokens - truncated_tokens) // step))
+    begins = _spread_windows(context_tokens, truncated_tokens, windows)
+    draw = stream("gain section", *purpose).random()
+    chosen = [sections[int((number + draw) * len(sections) / count)] for number in range(count)]
+    return [SampledStretch(0, context_tokens, begins).shift(section.begin) for section in chosen]
 
 
 def choose_stretch(length: int, truncated_tokens: int, share: float, *purpose: str) -> SampledStretch:
@@ -49,18 +77,23 @@ def choose_stretch(length: int, truncated_tokens: int, share: float, *purpose: s
     its first ``truncated_tokens``, so that much context is before them. ``purpose`` names the document.
     """
     step = truncated_tokens // SAMPLED
-    budget = share * count_whole(length, truncated_tokens)
+    budget = share * count_whole(length, truncated_tokens=truncated_tokens, context_tokens=length)
     windows = max(1, int(budget / 2 / truncated_tokens))
     size = int(min(length, max(truncated_tokens + step, budget - windows * truncated_tokens)))
     windows = min(windows, (size - truncated_tokens) // step)
     begin = int(stream("gain sample", *purpose).integers(0, length - size + 1))
+    return SampledStretch(0, size, _spread_windows(size, truncated_tokens, windows)).shift(begin)
+
+
+def _spread_windows(size: int, truncated_tokens: int, windows: int) -> tuple[int, ...]:
+    """Where the counted tokens of ``windows`` windows begin in a stretch of ``size`` tokens."""
     room = size - truncated_tokens
-    ends = [begin + truncated_tokens + room * (number + 1) // windows for number in range(windows)]
-    return SampledStretch(begin, begin + size, tuple(end - step for end in ends))
+    ends = [truncated_tokens + room * (number + 1) // windows for number in range(windows)]
+    return tuple(end - truncated_tokens // SAMPLED for end in ends)
 
 
 def sample_items(
-    tokens: Sequence[Int64[np.ndarray, "_"]], stretches: Sequence[SampledStretch], *, truncated_tokens: int
+    tokens: Sequence[Int64[np.ndarray, "_"]], chosen: Sequence[Sequence[SampledStretch]], *, truncated_tokens: int
 ) -> tuple[list[Item], list[int]]:
     """The texts to read, and for each document its first group: a pair of groups (full, truncated) for each block.
 
@@ -68,18 +101,19 @@ def sample_items(
     """
     step = truncated_tokens // SAMPLED
     items, firsts, group = [], [], 0
-    for text, stretch in zip(tokens, stretches, strict=True):
+    for text, stretches in zip(tokens, chosen, strict=True):
         firsts.append(group)
-        full = np.full(stretch.end - stretch.begin, -1, dtype=np.int64)
-        for begin in stretch.windows:
-            blocks = group + 2 * (np.arange(step) * BLOCKS // step)
-            full[begin - stretch.begin : begin - stretch.begin + step] = blocks
-            truncated = np.full(truncated_tokens, -1, dtype=np.int64)
-            truncated[-step:] = blocks + 1
-            end = begin + step
-            items.append(Item(text[end - truncated_tokens : end], truncated))
-            group += 2 * BLOCKS
-        items.append(Item(text[stretch.begin : stretch.end], full))
+        for stretch in stretches:
+            full = np.full(stretch.end - stretch.begin, -1, dtype=np.int64)
+            for begin in stretch.windows:
+                blocks = group + 2 * (np.arange(step) * BLOCKS // step)
+                full[begin - stretch.begin : begin - stretch.begin + step] = blocks
+                truncated = np.full(truncated_tokens, -1, dtype=np.int64)
+                truncated[-step:] = blocks + 1
+                end = begin + step
+                items.append(Item(text[end - truncated_tokens : end], truncated))
+                group += 2 * BLOCKS
+            items.append(Item(text[stretch.begin : stretch.end], full))
     return items, [*firsts, group]
 
 
@@ -97,20 +131,23 @@ class SampledGain:
 
 def find_gains(
     texts: Sequence[Int64[np.ndarray, "_"]],
-    stretches: Sequence[SampledStretch],
+    chosen: Sequence[Sequence[SampledStretch]],
     sums: Sums,
     firsts: Sequence[int],
     *,
     truncated_tokens: int,
+    context_tokens: int,
     source: Sequence[str],
 ) -> list[SampledGain]:
     """The gain of each document from the sums of all blocks; ``firsts`` as ``sample_items`` returned them, ``source``
     the name of each document's source."""
     rarity = find_rarity(texts)
-    blocks, whole = collect_blocks(texts, stretches, sums, firsts, truncated_tokens=truncated_tokens, rarity=rarity)
+    blocks = collect_blocks(texts, chosen, sums, firsts, truncated_tokens=truncated_tokens, rarity=rarity)
+    lengths = {"truncated_tokens": truncated_tokens, "context_tokens": context_tokens}
+    whole, counted = zip(*(_count_whole_text(text, rarity, **lengths) for text in texts), strict=True)
     names = [*dict.fromkeys(source)]
-    counted = np.array([len(text) - truncated_tokens for text in texts], dtype=np.float64)
-    found = estimate_gains(blocks, whole, counted, np.array([names.index(name) for name in source]))
+    number = np.array([names.index(name) for name in source])
+    found = estimate_gains(blocks, np.stack(whole), np.array(counted, dtype=np.float64), number)
     made = []
     for (first, last), gain, error in zip(pairwise(firsts), found.gain.tolist(), found.error.tolist(), strict=True):
         count, nll = sums.count[first:last:2].sum(), sums.nll[first:last].reshape(-1, 2).sum(axis=0)
@@ -119,35 +156,59 @@ def find_gains(
     return made
 
 
+def _count_whole_text(
+    text: Int64[np.ndarray, "_"],
+    rarity: Float64[np.ndarray, "vocabulary"],
+    *,
+    truncated_tokens: int,
+    context_tokens: int,
+) -> tuple[Float64[np.ndarray, "features"], int]:
+    """The mean counts of the tokens that a whole reading counts, as far as it sees back, and how many these are. Its
+    truncated context is never shorter than three quarters, hence the last 0."""
+    sections = cut_sections(len(text), truncated_tokens=truncated_tokens, context_tokens=context_tokens)
+    *equal, last = sections
+    seen = count_repeats(text[last.begin :], truncated_tokens=truncated_tokens, rarity=rarity)
+    sums, counted = seen[last.first - last.begin :].sum(axis=0), last.end - last.first
+    if equal:
+        own = text[: equal[-1].end]
+        seen = count_repeats(own, truncated_tokens=truncated_tokens, rarity=rarity, section_tokens=context_tokens)
+        sums += seen.reshape(len(equal), context_tokens, -1)[:, truncated_tokens:].sum(axis=(0, 1))
+        counted += len(equal) * (context_tokens - truncated_tokens)
+    return np.append(sums / counted, 0), counted
+
+
 def collect_blocks(
     texts: Sequence[Int64[np.ndarray, "_"]],
-    stretches: Sequence[SampledStretch],
+    chosen: Sequence[Sequence[SampledStretch]],
     sums: Sums,
     firsts: Sequence[int],
     *,
     truncated_tokens: int,
     rarity: Float64[np.ndarray, "vocabulary"],
-) -> tuple[SampledBlocks, Float64[np.ndarray, "documents features"]]:
-    """The sampled blocks with the counts of their tokens within the stretch, and the mean counts of each document."""
+) -> SampledBlocks:
+    """The sampled blocks with the counts of their tokens within the stretch, and whether truncated context was shorter
+    than in a whole reading. Windows of one section are one unit, since they are of one part of the document."""
     step = truncated_tokens // SAMPLED
-    document, window, tokens, gain, counts, whole = [], [], [], [], [], []
-    windows = 0
-    for number, (text, stretch) in enumerate(zip(texts, stretches, strict=True)):
-        seen = count_repeats(text[stretch.begin : stretch.end], truncated_tokens=truncated_tokens, rarity=rarity)
-        whole.append(count_repeats(text, truncated_tokens=truncated_tokens, rarity=rarity)[truncated_tokens:].mean(0))
-        group = firsts[number]
-        for begin in stretch.windows:
-            own = seen[begin - stretch.begin : begin - stretch.begin + step]
-            block = np.arange(step) * BLOCKS // step
-            windows += 1
-            for at in range(BLOCKS):
-                size = float(sums.count[group])
-                if size > 0:  # a window of fewer tokens than blocks leaves some empty
-                    window.append(windows - 1)
-                    document.append(number)
-                    tokens.append(size)
-                    gain.append(float(sums.nll[group + 1] - sums.nll[group]) / size)
-                    counts.append(own[block == at].mean(axis=0))
-                group += 2
-    places = np.array(document, dtype=np.int64), np.array(window, dtype=np.int64)
-    return SampledBlocks(*places, np.array(tokens), np.array(gain), np.stack(counts)), np.stack(whole)
+    document, unit, tokens, gain, counts = [], [], [], [], []
+    units = 0
+    for number, (text, stretches) in enumerate(zip(texts, chosen, strict=True)):
+        group, size = firsts[number], stretches[0].end - stretches[0].begin  # all are of one size
+        read = np.concatenate([text[stretch.begin : stretch.end] for stretch in stretches])
+        counted = count_repeats(read, truncated_tokens=truncated_tokens, rarity=rarity, section_tokens=size)
+        for stretch, seen in zip(stretches, counted.reshape(len(stretches), size, -1), strict=True):
+            units += len(stretches) > 1
+            for begin in stretch.windows:
+                own = seen[begin - stretch.begin : begin - stretch.begin + step]
+                block = np.arange(step) * BLOCKS // step
+                units += len(stretches) == 1
+                for at in range(BLOCKS):
+                    predictions = float(sums.count[group])
+                    if predictions > 0:  # a window of fewer tokens than blocks leaves some empty
+                        unit.append(units - 1)
+                        document.append(number)
+                        tokens.append(predictions)
+                        gain.append(float(sums.nll[group + 1] - sums.nll[group]) / predictions)
+                        counts.append(np.append(own[block == at].mean(axis=0), at < BLOCKS // SAMPLED))
+                    group += 2
+    places = np.array(document, dtype=np.int64), np.array(unit, dtype=np.int64)
+    return SampledBlocks(*places, np.array(tokens), np.array(gain), np.stack(counts))

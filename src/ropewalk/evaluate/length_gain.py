@@ -7,7 +7,7 @@ scoring needs torch, the selection does not.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from ropewalk.corpus.tokens.corpus_folder import Corpus
 from ropewalk.corpus.tokens.joined_documents import JoinedDocuments
 from ropewalk.corpus.tokens.same_tokenizer import require_tokenizer
 from ropewalk.corpus.tokens.tokenizer import load_tokenizer
-from ropewalk.evaluate.gain_sample import WINDOWS, choose_stretch, count_whole, find_gains, sample_items
+from ropewalk.evaluate.gain_sample import choose_stretches, find_gains, sample_items
+from ropewalk.evaluate.gain_sections import WINDOWS, count_whole, cut_sections
 from ropewalk.evaluate.held_out import text_sources
 from ropewalk.evaluate.items import Item, measure
 from ropewalk.model.model_with_loss import ModelWithLoss
@@ -37,7 +38,7 @@ _BATCH_TOKENS, _HEAD_TOKENS = 1 << 26, 60
 
 @dataclass(frozen=True, slots=True)
 class LongText:
-    """A document to score, cut to the length that is read."""
+    """A document to score."""
 
     source: str
     id: str
@@ -74,8 +75,17 @@ def make_items(
     return items
 
 
-def long_texts(corpus: Corpus, *, truncated_tokens: int, context_tokens: int) -> Iterator[LongText]:
-    """The training documents that have at least twice ``truncated_tokens``, cut to ``context_tokens``.
+def section_items(text: LongText, group: int, *, truncated_tokens: int, context_tokens: int) -> Iterator[Item]:
+    """A document in its sections: with full context as ``group``, and in windows as ``group + 1``."""
+    lengths = {"truncated_tokens": truncated_tokens, "context_tokens": context_tokens}
+    for begin, end, first in cut_sections(len(text.tokens), **lengths):
+        section = replace(text, tokens=text.tokens[begin:end])
+        for item in make_items([section], truncated_tokens=truncated_tokens, last_tokens=end - first):
+            yield Item(item.tokens, np.where(item.group >= 0, item.group + group, -1))
+
+
+def long_texts(corpus: Corpus, *, truncated_tokens: int) -> Iterator[LongText]:
+    """The training documents that have at least twice ``truncated_tokens``.
 
     A document that is joined of several parts is left out and told: ``select`` judges parts, by their ids.
     """
@@ -87,8 +97,7 @@ def long_texts(corpus: Corpus, *, truncated_tokens: int, context_tokens: int) ->
             if isinstance(documents, JoinedDocuments) and len(documents.part_starts(number)) > 1:
                 joined += 1
                 continue
-            stop = min(int(documents.lengths[number]), context_tokens)
-            tokens = documents.read(number, 0, stop)[0].astype(np.int64)
+            tokens = documents.read(number)[0].astype(np.int64)
             yield LongText(source, ids[int(documents.chosen[number])], tokens)
         if joined and rank_and_ranks()[0] == 0:
             warn(
@@ -114,7 +123,8 @@ def score_lengths(
     UserError where no document is long enough, or the model has another tokenizer.
     """
     require_tokenizer(corpus, load_tokenizer(model), where=model)
-    batches = _in_batches(long_texts(corpus, truncated_tokens=truncated_tokens, context_tokens=context_tokens))
+    lengths = {"truncated_tokens": truncated_tokens, "context_tokens": context_tokens}
+    batches = _in_batches(long_texts(corpus, truncated_tokens=truncated_tokens))
     if (first := next(batches, None)) is None:
         raise UserError(
             "no document is long enough to be scored",
@@ -128,9 +138,9 @@ def score_lengths(
     heads: list[list[int]] = []
     whole = 0
     for texts in chain([first], batches):
-        records += read_gains(learner, texts, truncated_tokens=truncated_tokens, share=share)
+        records += read_gains(learner, texts, share=share, **lengths)
         heads += [text.tokens[:_HEAD_TOKENS].tolist() for text in texts]
-        whole += sum(count_whole(len(text.tokens), truncated_tokens) for text in texts)
+        whole += sum(count_whole(len(text.tokens), **lengths) for text in texts)
     if rank_and_ranks()[0] == 0:
         write_whole(out, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
     read = sum(record.get("tokens_read", 0) for record in records) / whole if share < 1 else 1.0
@@ -156,30 +166,33 @@ def _in_batches(texts: Iterator[LongText]) -> Iterator[list[LongText]]:
 
 
 def read_gains(
-    learner: ModelWithLoss, texts: Sequence[LongText], *, truncated_tokens: int, share: float
+    learner: ModelWithLoss, texts: Sequence[LongText], *, truncated_tokens: int, context_tokens: int, share: float
 ) -> Iterator[dict[str, Any]]:
-    """The line of each document: ``id, source, gain, loss, tokens``; of a sample also interval and what was read."""
+    """The line of each document: ``id, source, gain, loss, tokens``; of a sample also interval and what was read.
+
+    A document of more than ``context_tokens`` is read in sections (gain_sections.py)."""
+    lengths = {"truncated_tokens": truncated_tokens, "context_tokens": context_tokens}
     if share >= 1:
-        items = make_items(texts, truncated_tokens=truncated_tokens)
+        items = [item for number, text in enumerate(texts) for item in section_items(text, 2 * number, **lengths)]
         sums = measure(learner, items, 2 * len(texts), name="gain of context")
         loss = (sums.nll / sums.count).reshape(-1, 2)
         for text, (full, truncated) in zip(texts, loss.tolist(), strict=True):
             yield _row(text, truncated - full, full)
         return
-    stretches = [choose_stretch(len(text.tokens), truncated_tokens, share, text.source, text.id) for text in texts]
+    chosen = [choose_stretches(len(text.tokens), share, text.source, text.id, **lengths) for text in texts]
     tokens, sources = [text.tokens for text in texts], [text.source for text in texts]
-    items, firsts = sample_items(tokens, stretches, truncated_tokens=truncated_tokens)
+    items, firsts = sample_items(tokens, chosen, truncated_tokens=truncated_tokens)
     sums = measure(learner, items, firsts[-1], name="gain of context")
-    gains = find_gains(tokens, stretches, sums, firsts, truncated_tokens=truncated_tokens, source=sources)
-    for text, stretch, found in zip(texts, stretches, gains, strict=True):
+    gains = find_gains(tokens, chosen, sums, firsts, source=sources, **lengths)
+    for text, stretches, found in zip(texts, chosen, gains, strict=True):
         yield {
             **_row(text, found.gain, found.loss),
             "low": found.low,
             "high": found.high,
             "of_windows": found.of_windows,
-            "read": [stretch.begin, stretch.end],
-            "windows": list(stretch.windows),
-            "tokens_read": stretch.count_read(truncated_tokens),
+            "read": [[stretch.begin, stretch.end] for stretch in stretches],
+            "windows": [begin for stretch in stretches for begin in stretch.windows],
+            "tokens_read": sum(stretch.count_read(truncated_tokens) for stretch in stretches),
         }
 
 

@@ -78,7 +78,7 @@ def test_some_words_are_found_and_the_frequent_ones_are_not() -> None:
 @pytest.mark.parametrize("number", range(40))
 def test_chinese_words_are_those_of_the_slow_search(number: int) -> None:
     draw = random.Random(number)
-    names = ["张三", "李四光", "王五赵六", "哈哈", "哈哈哈", "三张", han(number, 5)]
+    names = ["张三", "李四光", "王五赵六", "哈哈", "哈哈哈", "三张", "来往来往", han(number, 5)]
     signs = ["。", "，", "\n", "a", "\u3400", "\U00020000", ""]
     pieces = [
         draw.choice(names) + han(draw.randrange(90), draw.randrange(1, 4)) + draw.choice(signs) for _ in range(400)

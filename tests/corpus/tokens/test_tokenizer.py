@@ -212,6 +212,16 @@ def test_loss_spans_are_encoded_by_themselves(tokenizer: Tokenizer) -> None:
     assert tokenizer.encode_document(document(text, ()))[1][1:].sum() == 0
 
 
+def test_few_texts_are_encoded_as_many(tokenizer: Tokenizer) -> None:
+    """One or two without threads, more with them."""
+    texts = ["\n\nWhere is the river?\n", f"one{END}", "天地 2024", "stone\n\nmaple " * 300]
+    together = tokenizer.encode_all_inside(texts)
+    assert len(together) == len(texts) and together[2].dtype == np.int64
+    for text, ids in zip(texts, together, strict=True):
+        alone, pair = tokenizer.encode_inside(text), tokenizer.encode_all_inside([text, "x"])[0]
+        assert alone.tolist() == pair.tolist() == ids.tolist()
+
+
 def test_documents_in_a_batch_are_as_alone(tokenizer: Tokenizer) -> None:
     documents = [document(sentence(n) + "\n" + han(n) * 300, ((0, 5),) if n % 2 else None) for n in range(40)]
     for together, one in zip(tokenizer.encode_documents(documents), documents, strict=True):

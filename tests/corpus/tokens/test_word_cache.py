@@ -80,7 +80,7 @@ def test_ascii_is_split_in_the_same_way(pattern: str) -> None:
 @pytest.mark.parametrize("parts", [[], ["\x80\xe5", "\xa4\xa9\xe5\x9c", "\x9c\xb0\xe7\x8e\x84", "a\xe5", "\xb0"]])
 def test_han_is_cut_only_where_no_token_crosses(parts: list[str]) -> None:
     """``parts``: tokens of bytes, some of which hold only a part of a character."""
-    signs = {byte: sign for sign, byte in apart_pairs._byte_of_sign().items()}
+    signs = {byte: sign for sign, byte in apart_pairs.byte_of_sign().items()}
     tokens = [token.encode() for token in ("天地", "地玄黄", "和", "，天")] + [part.encode("latin-1") for part in parts]
     pairs = ApartPairs(["".join(signs[byte] for byte in token) for token in tokens] + ["<|not a text|>"])
     text = "天地玄黄，宇宙洪荒天天地地玄\u4dc0\u3400黄\U00020000黄" + han(3, 300)
@@ -102,7 +102,7 @@ def test_han_is_cut_only_where_no_token_crosses(parts: list[str]) -> None:
 def test_any_merges_give_the_ids_of_the_tokenizer(tokenizer_folder: Path, number: int) -> None:
     """Merges of bytes that are drawn: many begin or end within a character, or hold parts of several."""
     draw = random.Random(number)
-    signs = {byte: sign for sign, byte in apart_pairs._byte_of_sign().items()}
+    signs = {byte: sign for sign, byte in apart_pairs.byte_of_sign().items()}
     drawn = [*"天地玄黄\u3400\u4e00\u9fff\uf900", "é", "x", "，", "1", "\n", " ", "の"]
     vocabulary, merges = {sign: byte for byte, sign in signs.items()}, list[tuple[str, str]]()
     for _ in range(80):
@@ -145,7 +145,7 @@ def test_chinese_goes_without_a_memory_where_words_may_not_be_cut(
 def test_unknown_bytes_that_join_to_one_token_are_not_cut(tokenizer_folder: Path) -> None:
     """Two characters whose bytes the vocabulary lacks are one unknown token where ``fuse_unk`` holds."""
     made_of = json.loads((tokenizer_folder / "tokenizer.json").read_text())
-    signs = {byte: sign for sign, byte in apart_pairs._byte_of_sign().items()}
+    signs = {byte: sign for sign, byte in apart_pairs.byte_of_sign().items()}
     lacking = {signs[byte] for byte in "天".encode()}
     model = made_of["model"]
     merges = [merge if isinstance(merge, list) else merge.split(" ") for merge in model["merges"]]

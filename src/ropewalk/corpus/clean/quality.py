@@ -184,6 +184,8 @@ def _windows(text: str) -> Iterator[str]:
 def _repeated_lines(lines: list[str]) -> int:
     """Characters in lines that occurred before. Shorter lines do not count: they repeat in any dialogue, poem or
     program."""
+    if len({*lines}) == len(lines):
+        return 0  # as in most windows
     seen: set[str] = set()
     repeated = 0
     for line in lines:

@@ -3,28 +3,29 @@
 An English word or identifier stands between other characters than letters, digits and underscores. A Chinese word is a
 run of two to four characters that stands beside at least three others on either side and is no part of a longer one.
 Words that occur as a part of another word, or in another case, are left out: their count would depend on the reading.
+English text is divided into runs of the characters of words, which are counted; questions ask for few of the places.
 """
 
 import re
-from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from itertools import islice, pairwise
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int64, UInt8, UInt32, UInt64
 
 from ropewalk.corpus.text.language import code_points
-from ropewalk.corpus.text.shingle import window_hashes
 
 FEWEST, MOST = 3, 200
 """Occurrences of a word that is counted."""
 TERMS = 60
 _SHORTEST_WORD = 5
-_WORDS = re.compile(r"(?<!\w)[A-Za-z_][A-Za-z0-9_'’-]*(?!\w)")
-_IN_RUN, _BEGINS, _IN_WORD = 1, 2, 4
+_QUOTE, _LETTER = "\0", "\1"
+"""Among runs, which are of ASCII, the signs for a curved apostrophe and for a letter or digit of no ASCII."""
+_IN_RUN = re.compile("[A-Za-z0-9_'-]")
+_WORDS = re.compile(r"(?<![\w\1])[A-Za-z_][A-Za-z0-9_'\0-]*(?![\w\1])".replace(r"\1", _LETTER))
 _BECOME_ASCII = ("\u0130", "\u212a")
 """Dotted capital I and the Kelvin sign: their lower case has a letter of ASCII."""
 _FIRST, _LAST = 0x4E00, 0x9FFF
@@ -39,9 +40,8 @@ class Groups(NamedTuple):
     places: Int64[np.ndarray, "places"]
     first: Int64[np.ndarray, "groups+1"]
 
-    def of(self, group: int) -> list[int]:
-        found: list[int] = self.places[self.first[group] : self.first[group + 1]].tolist()
-        return found
+    def of(self, group: int) -> Int64[np.ndarray, "_"]:
+        return self.places[self.first[group] : self.first[group + 1]]
 
 
 def _group(keys: UInt64[np.ndarray, "keys"], places: Int64[np.ndarray, "keys"], *, key_bits: int = 64) -> Groups:
@@ -62,110 +62,108 @@ def _group(keys: UInt64[np.ndarray, "keys"], places: Int64[np.ndarray, "keys"], 
     return Groups(places[np.repeat(fits, counts)], np.concatenate([[0], np.cumsum(counts[fits])]))
 
 
-def find_frequent_words(text: str) -> dict[str, list[int]]:
+class Terms(Mapping[str, Sequence[int]]):
+    """The frequent words of a text, the most frequent first, with the places where each begins.
+
+    Places are found when they are first asked for: questions need those of few words.
+    """
+
+    def __init__(self, counts: Mapping[str, int], find: Callable[[str], list[int]]) -> None:
+        self._counts, self._find = counts, find
+        self._places = dict[str, list[int]]()
+
+    def __getitem__(self, word: str) -> list[int]:
+        if word not in self._places:
+            count, found = self._counts[word], self._find(word)
+            assert len(found) == count, f"{word!r} was counted {count} times and found {len(found)} times"
+            self._places[word] = found
+        return self._places[word]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._counts)
+
+    def __len__(self) -> int:
+        return len(self._counts)
+
+    def count(self, word: str) -> int:
+        """How often a word occurs."""
+        return self._counts[word]
+
+
+def find_frequent_words(text: str) -> Terms:
     """The most frequent words and identifiers of ASCII, and where each begins."""
-    found, runs = _find_words(text)
-    order = sorted(found, key=lambda word: (-len(found[word]), word))
-    alone = _find_alone(order, found, runs) if runs else _count_alone(order, found, text.lower())
-    return {word: found[word] for word in islice(alone, TERMS)}
+    runs = Counter(_signs().take(code_points(text)).tobytes().decode("latin-1").split())
+    long = {run: count for run, count in runs.items() if len(run) >= _SHORTEST_WORD}
+    words = _count_words(long).items()
+    order = sorted([(-count, word.replace(_QUOTE, "’")) for word, count in words if FEWEST <= count <= MOST])
+    if any(sign in text for sign in _BECOME_ASCII):
+        folded = text.lower()
+        alone = ((word, -count) for count, word in order if folded.count(word.lower()) == -count)
+        return Terms(dict(islice(alone, TERMS)), lambda word: _find_all(text, word))
+    return Terms(_find_alone(order, long), lambda word: _find_all(text, word))
 
 
-def _find_words(text: str) -> tuple[dict[str, list[int]], Callable[[], tuple[str, list[int]]] | None]:
-    """The words that occur often enough, and a function for the different runs of the characters of words: a text of
-    them, lower case, line by line, and how often each occurs. None where runs of the text are not those of its lower
-    case."""
-    points = code_points(text)
-    kinds = _kinds().take(points)
-    in_run = kinds & _IN_RUN > 0
-    edges = np.flatnonzero(np.diff(in_run, prepend=False, append=False))
-    run_start, run_end = edges[::2], edges[1::2]
-    before = np.concatenate([np.zeros(1, dtype=np.uint8), kinds[:-1]])
-    begins = np.flatnonzero((kinds & _BEGINS > 0) & (before & _IN_WORD == 0))
-    at = np.searchsorted(begins, run_start)
-    start = np.append(begins, len(points))[at]
-    cut_short = (np.append(kinds, np.uint8(0))[run_end] & _IN_WORD > 0) & (start < run_end)
-    whole = (run_end - start >= _SHORTEST_WORD) & ~cut_short
-    shorter = [
-        each for run in np.flatnonzero(cut_short).tolist() for each in _in_run(text, int(start[run]), int(run_end[run]))
-    ]
-    start, end = start[whole], run_end[whole]
-    if shorter:
-        start, end = (np.concatenate([own, more]) for own, more in zip((start, end), np.array(shorter).T, strict=True))
-        order = np.argsort(start)
-        start, end = start[order], end[order]
-    hashes = window_hashes(points, np.concatenate([start, run_start]), np.concatenate([end, run_end]))
-    groups = _group(hashes[: len(start)], np.arange(len(start)))
-    found = {}
-    for group in np.flatnonzero(np.diff(groups.first) <= MOST).tolist():
-        own = groups.places[groups.first[group] : groups.first[group + 1]]
-        found[text[start[own[0]] : end[own[0]]]] = start[own].tolist()
-
-    def unlike_runs() -> tuple[str, list[int]]:
-        _, first, counts = np.unique(hashes[len(start) :], return_index=True, return_counts=True)
-        pieces = zip(run_start[first].tolist(), run_end[first].tolist(), strict=True)
-        return _ascii("\n".join([text[a:b] for a, b in pieces])), counts.tolist()
-
-    return found, None if any(sign in text for sign in _BECOME_ASCII) else unlike_runs
+def _count_words(runs: Mapping[str, int]) -> dict[str, int]:
+    """How often each word of the runs occurs. Most runs are words; marks and letters other than ASCII part them."""
+    counts = dict(runs)
+    odd = [run for run in runs if not run.isidentifier()]
+    for run in odd:
+        del counts[run]
+    for run in odd:
+        for match in _WORDS.finditer(run):
+            if match.end() - match.start() >= _SHORTEST_WORD:
+                counts[match[0]] = counts.get(match[0], 0) + runs[run]
+    return counts
 
 
-def _in_run(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """The words of a run that goes on in letters other than ASCII: a part of it before a mark may be one."""
-    for match in _WORDS.finditer(text, start):
-        if match.start() >= end:
-            break
-        if match.end() - match.start() >= _SHORTEST_WORD:
-            yield match.span()
+def _find_alone(order: Iterable[tuple[int, str]], runs: Mapping[str, int]) -> dict[str, int]:
+    """The first words, with their counts, that occur in no case and within no longer run more often than was counted.
+
+    ``order``: minus the count of each word, and the word. Each different run, in lower case, is searched once.
+    """
+    exact = dict[str, int]()
+    for folded, count in zip("\n".join(runs).lower().split("\n"), runs.values(), strict=True) if runs else ():
+        exact[folded] = exact.get(folded, 0) + count
+    text, found = "\n".join(exact), dict[str, int]()
+    for negative, word in order:
+        folded, left = word.lower().replace("’", _QUOTE), -negative
+        alone = exact.get(folded, 0)
+        if alone < left or (alone == left and text.count(folded) > 1):
+            at = text.find(folded)
+            while at >= 0 and left >= 0:
+                end = text.find("\n", at)
+                left -= exact[text[text.rfind("\n", 0, at) + 1 : end if end >= 0 else None]]
+                at = text.find(folded, at + len(folded))
+            alone = -negative - left
+        if alone == -negative:
+            found[word] = alone
+            if len(found) == TERMS:
+                break
+    return found
 
 
-def _find_alone(
-    order: Iterable[str], found: dict[str, list[int]], runs: Callable[[], tuple[str, list[int]]]
-) -> Iterator[str]:
-    """The words that occur in no case and within no longer run more often than they were found."""
-    text, counts = runs()
-    starts = np.flatnonzero(np.frombuffer(text.encode("utf-32-le"), dtype="<u4") == ord("\n")).tolist()
-    exact = Counter[str]()
-    for run, count in zip(text.split("\n"), counts, strict=True) if counts else ():
-        exact[run] += count
-    for word in order:
-        folded, left = _ascii(word), len(found[word])
-        if exact[folded] > left:
-            continue
-        if exact[folded] == left and text.count(folded) == 1:  # it is within no other run
-            yield word
-            continue
-        at = text.find(folded)
-        while at >= 0 and left >= 0:
-            left -= counts[bisect_right(starts, at)]
-            at = text.find(folded, at + len(folded))
-        if left == 0:
-            yield word
-
-
-def _count_alone(order: Iterable[str], found: dict[str, list[int]], folded: str) -> Iterator[str]:
-    """The same words, by a search of the whole text in lower case."""
-    return (word for word in order if folded.count(word.lower()) == len(found[word]))
-
-
-def _ascii(runs: str) -> str:
-    """Runs in lower case, in ASCII alone, in which Python searches several times as fast."""
-    return runs.lower().replace("’", "\0")
+def _find_all(text: str, word: str) -> list[int]:
+    """Where a word begins that stands in no longer one."""
+    found, at = [], text.find(word)
+    while at >= 0:
+        found.append(at)
+        at = text.find(word, at + len(word))
+    return found
 
 
 @cache
-def _kinds() -> UInt8[np.ndarray, "code_points"]:
-    """For every code point whether it belongs to a run, begins a word, and is a letter, digit or underscore."""
-    is_word = np.zeros(0x110000, dtype=bool)
-    is_word[:_ASSIGNED] = [*map(str.isalnum, map(chr, range(_ASSIGNED)))]
-    kinds = np.where(is_word, np.uint8(_IN_WORD), np.uint8(0))
-    kinds[ord("_")] = _IN_WORD
-    ascii_words = np.flatnonzero(kinds[:128])
-    kinds[ascii_words] |= _IN_RUN
-    kinds[[ord(sign) for sign in "'’-"]] |= _IN_RUN
-    kinds[[at for at in ascii_words.tolist() if not chr(at).isdigit()]] |= _BEGINS
-    return kinds
+def _signs() -> UInt8[np.ndarray, "code_points"]:
+    """For every code point what stands for it among the runs: itself, if it belongs to one; for other letters and
+    digits a sign that parts words; else a space."""
+    signs = np.full(0x110000, ord(" "), dtype=np.uint8)
+    signs[np.flatnonzero([*map(str.isalnum, map(chr, range(_ASSIGNED)))])] = ord(_LETTER)
+    for sign in filter(_IN_RUN.match, map(chr, range(128))):
+        signs[ord(sign)] = ord(sign)
+    signs[ord("’")] = ord(_QUOTE)
+    return signs
 
 
-def find_han_words(text: str) -> dict[str, list[int]]:
+def find_han_words(text: str) -> Terms:
     """The most frequent Chinese words of two to four characters, and where each begins."""
     points = code_points(text)
     is_han = (points >= _FIRST) & (points <= _LAST)
@@ -181,26 +179,27 @@ def find_han_words(text: str) -> dict[str, list[int]]:
                 found[shorter - 2][1][numbers[shorter - 2][begin + at]] = False
         found.append((groups, free))
         numbers.append(number)
-    words = _by_frequency(text, found)
-    alone = ((word, places) for word, places in words if not _overlaps(places, len(word)))
-    return dict(islice(alone, TERMS))
+    words = _by_frequency(
+        text, [(groups, free & ~_overlaps(groups, at + 2)) for at, (groups, free) in enumerate(found)]
+    )
+    counts = {word: len(groups.of(own)) for word, (groups, own) in words.items()}
+    return Terms(counts, lambda word: list(words[word][0].of(words[word][1]).tolist()))
 
 
-def _by_frequency(text: str, found: Sequence[tuple[Groups, Bool[np.ndarray, "_"]]]) -> Iterator[tuple[str, list[int]]]:
-    """The chosen groups of each size of run as words with their places, the most frequent first."""
+def _by_frequency(text: str, found: Sequence[tuple[Groups, Bool[np.ndarray, "_"]]]) -> dict[str, tuple[Groups, int]]:
+    """The chosen groups that are most frequent, by their words. Words of equal frequency are in their own order."""
     chosen = [np.flatnonzero(free) for _, free in found]
-    counts = np.concatenate([np.diff(groups.first)[own] for (groups, _), own in zip(found, chosen, strict=True)])
-    size = np.repeat(np.arange(len(found)), [len(own) for own in chosen])
+    sizes = np.repeat(np.arange(len(found)), [len(own) for own in chosen])
     group = np.concatenate(chosen)
-    order = np.argsort(-counts, kind="stable")
-    borders = np.flatnonzero(np.diff(counts[order], prepend=-1, append=-1))
-    for first, last in pairwise(borders.tolist()):
-        equal: list[tuple[str, Groups, int]] = []
-        for at in order[first:last].tolist():
-            groups, own = found[size[at]][0], int(group[at])
-            begin = int(groups.places[groups.first[own]])
-            equal.append((text[begin : begin + int(size[at]) + 2], groups, own))
-        yield from ((word, groups.of(own)) for word, groups, own in sorted(equal, key=lambda each: each[0]))
+    tables = [(groups.first, own) for (groups, _), own in zip(found, chosen, strict=True)]
+    counts = np.concatenate([first[own + 1] - first[own] for first, own in tables])
+    begins = np.concatenate([groups.places[groups.first[own]] for (groups, _), own in zip(found, chosen, strict=True)])
+    if len(counts) > TERMS:
+        kept = np.flatnonzero(counts >= np.partition(counts, -TERMS)[-TERMS])
+        sizes, group, counts, begins = sizes[kept], group[kept], counts[kept], begins[kept]
+    table = zip((-counts).tolist(), begins.tolist(), sizes.tolist(), group.tolist(), strict=True)
+    words = sorted((count, text[begin : begin + size + 2], size, own) for count, begin, size, own in table)
+    return {word: (found[size][0], own) for _, word, size, own in words[:TERMS]}
 
 
 Numbers = Int64[np.ndarray, "characters"]
@@ -235,16 +234,21 @@ def _is_free(
 ) -> Bool[np.ndarray, "groups"]:
     """Whether a group is not too frequent, and the characters before and behind it are of three kinds or more; the end
     of a run is one."""
-    padded = np.concatenate([[0], np.where(is_han, points, 0), [0]]).astype(np.int64)
-    number = np.repeat(np.arange(len(groups.first) - 1), np.diff(groups.first))
-    free = np.diff(groups.first) <= MOST
+    count, first = np.diff(groups.first), groups.first[:-1]
+    if not len(count):
+        return np.empty(0, dtype=bool)
+    padded = np.concatenate([[0], np.where(is_han, points, 0), [0]]).astype(np.uint32)
+    free = count <= MOST
     for beside in (padded[groups.places], padded[groups.places + size + 1]):
-        pairs = np.sort(number << 16 | beside)
-        new = np.concatenate([[True], pairs[1:] != pairs[:-1]]) if len(pairs) else np.empty(0, dtype=bool)
-        free &= np.bincount(pairs[new] >> 16, minlength=len(free)) >= FEWEST
+        least, most = (np.repeat(end.reduceat(beside, first), count) for end in (np.minimum, np.maximum))
+        free &= np.logical_or.reduceat((beside != least) & (beside != most), first)  # a third kind
     return free
 
 
-def _overlaps(places: Sequence[int], size: int) -> bool:
-    """Whether a word overlaps itself, so that it occurs more often than it can be counted."""
-    return any(second - first < size for first, second in pairwise(places))
+def _overlaps(groups: Groups, size: int) -> Bool[np.ndarray, "groups"]:
+    """Whether a run overlaps itself, so that it occurs more often than it can be counted."""
+    if len(groups.first) == 1:
+        return np.empty(0, dtype=bool)
+    close = np.diff(groups.places, append=0) < size
+    close[groups.first[1:] - 1] = False  # the next place is of another group
+    return np.logical_or.reduceat(close, groups.first[:-1])

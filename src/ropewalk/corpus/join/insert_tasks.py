@@ -68,8 +68,7 @@ def insert_tasks(
         tasks = _make_tasks(text, rules, random, other, writer)
         own: list[Added] = []
         while spent < rules.share * (before + spent) and (task := next(tasks, None)) is not None:
-            words = (f"\n\n{task['question']}\n", task["answer"])
-            question, answer = (tokenizer.encode_inside(each).astype(np.int64) for each in words)
+            question, answer = tokenizer.encode_all_inside([f"\n\n{task['question']}\n", task["answer"]])
             tokens += len(question) + len(answer)
             if tokens > rules.most_tokens:
                 break

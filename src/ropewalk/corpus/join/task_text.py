@@ -5,11 +5,12 @@ Each is found once, when a question first needs it.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
+from weakref import WeakKeyDictionary
 
-from ropewalk.corpus.join.frequent_words import find_frequent_words, find_han_words
+from ropewalk.corpus.join.frequent_words import Terms, find_frequent_words, find_han_words
 
 _EARLY = 0.75
 _FEWEST_HEADINGS = 3
@@ -60,8 +61,9 @@ class Text:
 
     text: str
     language: str
-    terms: Mapping[str, Sequence[int]]
+    terms: Terms
     is_code: bool = False
+    _strange: "WeakKeyDictionary[Text, StrangeTerms]" = field(default_factory=WeakKeyDictionary, repr=False)
 
     @property
     def early(self) -> int:
@@ -72,6 +74,12 @@ class Text:
     def folded(self) -> str:
         """The text in lower case."""
         return self.text.lower()
+
+    def find_strange(self, other: "Text") -> "StrangeTerms":
+        """The frequent words of another document that are not in this one."""
+        if (found := self._strange.get(other)) is None:
+            found = self._strange[other] = StrangeTerms(self.folded, tuple(other.terms))
+        return found
 
     @cached_property
     def early_lines(self) -> list[str]:
@@ -95,6 +103,23 @@ class Text:
             if len(found) >= _FEWEST_HEADINGS:
                 return found
         return []
+
+
+@dataclass(frozen=True)
+class StrangeTerms:
+    """The words that are in no case in a text, which is given in lower case. All are searched only where one is asked
+    for."""
+
+    folded: str
+    words: Sequence[str]
+
+    @cached_property
+    def has_any(self) -> bool:
+        return any(word.lower() not in self.folded for word in self.words)
+
+    @cached_property
+    def all(self) -> list[str]:
+        return [word for word in self.words if word.lower() not in self.folded]
 
 
 def read_terms(text: str, language: str) -> Text:

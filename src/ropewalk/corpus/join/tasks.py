@@ -50,15 +50,14 @@ def make_task(text: Text, family: Family, random: np.random.Generator, *, other:
 
 
 def _count(text: Text, random: np.random.Generator, other: Text | None) -> Task | None:
-    strange = (word for word in other.terms if word.lower() not in text.folded) if other else iter(())
-    first = next(strange, None)
-    if first is not None and random.random() < _ABSENT:
-        word = _draw([first, *strange], random)
+    strange = text.find_strange(other) if other else None
+    if strange and strange.has_any and random.random() < _ABSENT:
+        word = _draw(strange.all, random)
         return _ask(text, "count", (word,), _draw(ANSWERS[text.language]["absent"], random), random)
     if not text.terms:
         return None
     word = _draw([*text.terms], random)
-    answer = _draw(ANSWERS[text.language]["count"], random).format(x=len(text.terms[word]))
+    answer = _draw(ANSWERS[text.language]["count"], random).format(x=text.terms.count(word))
     return _ask(text, "count", (word,), answer, random)
 
 
@@ -131,6 +130,8 @@ def _heading(text: Text, random: np.random.Generator, other: Text | None) -> Tas
     if not text.terms:
         return None
     word = _draw([*text.terms], random)
+    if not text.headings:
+        return None
     at = text.terms[word][0]
     over = _find_heading(text, at)
     if over is None or at > text.early:
@@ -157,8 +158,8 @@ def _frequent(text: Text, random: np.random.Generator, other: Text | None) -> Ta
     if len(text.terms) < 3:
         return None
     words = random.choice([*text.terms], size=3, replace=False).tolist()
-    most, second = sorted(words, key=lambda word: -len(text.terms[word]))[:2]
-    if len(text.terms[most]) < max(_CLEARLY_MORE * len(text.terms[second]), len(text.terms[second]) + 2):
+    most, second = sorted(words, key=lambda word: -text.terms.count(word))[:2]
+    if text.terms.count(most) < max(_CLEARLY_MORE * text.terms.count(second), text.terms.count(second) + 2):
         return None
     form = _draw(ANSWERS[text.language]["frequent"], random)
     return _ask(text, "frequent", tuple(words), form.format(x=most), random)

@@ -24,7 +24,7 @@ _GROUPS = 64
 """Tokens that hold a part of a character, by this many bits. With more of them, several share a bit: more is kept."""
 
 
-def _byte_of_sign() -> dict[str, int]:
+def byte_of_sign() -> dict[str, int]:
     """The byte for which each character stands in a byte-level vocabulary (GPT-2): printable ones for themselves."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
@@ -35,7 +35,7 @@ class ApartPairs:
     """The pairs of Han that a vocabulary may join. Tokens that are no byte-level text come from no merge."""
 
     def __init__(self, vocabulary: Iterable[str]) -> None:
-        signs = _byte_of_sign()
+        signs = byte_of_sign()
         texts = (bytes(map(signs.__getitem__, token)) for token in vocabulary if all(sign in signs for sign in token))
         whole: list[tuple[int, int]] = []
         parts: dict[tuple[bytes, bytes], int] = {}

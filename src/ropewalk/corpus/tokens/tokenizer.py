@@ -20,11 +20,13 @@ from ropewalk.core.digest import digest_value
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Document
 from ropewalk.corpus.read.chat import MARKED, ChatTemplate
+from ropewalk.corpus.tokens.byte_decoder import Decoder
 from ropewalk.corpus.tokens.chat_tokens import ChatIds
 from ropewalk.corpus.tokens.gigatoken import Fast
 from ropewalk.corpus.tokens.safe_splits import cut_text, may_cut
 from ropewalk.corpus.tokens.tokenizer_files import added_bos, read_json_object, read_names, read_template, token_id
 from ropewalk.corpus.tokens.tokenizer_files import read_bpe as read_bpe
+from ropewalk.corpus.tokens.trained_parts import split_document, trains_end
 from ropewalk.shape.wrappers import read_text_config
 
 Ids = UInt32[np.ndarray, "_"]
@@ -35,6 +37,7 @@ _FAST_CUT_CHARACTERS = 1 << 16
 _KEPT_WORDS = 1 << 17
 _BATCH_CHARACTERS = 1 << 20
 _BATCH_TEXTS = 256
+_FEW_TEXTS = 2
 
 
 class Tokenizer:
@@ -59,7 +62,7 @@ class Tokenizer:
         bpe.no_padding()
         if isinstance(bpe.model, models.BPE):
             bpe.model._resize_cache(_KEPT_WORDS)  # the default cache of 10,000 merged words is too small for a book
-        self._bpe = bpe
+        self._bpe, self._decoder = bpe, Decoder(bpe)
         self.bos_id, self.eos_id = bos_id, eos_id
         self.chat_template, self.tool_template = chat_template, tool_template
         self.vocabulary: int = bpe.get_vocab_size()
@@ -104,7 +107,14 @@ class Tokenizer:
 
     def encode_inside(self, text: str) -> Int64[np.ndarray, "tokens"]:
         """Ids of ``text`` that follows other text of a document."""
-        return np.concatenate(self._own(self._encode_all([*self._cut(text, True)]), inside=True)).astype(np.int64)
+        return self.encode_all_inside([text])[0]
+
+    def encode_all_inside(self, texts: Sequence[str]) -> list[Int64[np.ndarray, "_"]]:
+        """``encode_inside`` of each, in one call of the library."""
+        cut = [[*self._cut(text, True)] for text in texts]
+        ids = iter(self._encode_all([piece for own in cut for piece in own]))
+        owned = (self._own([*islice(ids, len(own))], inside=True) for own in cut)
+        return [np.concatenate(own).astype(np.int64) for own in owned]
 
     def find_id(self, token: str) -> int | None:
         """The id of a token of this spelling, special or not."""
@@ -113,8 +123,7 @@ class Tokenizer:
 
     def decode(self, tokens: Sequence[int] | Integer[np.ndarray, "tokens"]) -> str:
         """The text of ``tokens``, border tokens included."""
-        text: str = self._bpe.decode([int(token) for token in tokens], skip_special_tokens=False)
-        return text
+        return self._decoder.decode(tokens)
 
     def encode_document(self, document: Document) -> tuple[Int64[np.ndarray, "tokens"], UInt8[np.ndarray, "tokens"]]:
         """``[BOS if the base adds one] text EOS``, and a mask that is 1 where a token is trained on.
@@ -149,7 +158,7 @@ class Tokenizer:
         written = self._chat_ids.encode(chats) if chats else iter(())
         for document in documents:
             if document.metadata.get(MARKED):
-                plans.append(self._border(*next(written), trains_end=_trains_end(document)))
+                plans.append(self._border(*next(written), trains_end=trains_end(document)))
             else:
                 plans.append(self._plan(document, chunks, longest))
         documents.clear()
@@ -173,11 +182,11 @@ class Tokenizer:
     def _plan(self, document: Document, chunks: list[str], longest: int) -> list["_Part"]:
         """Add the chunks of a document to ``chunks`` and return the parts that they form."""
         parts = []
-        for text, trained, inside in _split_document(document):
+        for text, trained, inside in split_document(document):
             own = list(self._cut(text, inside, longest=longest))
             chunks += own
             parts.append(_Part(len(own), trained, inside, None))
-        return [*parts, _Part(0, _trains_end(document), True, self.eos_id)]
+        return [*parts, _Part(0, trains_end(document), True, self.eos_id)]
 
     def _border(self, ids: Ids, mask: UInt8[np.ndarray, "_"], *, trains_end: bool) -> Encoded:
         """Add BOS and EOS to the ids of a conversation, where its template has not written them."""
@@ -215,7 +224,7 @@ class Tokenizer:
         return Fast(self._made_of, self._encode_all)
 
     def _cut(self, text: str, inside: bool = False, *, longest: int = _CUT_CHARACTERS) -> Iterator[str]:
-        """Yield ``text`` in chunks to encode. A chunk inside a document begins with an added line break."""
+        """``text`` in chunks to encode. A chunk inside a document begins with an added line break."""
         for number, piece in enumerate(cut_text(text, longest) if self._cuttable else [text]):
             yield "\n" + piece if self._prepends and (inside or number) else piece
 
@@ -225,6 +234,9 @@ class Tokenizer:
         return [tokens[added:] if inside or number else tokens for number, tokens in enumerate(ids)]
 
     def _encode_all(self, texts: list[str]) -> list[Ids]:
+        if len(texts) <= _FEW_TEXTS:  # a question: threads would cost more than its letters
+            each = (self._bpe.encode(text, add_special_tokens=False) for text in texts)
+            return [np.array(encoding.ids, dtype=np.uint32) for encoding in each]
         ids = []
         for start in range(0, len(texts), _BATCH_TEXTS):  # an encoding takes 100 bytes a token, an array 4
             encodings = self._bpe.encode_batch_fast(texts[start : start + _BATCH_TEXTS], add_special_tokens=False)
@@ -268,32 +280,3 @@ class _Part(NamedTuple):
     trained: bool
     inside: bool
     token: int | None
-
-
-def _split_document(document: Document) -> Iterator[tuple[str, bool, bool]]:
-    """(text, trained on, inside) between the borders of the loss spans."""
-    inside = False
-    for text, trained in _split_at_spans(document):
-        yield text, trained, inside
-        inside = True
-
-
-def _split_at_spans(document: Document) -> Iterator[tuple[str, bool]]:
-    """(text, trained on) between the borders of the loss spans."""
-    if document.loss_spans is None:
-        yield document.text, True
-        return
-    done = 0
-    for start, end in document.loss_spans:
-        assert done <= start <= end <= len(document.text), f"{document.id}: loss spans out of order"
-        for text, trained in ((document.text[done:start], False), (document.text[start:end], True)):
-            if text:
-                yield text, trained
-        done = end
-    if done < len(document.text):
-        yield document.text[done:], False
-
-
-def _trains_end(document: Document) -> bool:
-    spans = document.loss_spans
-    return spans is None or (len(spans) > 0 and not document.text[spans[-1][1] :].strip())
