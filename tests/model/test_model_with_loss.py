@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from llama_kin import LLAMA_KIN
+from loaded_compiler import load_compiler
 from ropewalk.core.record import Batch
 from ropewalk.model.attention_interface import NAME
 from ropewalk.model.compiled import compile_in_place, compiles_once
@@ -169,7 +170,7 @@ def test_compiled_blocks_change_no_gradient(
     make_tiny: Make, architecture: str, ranks: int, recompute: str, more: dict[str, Any]
 ) -> None:
     """As torch traces forward and backward; the C++ that it would write of these graphs is test_compiled's."""
-    torch.compile(torch.sin, backend="aot_eager")(torch.ones(1))  # ranks need not load the compiler each
+    load_compiler()
     make = partial(make_tiny, architecture, tie_word_embeddings=True)
     once = partial(train_once, backend="aot_eager", **more)
     for found in run_ranks(once, ranks, make, ranks, "float32", recompute):
@@ -227,6 +228,7 @@ def test_attention_runs_once_and_a_tiled_mlp_twice(make_tiny: Make) -> None:
 
 def test_bfloat16_keeps_float32_masters_and_stays_close(make_tiny: Make) -> None:
     make = partial(make_tiny, "LlamaForCausalLM")
+    load_compiler()
     expected = plain_truth(make)
     for backend, recompute in ((None, "full"), ("aot_eager", "none")):
         for found in run_ranks(partial(train_once, backend=backend), 2, make, 2, "bfloat16", recompute):
