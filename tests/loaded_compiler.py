@@ -2,8 +2,6 @@
 
 import functools
 
-import torch
-
 
 @functools.cache
 def load_compiler() -> None:

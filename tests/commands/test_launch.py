@@ -61,7 +61,7 @@ def long(recipe: Recipe, run: Path) -> Recipe:
 
 
 def install(folder: Path, python: Path = PYTHON) -> dict[str, str]:
-    """The tools of a site with Slurm, in ``folder``; the environment of its shells. ``python`` runs torchrun and its ranks."""
+    """The tools of a site with Slurm, in ``folder``; the environment of its shells. ``python`` runs torchrun."""
     tools = folder / "tools"
     tools.mkdir(exist_ok=True)
     for name, text in (("srun", SRUN), ("scontrol", SCONTROL), ("sbatch", SBATCH)):
