@@ -5,9 +5,9 @@ import functools
 
 @functools.cache
 def load_compiler() -> None:
-    """What traces a forward and a backward, and cuts them into two graphs: of 130 modules half are its templates.
+    """What traces a forward and a backward, and cuts them into two graphs.
 
-    A forward alone loads the half of it; each rank then took another second.
+    After a forward alone 128 modules are left to load, which takes each rank another second.
     """
     import torch._inductor.compile_fx  # a second, which tests that compile nothing need not wait for
 
