@@ -75,32 +75,39 @@ CASES = [
 
 
 def make_step(case: Case) -> tuple[Callable[[], None], ModelWithLoss, torch.optim.Optimizer]:
-    """A rank's step of the case, with the model and the optimizer that it trains; every rank must call it."""
+    """A rank's step of the case, with the model and the optimizer that it trains; every rank must call it.
+
+    A first step over few tokens has been made: it makes the moments.
+    """
     torch.manual_seed(0)
     learner = ModelWithLoss(build_model(case.shape, NAME), chunk_tokens=CHUNK_TOKENS).train()
     mesh = make_mesh(case.ranks, case.context_ranks)
     prepare_model(learner, mesh, savings=case.savings, precision=case.precision)
     optimizer = make_optimizer(learner, weight_decay=0.1, betas=(0.9, 0.95), eight_bit=False)
     rank = dist.get_rank() if dist.is_initialized() else 0
-    document = np.arange(case.tokens, dtype=np.int32)[None] // case.document_tokens
-    partition = partition_tokens(document, ranks=case.context_ranks)
-    tokens = torch.as_tensor(partition.owned(rank % case.context_ranks).astype(np.int64))
-    ids, positions, weights = tokens % case.shape.vocabulary, tokens % case.document_tokens, torch.ones(len(tokens))
     group = mesh.context_group if case.context_ranks > 1 else None
 
-    def step() -> None:
-        loss, *_ = learner(ids, positions, ids, weights, partition=partition, context_group=group)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+    def step_over(count: int) -> Callable[[], None]:
+        document = np.arange(count, dtype=np.int32)[None] // case.document_tokens
+        partition = partition_tokens(document, ranks=case.context_ranks)
+        tokens = torch.as_tensor(partition.owned(rank % case.context_ranks).astype(np.int64))
+        ids, positions, weights = tokens % case.shape.vocabulary, tokens % case.document_tokens, torch.ones(len(tokens))
 
-    return step, learner, optimizer
+        def step() -> None:
+            loss, *_ = learner(ids, positions, ids, weights, partition=partition, context_group=group)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        return step
+
+    step_over(CHUNK_TOKENS)()
+    return step_over(case.tokens), learner, optimizer
 
 
 def measure_peak(case: Case) -> int:
     """The most bytes of a rank's tensors in a step after the first, states included; every rank must call it."""
     step, learner, optimizer = make_step(case)
-    step()
     held = [*learner.parameters(), *(each for state in optimizer.state.values() for each in state.values())]
     local = [each.to_local() if hasattr(each, "to_local") else each for each in held]
     return sum(each.nbytes for each in local) + measure_peak_bytes(step, rank_device())

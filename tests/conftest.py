@@ -65,7 +65,7 @@ def pytest_runtest_teardown() -> Generator[None, None, None]:
 def forked_reload(monkeypatch: pytest.MonkeyPatch) -> None:
     """The program that loads an export as other people's code does is a fork: it need not import transformers again.
 
-    A fresh interpreter runs it in tests/model/test_export.py, test_wrappers.py and where torchrun starts a whole run.
+    A fresh interpreter runs it in tests/model/test_export.py, with plain transformers and with our loader.
     """
     from forked_verb import run_python
 

@@ -24,6 +24,8 @@ from forked_verb import be_program, end_group
 
 CLIENT = """#!{python} -SEs
 import json, os, signal, socket, sys
+if os.environ.get("LOCAL_RANK") == "{fresh_rank}":
+    os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 server = socket.socket(socket.AF_UNIX)
 server.connect({address!r})
 said = json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)]).encode()
@@ -41,10 +43,13 @@ sys.exit(code)
 
 
 @contextmanager
-def serve_forks(folder: Path) -> Iterator[Path]:
-    """The path of the interpreter. What it stands for is killed when it is."""
+def serve_forks(folder: Path, *, fresh_rank: int | None = None) -> Iterator[Path]:
+    """The path of the interpreter. What it stands for is killed when it is.
+
+    torchrun's local rank ``fresh_rank`` gets a fresh interpreter, as all ranks of a user have.
+    """
     address, client = folder / "forks.socket", folder / "forked-python"
-    client.write_text(CLIENT.format(python=sys.executable, address=str(address)))
+    client.write_text(CLIENT.format(python=sys.executable, address=str(address), fresh_rank=fresh_rank))
     client.chmod(0o755)
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(address))
@@ -99,10 +104,11 @@ def _run(
     command: list[str], folder: str, environment: dict[str, str], streams: list[int], client: socket.socket
 ) -> None:
     client.close()
-    while command[0] == "-u":  # torchrun asks for unbuffered output, which this has
+    while command[0] in ("-u", "-P"):  # output is not buffered, and the path is the parent's
         command = command[1:]
     os.environ.clear()
     os.environ.update(environment)
+    sys.executable = environment.get("PYTHON_EXEC", sys.executable)  # what a rank starts is forked as it is
     os.chdir(folder)
     torch.set_num_threads(1)
     os.dup2(streams[0], 0)

@@ -1,9 +1,11 @@
 """Each example is short, runs under torchrun, and says the same on two ranks as on one.
 
-Two ranks of the longest one are started by torchrun itself; all others are forked with what torchrun gives a rank.
+Two ranks of the longest one are started by torchrun itself, the first as a fresh interpreter; all others are forked
+with what torchrun gives a rank.
 ray_train.py needs a Ray cluster: tests/parallel/test_ray_worker.py has its parts, benchmarks/ray_train.py runs them.
 """
 
+import os
 import re
 import subprocess
 import sys
@@ -15,6 +17,7 @@ import transformers.models.llama.modeling_llama  # noqa: F401 - once here, so th
 from accelerate.state import AcceleratorState
 
 import ropewalk.model.trainer  # noqa: F401 - as above
+from fork_server import serve_forks
 from forked_torchrun import run_as_torchrun
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -24,13 +27,24 @@ Run = Callable[[str, int, Path], str]
 
 
 def run_torchrun(name: str, ranks: int, folder: Path) -> str:
-    """What torchrun with so many ranks printed: fresh processes, as a user starts them.
+    """What torchrun with so many ranks printed. A failure and a hang are told with what was written to stderr.
 
-    A failure and a hang are told with what was written to stderr.
+    The first rank is a fresh process, as a user starts it; the others would only import the same again.
     """
+    forget_ranks()
+    with serve_forks(folder, fresh_rank=0) as python:
+        return call_torchrun(name, ranks, folder, python)
+
+
+def call_torchrun(name: str, ranks: int, folder: Path, python: Path) -> str:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     process = subprocess.Popen(
-        [*command, str(EXAMPLES / name)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder
+        [*command, str(EXAMPLES / name)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "PYTHON_EXEC": str(python)},
     )
     try:
         said, errors = process.communicate(timeout=SECONDS)

@@ -61,7 +61,7 @@ def long(recipe: Recipe, run: Path) -> Recipe:
 
 
 def install(folder: Path, python: Path = PYTHON) -> dict[str, str]:
-    """The tools of a site with Slurm, in ``folder``; the environment of its shells. ``python`` runs the ranks."""
+    """The tools of a site with Slurm, in ``folder``; the environment of its shells. ``python`` runs torchrun."""
     tools = folder / "tools"
     tools.mkdir(exist_ok=True)
     for name, text in (("srun", SRUN), ("scontrol", SCONTROL), ("sbatch", SBATCH)):
@@ -70,7 +70,7 @@ def install(folder: Path, python: Path = PYTHON) -> dict[str, str]:
     (tools / "ropewalk").write_text(
         f'#!/bin/sh\n[ "$1" != run ] || {{ shift; set -- train "$@"; }}\nexec {python} -m ropewalk "$@"\n'
     )
-    (tools / "python3").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (tools / "python3").write_text(f'#!/bin/sh\nexec {python} "$@"\n')
     for tool in tools.iterdir():
         tool.chmod(0o755)
     return {
@@ -113,7 +113,7 @@ def play(
 def test_slurm_stops_queues_again_and_goes_on_to_the_end(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Agents of torchrun as they are; their ranks are forks (fresh ones are in test_run.py and test_examples.py)."""
+    """Agents of torchrun and their ranks are forks; fresh ones are in test_run.py and test_examples.py."""
     monkeypatch.chdir(tmp_path)
     many, path = long(recipe, tmp_path / "many"), tmp_path / "many.yaml"
     path.write_text(yaml.safe_dump(many.to_json()))

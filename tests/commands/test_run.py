@@ -155,8 +155,8 @@ def test_torchrun_runs_a_whole_recipe_as_one_machine_does(
 ) -> None:
     """One rank prepares, all train and measure, one exports and reports; once more there is nothing to do.
 
-    torchrun's agent and what loads the export are fresh interpreters; the ranks are forks. Fresh ranks of this command
-    are in the next test, fresh ranks that train in tests/test_examples.py.
+    torchrun's agent is a fresh interpreter; the ranks and what loads the export are forks. A fresh rank of this command
+    is in the next test, one that trains in tests/test_examples.py, and a fresh reload in tests/model/test_export.py.
     """
     recipe = change(recipe, stages=recipe.to_json()["stages"][:1], parallel={"ranks": 2, "recompute": "none"})
     path, folder = tmp_path / "torchrun.yaml", RunFolder(Path(recipe.run))
@@ -180,7 +180,8 @@ def test_a_fault_on_the_rank_that_prepares_ends_all(recipe: Recipe, tmp_path: Pa
     data["corpus"]["sources"][0] |= {"embedded": None, "path": str(tmp_path / "none.jsonl"), "options": {}}
     path = tmp_path / "torchrun.yaml"
     path.write_text(yaml.safe_dump(data))
-    done = start_torchrun("run", path)
+    with serve_forks(tmp_path, fresh_rank=0) as python:
+        done = start_torchrun("run", path, PYTHON_EXEC=str(python))
     assert done.returncode == 1 and done.stderr.count("ropewalk: files that the recipe names are missing") == 1
     path.write_text(yaml.safe_dump({**recipe.to_json(), "parallel": {"ranks": 1}}))
     done = run_as_torchrun(("-m", "ropewalk", "run", str(path)), 2, tmp_path)

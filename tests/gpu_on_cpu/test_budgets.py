@@ -105,13 +105,14 @@ def share(counts: Counter[str], names: tuple[str, ...]) -> int:
 
 
 # Forward and backward, beside products and attention: of transformers' blocks as they are, and with Liger's kernels.
-ONE, MANY = pack([2048], 2048), pack([100] * 20, 2048)
+# The number of tokens changes no count, so they are few.
+ONE, MANY = pack([512], 512), pack([25] * 20, 512)
 BUDGETS = {
     "one rank": (1, ONE, "none", None, (30, 61), (6, 16)),
     "one rank, a pack": (1, MANY, "none", None, (36, 71), (12, 26)),
     "8 ranks": (8, ONE, "none", None, (45, 110), (21, 65)),
     "8 ranks, a pack": (8, MANY, "none", None, (42, 104), (18, 59)),
-    "8 ranks, recomputed in tiles": (8, ONE, "save_attention", 64, (55, 182), (28, 104)),
+    "8 ranks, recomputed in tiles": (8, ONE, "save_attention", 16, (55, 182), (28, 104)),
 }
 
 

@@ -1,7 +1,7 @@
 """Loss and every gradient of packed rows, on one rank and on two, against plain transformers, text by text."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from llama_kin import LLAMA_KIN
+from loaded_compiler import load_compiler
 from ropewalk.core.record import Batch
 from ropewalk.model.attention_interface import NAME
 from ropewalk.model.compiled import compile_in_place, compiles_once
@@ -32,6 +33,8 @@ VOCABULARY, CONTEXT = 97, 40
 LENGTHS = ((17, 16), (40,))  # documents of each row; the first row ends in padding
 Gradients = dict[str, torch.Tensor]
 Make = Callable[..., PreTrainedModel]
+Way = tuple[int, str, dict[str, Any]]
+"""Context ranks, what is recomputed, and further settings of ``train_once``."""
 
 
 def packed_batch() -> Batch:
@@ -110,6 +113,11 @@ def train_once(
     return sum_over_ranks(loss.detach().double()).item(), gradients
 
 
+def train_ways(make: Make, ways: Sequence[Way]) -> list[tuple[float, Gradients]]:
+    """One after another, which costs half of a start of ranks for each."""
+    return [train_once(make, context, "float32", recompute, **more) for context, recompute, more in ways]
+
+
 def assert_same(found: tuple[float, Gradients], expected: tuple[float, Gradients], tolerance: float) -> None:
     assert found[0] == pytest.approx(expected[0], rel=tolerance)
     assert found[1].keys() == expected[1].keys()
@@ -130,13 +138,14 @@ def test_loss_and_gradients_equal_plain_transformers(make_tiny: Make, architectu
 def test_data_ranks_recompute_accumulation_and_units_change_nothing(make_tiny: Make) -> None:
     make = partial(make_tiny, "Qwen3ForCausalLM", tie_word_embeddings=True)
     expected = plain_truth(make)
-    for context, recompute, more in (
+    ways: list[Way] = [
         (1, "none", {}),
         (2, "full", {}),
         (2, "none", {"passes": 2}),
         (2, "full", {"whole_bytes": 1 << 20}),
-    ):
-        for found in run_ranks(partial(train_once, **more), 2, make, context, "float32", recompute):
+    ]
+    for rank in run_ranks(train_ways, 2, make, ways):
+        for found in rank:
             assert_same(found, expected, 1e-5)
 
 
@@ -144,15 +153,16 @@ def test_data_ranks_recompute_accumulation_and_units_change_nothing(make_tiny: M
 def test_what_saves_memory_changes_no_gradient(make_tiny: Make, architecture: str) -> None:
     make = partial(make_tiny, architecture, tie_word_embeddings=True)
     expected = plain_truth(make)
-    for context, recompute, more in (
+    ways: list[Way] = [
         (2, "save_attention", {}),
         (1, "none", {"tile_tokens": 7}),
         (2, "save_attention", {"tile_tokens": 5, "passes": 2}),
         (1, "full", {"tile_tokens": 1000, "host": True}),
         (2, "full", {"tile_tokens": 16, "whole_bytes": 1 << 20, "host": True}),
         (2, "save_attention", {"tile_tokens": 16, "host": True}),
-    ):
-        for found in run_ranks(partial(train_once, **more), 2, make, context, "float32", recompute):
+    ]
+    for rank in run_ranks(train_ways, 2, make, ways):
+        for found in rank:
             assert_same(found, expected, 1e-5)
 
 
@@ -169,7 +179,7 @@ def test_compiled_blocks_change_no_gradient(
     make_tiny: Make, architecture: str, ranks: int, recompute: str, more: dict[str, Any]
 ) -> None:
     """As torch traces forward and backward; the C++ that it would write of these graphs is test_compiled's."""
-    torch.compile(torch.sin, backend="aot_eager")(torch.ones(1))  # ranks need not load the compiler each
+    load_compiler()
     make = partial(make_tiny, architecture, tie_word_embeddings=True)
     once = partial(train_once, backend="aot_eager", **more)
     for found in run_ranks(once, ranks, make, ranks, "float32", recompute):
@@ -186,10 +196,9 @@ def make_recurrent(attn_implementation: str) -> PreTrainedModel:
 def test_one_recomputed_block_in_units_of_two_ranks_gives_the_same_bits(make_tiny: Make, recurrent: bool) -> None:
     """Sharded by FSDP2, a unit a block, over two context ranks; also with recurrent layers."""
     make = make_recurrent if recurrent else partial(make_tiny, "LlamaForCausalLM")
-    expected = run_ranks(train_once, 2, make, 2)
-    for recompute in ("full", "save_attention"):
-        found = run_ranks(partial(train_once, again=1), 2, make, 2, "float32", recompute)
-        for mine, plain in zip(found, expected, strict=True):
+    ways: list[Way] = [(2, "none", {}), (2, "full", {"again": 1}), (2, "save_attention", {"again": 1})]
+    for plain, *others in run_ranks(train_ways, 2, make, ways):
+        for mine in others:
             assert mine[0] == plain[0]
             assert all(torch.equal(mine[1][name], gradient) for name, gradient in plain[1].items())
 
@@ -227,6 +236,7 @@ def test_attention_runs_once_and_a_tiled_mlp_twice(make_tiny: Make) -> None:
 
 def test_bfloat16_keeps_float32_masters_and_stays_close(make_tiny: Make) -> None:
     make = partial(make_tiny, "LlamaForCausalLM")
+    load_compiler()
     expected = plain_truth(make)
     for backend, recompute in ((None, "full"), ("aot_eager", "none")):
         for found in run_ranks(partial(train_once, backend=backend), 2, make, 2, "bfloat16", recompute):

@@ -25,6 +25,7 @@ from ropewalk.rope.layers import LayerPosition, LayerRule
 from ropewalk.shape.families import OWN_ARCHITECTURE
 from ropewalk.shape.read import read_shape
 from slow_llama import slow_logits
+from sum_tensors import sum_tensors
 
 WriteTiny = Callable[..., Path]
 VOCABULARY, HEAD_DIM, ORIGINAL, TARGET = 97, 8, 32, 128
@@ -200,8 +201,7 @@ def learn(folder: Path, layout: str, exchange: str = "auto", recompute: Any = "n
     loss = (cross_entropy(hidden @ head_of(learner.causal).T, labels, reduction="none") * weights).sum()
     loss.backward()
     total = loss.detach().clone()
-    for tensor in (total, *(parameter.grad for parameter in learner.parameters())):
-        dist.all_reduce(tensor)
+    sum_tensors([total, *(parameter.grad for parameter in learner.parameters())])
     return total.item(), {name: parameter.grad for name, parameter in learner.named_parameters()}
 
 
@@ -228,10 +228,15 @@ def test_two_ranks_equal_one_in_loss_and_every_gradient(folders: dict[str, Path]
 
 @pytest.mark.parametrize("name", ["everything", "windows"])
 def test_recompute_and_exchanges_change_nothing(folders: dict[str, Path], name: str) -> None:
+    ways: list[tuple[str, Any]] = [("ring", "full"), ("all_gather", "none"), ("auto", "full")]
+
+    def learn_ways() -> list[tuple[float, dict[str, Any]]]:
+        return [learn(folders[name], "zigzag", exchange, recompute) for exchange, recompute in ways]
+
     (one,) = run_ranks(learn, 1, folders[name], "auto")
-    for exchange, recompute in (("ring", "full"), ("all_gather", "none"), ("auto", "full")):
-        for two in run_ranks(learn, 2, folders[name], "zigzag", exchange, recompute):
-            assert_same(two, one, f"{exchange}, {recompute}")
+    for found in run_ranks(learn_ways, 2):
+        for two, way in zip(found, ways, strict=True):
+            assert_same(two, one, ", ".join(way))
 
 
 def test_identity_patterns_are_the_base_bit_for_bit(base: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from ropewalk.model.attention_interface import NAME
 from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.partition import local_shard, partition_tokens_and_heads
+from sum_tensors import sum_tensors
 
 Make = Callable[..., PreTrainedModel]
 Found = dict[str, torch.Tensor]
@@ -50,10 +51,9 @@ def learn(model: PreTrainedModel, settings: dict[str, Any]) -> Found:
     fields = (torch.from_numpy(local_shard(partition, rank, field)) for field in (tokens, positions, labels, weights))
     loss, _, _ = learner(*fields, partition=partition, context_group=dist.group.WORLD if ranks > 1 else None)
     loss.backward()
-    found = {"loss": loss.detach()} | {name: each.grad for name, each in model.named_parameters()}
-    for tensor in found.values():
-        dist.all_reduce(tensor)
-    return {name: tensor.clone() for name, tensor in found.items()}
+    found = {"loss": loss.detach()} | {name: each.grad.clone() for name, each in model.named_parameters()}
+    sum_tensors([*found.values()])
+    return found
 
 
 def learn_all(models: dict[str, PreTrainedModel]) -> dict[tuple[str, int], Found]:

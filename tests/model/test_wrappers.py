@@ -174,7 +174,8 @@ def test_another_type_and_back_gives_the_same_files(tmp_path: Path) -> None:
     assert (tmp_path / "back" / SINGLE).read_bytes()[again_begin:] == (base / SINGLE).read_bytes()[begin:]
 
 
-def test_a_fresh_process_reloads_the_multimodal_class(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("forked_reload")
+def test_another_process_reloads_the_multimodal_class(tmp_path: Path) -> None:
     out = stretch(save_wrapper(tmp_path, "gemma3"), tmp_path / "out", "rope.kind=yarn")
     assert max(verify_export(out, places=(0, 255)).values()) <= 1e-5
     tensors = load_file(out / SINGLE)

@@ -4,10 +4,11 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import textwrap
 import time
 from contextvars import ContextVar
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from forked_verb import be_program
 from ropewalk.core.error import UserError
 from ropewalk.parallel import launch
 from ropewalk.parallel.forked import RankStart
@@ -33,14 +35,36 @@ def test_results_come_back_in_order() -> None:
     assert all(total.item() == 21 for _, total in results)
 
 
-def test_ranks_without_a_loopback_interface_are_told_so() -> None:
+NO_NETWORK = """
+    import ctypes, os
+    from ropewalk.parallel.launch import run_ranks
+
+    new_user, new_network = 0x10000000, 0x40000000  # of sched.h
+    if ctypes.CDLL(None, use_errno=True).unshare(new_user | new_network):
+        raise OSError(ctypes.get_errno(), "unshare")
+    run_ranks(int, 1)
+"""
+
+
+def start_parent(code: str, arguments: list[str], log: Path) -> BaseProcess:
+    """A program that starts ranks, forked, so that it imports nothing again; what it says is in ``log``."""
+    program = ["-c", textwrap.dedent(code), *arguments]
+    settings = {"in_thread": False}
+    process = get_context("fork").Process(target=be_program, args=(program, log, log, []), kwargs=settings)
+    process.start()
+    return process
+
+
+def test_ranks_without_a_loopback_interface_are_told_so(tmp_path: Path) -> None:
     """As in a container without a network: no retry helps, and a traceback of gloo says nothing to a user."""
     alone = ["unshare", "--user", "--map-root-user", "--net"]
     if subprocess.run([*alone, "true"], capture_output=True, check=False).returncode:
         pytest.skip("this machine makes no namespaces for its users")
-    code = "from ropewalk.parallel.launch import run_ranks; run_ranks(int, 1)"
-    done = subprocess.run([*alone, sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "ip link set lo up" in done.stderr and "started again" not in done.stderr, done.stderr
+    log = tmp_path / "said"
+    parent = start_parent(NO_NETWORK, [], log)
+    parent.join()
+    said = log.read_text()
+    assert "ip link set lo up" in said and "started again" not in said, said
 
 
 def test_one_rank_and_a_closure() -> None:
@@ -175,17 +199,17 @@ PARENT = """
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL, signal.SIGTERM])
 def test_ranks_end_with_their_parent(tmp_path: Path, number: signal.Signals) -> None:
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # a shell's background job ignores it, and so would children
-    parent = subprocess.Popen([sys.executable, "-c", textwrap.dedent(PARENT), str(tmp_path)], stderr=subprocess.PIPE)
+    seen = tmp_path / "ranks"
+    seen.mkdir()
+    parent = start_parent(PARENT, [str(seen)], tmp_path / "said")
     deadline = time.monotonic() + 60
-    while len(list(tmp_path.iterdir())) < 2 and time.monotonic() < deadline:
+    while len(list(seen.iterdir())) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
-    pids = [int(path.name) for path in tmp_path.iterdir()]
-    assert len(pids) == 2
-    parent.send_signal(number)
-    parent.communicate(timeout=20)
+    pids = [int(path.name) for path in seen.iterdir()]
+    assert len(pids) == 2 and parent.pid is not None
+    os.kill(parent.pid, number)
+    parent.join(timeout=20)
+    assert parent.exitcode is not None
     while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(_runs(pid) for pid in pids)

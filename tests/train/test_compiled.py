@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from loaded_compiler import load_compiler
 from ropewalk.checkpoint.load import load_weights, newest
 from ropewalk.core.record import TIMED, read_metrics
 from ropewalk.core.run_folder import RunFolder
@@ -38,7 +39,7 @@ pytestmark = pytest.mark.skipif(
 def on_ranks(work: Callable[[], Any], ranks: int) -> list[Any]:
     """torch's settings belong to a thread, so they are set where a rank computes."""
 
-    torch.compile(torch.sin, backend="eager")(torch.ones(1))  # ranks need not load the compiler each
+    load_compiler()
 
     def run() -> Any:
         with torch._dynamo.config.patch(debug_backend_override=">=0:eager"):

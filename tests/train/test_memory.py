@@ -14,7 +14,7 @@ from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.parallel.mesh import make_mesh
 from ropewalk.parallel.peak import measure_peak_bytes
-from ropewalk.partition import partition_tokens
+from ropewalk.partition import Partition, partition_tokens
 from ropewalk.plan.memory import estimate_memory
 from ropewalk.plan.savings import Savings
 from ropewalk.recipe.lora import Lora
@@ -31,8 +31,14 @@ WAYS = [Savings(recompute, tile) for recompute in ("none", "save_attention", "fu
 LORAS = [None, Lora(), Lora(modules=("attention",), also_train=("norms",))]
 
 
-def measure_step(savings: Savings, precision: Literal["float32", "bfloat16"], lora: Lora | None = None) -> int:
-    """States included."""
+def measure_step(
+    savings: Savings,
+    precision: Literal["float32", "bfloat16"],
+    lora: Lora | None = None,
+    *,
+    first_tokens: int = DOCUMENT_TOKENS,
+) -> int:
+    """Of the second step, states included."""
     config = LlamaConfig(
         vocab_size=SHAPE.vocabulary,
         hidden_size=SHAPE.width,
@@ -51,17 +57,20 @@ def measure_step(savings: Savings, precision: Literal["float32", "bfloat16"], lo
     mesh = make_mesh(1, 1)
     prepare_model(learner, mesh, savings=savings, precision=precision)
     optimizer = make_optimizer(learner, weight_decay=0.1, betas=(0.9, 0.95), eight_bit=savings.eight_bit)
-    document = np.arange(TOKENS, dtype=np.int32)[None] // DOCUMENT_TOKENS
-    partition, tokens = partition_tokens(document, ranks=1), torch.arange(TOKENS) % SHAPE.vocabulary
 
-    def step() -> None:
-        learner(tokens, tokens % DOCUMENT_TOKENS, tokens, torch.ones(TOKENS), partition=partition)[0].backward()
+    def make_row(count: int) -> tuple[Partition, torch.Tensor]:
+        document = np.arange(count, dtype=np.int32)[None] // DOCUMENT_TOKENS
+        return partition_tokens(document, ranks=1), torch.arange(count) % SHAPE.vocabulary
+
+    def step(partition: Partition, tokens: torch.Tensor) -> None:
+        learner(tokens, tokens % DOCUMENT_TOKENS, tokens, torch.ones(len(tokens)), partition=partition)[0].backward()
         optimizer.step()
         optimizer.zero_grad()
 
-    step()
+    step(*make_row(first_tokens))  # makes the moments
+    row = make_row(TOKENS)
     held = [*learner.parameters(), *(each for state in optimizer.state.values() for each in state.values())]
-    return sum(each.nbytes for each in held) + measure_peak_bytes(step, mesh.device)
+    return sum(each.nbytes for each in held) + measure_peak_bytes(lambda: step(*row), mesh.device)
 
 
 def plan_step(savings: Savings, precision: Literal["float32", "bfloat16"], lora: Lora | None = None) -> float:
