@@ -75,7 +75,7 @@ class Terms(Mapping[str, Sequence[int]]):
     def __getitem__(self, word: str) -> list[int]:
         if word not in self._places:
             count, found = self._counts[word], self._find(word)
-            assert len(found) == count, f"{word!r} was counted {count} times and found {len(found)} times"
+            assert len(found) == count, f"{word!r}: {count} counted, {len(found)} found"
             self._places[word] = found
         return self._places[word]
 
