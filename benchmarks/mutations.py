@@ -133,7 +133,7 @@ def _be_pytest(folder: Path, tests: Sequence[str], said: int) -> NoReturn:
     sys.path.insert(0, str(folder / "src"))
     code = 3
     try:
-        code = pytest.main(["-q", "-x", "-n", "0", "-p", "no:cacheprovider", "--tb=line", *tests])
+        code = pytest.main(["-q", "-x", "-p", "no:cacheprovider", "--tb=line", *tests])
     finally:
         sys.stdout.flush()
         os._exit(int(code))

@@ -130,7 +130,7 @@ def _heading(text: Text, random: np.random.Generator, other: Text | None) -> Tas
     if not text.terms:
         return None
     word = _draw([*text.terms], random)
-    if not text.headings:
+    if not text.headings:  # after the draw: it moves those of the questions behind it
         return None
     at = text.terms[word][0]
     over = _find_heading(text, at)
