@@ -6,7 +6,6 @@ interpretations. Programs are files of the Python library and of two packages th
 A group lies in one half only, so no revision of a law that is asked about is trained on.
 """
 
-import io
 import json
 import re
 import sysconfig
@@ -18,7 +17,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import transformers
-import zstandard
+
+from compressed_lines import read_records
 
 SHORT = 150, 900
 """Tokens of a text that is joined with others; a sequence is 2,048."""
@@ -48,13 +48,11 @@ def missing_files(data: Path) -> list[str]:
 
 def read_laws(data: Path) -> Iterator[Text]:
     """Each law, with the name of the law that it is about."""
-    with (data / _LAWS).open("rb") as raw:
-        for line in io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(raw), encoding="utf-8"):
-            record = json.loads(line)
-            text = record["text"].replace("<!-- INFO END -->\n", "")
-            title = text.partition("\n")[0].strip("# ")
-            found = _NAMED.search(title)
-            yield Text(_STATUS.sub("", found[1] if found else title), record["id"], 0, text)
+    for record in read_records(data / _LAWS):
+        text = record["text"].replace("<!-- INFO END -->\n", "")
+        title = text.partition("\n")[0].strip("# ")
+        found = _NAMED.search(title)
+        yield Text(_STATUS.sub("", found[1] if found else title), record["id"], 0, text)
 
 
 def read_programs() -> Iterator[Text]:
@@ -76,10 +74,7 @@ _PACKAGES = (torch, transformers)
 
 def read_book(data: Path, *, characters: int = 4500) -> Iterator[Text]:
     """The English book in pieces; every twentieth piece begins a group."""
-    with (data / _BOOKS).open("rb") as raw:
-        text = json.loads(
-            io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(raw), encoding="utf-8").readline()
-        )["text"]
+    text = next(read_records(data / _BOOKS))["text"]
     for at, first in enumerate(range(10_000, len(text) - characters, characters)):
         yield Text(str(at // 20), f"piece {at}", at, text[first : first + characters])
 

@@ -8,15 +8,14 @@ fixed random order. Novels are cut where their chapters begin, because two docum
 """
 
 import argparse
-import io
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-import zstandard
 
+from compressed_lines import read_records
 from ropewalk.core.artifact import write_whole
 
 _CHAPTER_ZH = re.compile(r"(?m)^(?=第[0-9一二三四五六七八九十百零〇]+[章回])")
@@ -27,9 +26,7 @@ _FEWEST = 40
 
 def read_texts(path: Path) -> Iterator[str]:
     """The text of each record."""
-    with path.open("rb") as raw:
-        for line in io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(raw), encoding="utf-8"):
-            yield json.loads(line)["text"]
+    return (record["text"] for record in read_records(path))
 
 
 def cut(texts: Iterator[str], border: re.Pattern[str]) -> Iterator[str]:

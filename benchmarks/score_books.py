@@ -13,7 +13,6 @@ intervals by resampling documents, and the number of windows.
 
 import argparse
 import importlib.util
-import io
 import json
 import re
 import time
@@ -23,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zstandard
 
 import ropewalk
+from compressed_lines import read_records
 from joins_text import read_laws
 from ropewalk.corpus.tokens.tokenizer import load_tokenizer
 from ropewalk.evaluate.gain_sections import count_whole
@@ -42,23 +41,17 @@ MUST_REACH, RESAMPLED, BATCH = 0.9, 1000, 5
 _CHAPTER = re.compile(r"(?m)^(?=\s*(?:CHAPTER [IVXLC]+\s*$|第[0-9零一二三四五六七八九十百]+[章回]))")
 
 
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open("rb") as raw:
-        for line in io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(raw), encoding="utf-8"):
-            yield json.loads(line)
-
-
 def read_parts(data: Path, name: str) -> Iterator[tuple[str, str]]:
     """(group, text) of a source, a group's texts one behind another. Only texts of one group are joined."""
     if name.startswith("books"):
-        for book in read_lines(data / f"{name}.jsonl.zst"):
+        for book in read_records(data / f"{name}.jsonl.zst"):
             yield from ((book["id"], chapter) for chapter in _CHAPTER.split(book["text"]) if chapter.strip())
     elif name == "law_zh":
         laws = sorted(read_laws(data), key=lambda each: each.name)
         yield from ((each.name.rpartition("/")[0], each.text) for each in laws)
     elif name == "poems_zh":
         of_author = defaultdict(list)
-        for poem in read_lines(data / "poems_zh.jsonl.zst"):
+        for poem in read_records(data / "poems_zh.jsonl.zst"):
             of_author[poem["text"].split("\n")[1:2][0] if "\n" in poem["text"] else ""].append(poem["text"])
         yield from ((author, text) for author in sorted(of_author) for text in of_author[author])
     else:
