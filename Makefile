@@ -44,9 +44,9 @@ $(VENV)/.workshop: $(VENV)/.checker
 quickstart: $(VENV)/.installed
 	$(BIN)/ropewalk run recipes/quickstart.yaml
 
-# One thread for each worker: with two threads each, they wait for one another. Three on two cores: ranks wait for messages, and
+# One thread for each worker: with two threads each, they wait for one another. Four on two cores: ranks wait for messages, and
 # tests for processes.
-WORKERS ?= 3
+WORKERS ?= 4
 TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --workers $(WORKERS)
 
 test: $(VENV)/.workshop
