@@ -1,7 +1,7 @@
 """What a process's memory grows by: the peak of its resident memory (VmHWM: private and mapped pages) above the start.
 
-Linux sets the peak back when 5 is written to clear_refs. A fork has its parent's private pages, but counts a page of a
-library when it first uses it, 10 to 30 MiB for a load and a save: so all pages of libraries are counted before the start.
+Linux sets the peak back when 5 is written to clear_refs. A fork has its parent's private pages, but a page of a library
+counts when it first uses it, 10 to 30 MiB for a load and a save. So all pages of libraries count before the start.
 """
 
 import os
@@ -30,7 +30,7 @@ def grow(work: Callable[[], object]) -> int:
 
 
 def _map_libraries() -> None:
-    """Read of each library what this process can read, by a file: an address beyond a library's end is an error then."""
+    """Read each library through the file of this process's memory: an address beyond its end is an error there."""
     maps = [line.split(maxsplit=5) for line in Path("/proc/self/maps").read_text().splitlines()]
     with Path("/proc/self/mem").open("rb", buffering=0) as memory:
         for addresses, *_ in (each for each in maps if len(each) == 6 and ".so" in each[5] and each[1][0] == "r"):

@@ -17,7 +17,6 @@ from ropewalk.core.error import UserError
 from ropewalk.parallel.launch import run_ranks
 from small_state import describe, make_state, train
 
-
 _trained = threading.Event()
 """In a rank: set when it has taken the steps beside which a save waits."""
 

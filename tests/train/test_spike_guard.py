@@ -170,7 +170,9 @@ def test_a_spike_is_skipped_and_replayed_row_by_row(
     found = run_ranks(replay, 2, record, recipe, run, corpus)[0]
     assert not found["same"] and found["loss"] < record["loss"] and len(found["sequences"]) == 4
     loss = {row.step: row.value for row in rows_of(run) if row.name == "loss/train"}
-    assert found["loss"] == pytest.approx(loss[healthy_steps + 1], rel=0.2), "without the flipped bit it is a step like others"
+    assert found["loss"] == pytest.approx(loss[healthy_steps + 1], rel=0.2), (
+        "without the flipped bit it is a step like others"
+    )
 
     healthy_record = {
         **record,

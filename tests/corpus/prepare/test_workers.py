@@ -1,7 +1,6 @@
 """The same bytes whatever makes them: one process, several, Ray, an array of jobs, in any order, killed or not."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -62,21 +61,23 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def spec_of(texts: Path, store: Path, **keys: Any) -> CorpusSpec:
+def write_spec(texts: Path, store: Path, **keys: Any) -> dict[str, Any]:
     pairs = {"prompt_key": "q", "answer_key": "a"}
-    return CorpusSpec.model_validate(
-        {
-            "store": str(store),
-            "sources": [
-                {"name": "web", "path": str(texts / "web"), "role": "general", "profile": "law"},
-                {"name": "notes", "path": str(texts / "notes"), "role": "domain", "language": "en"},
-                {"name": "pairs", "path": str(texts / "pairs.jsonl"), "role": "instruction", "options": pairs},
-            ],
-            "mix": {"general": 7, "domain": 2, "instruction": 1},
-            "repeated_sections": 1000,
-            **keys,
-        }
-    )
+    return {
+        "store": str(store),
+        "sources": [
+            {"name": "web", "path": str(texts / "web"), "role": "general", "profile": "law"},
+            {"name": "notes", "path": str(texts / "notes"), "role": "domain", "language": "en"},
+            {"name": "pairs", "path": str(texts / "pairs.jsonl"), "role": "instruction", "options": pairs},
+        ],
+        "mix": {"general": 7, "domain": 2, "instruction": 1},
+        "repeated_sections": 1000,
+        **keys,
+    }
+
+
+def spec_of(texts: Path, store: Path, **keys: Any) -> CorpusSpec:
+    return CorpusSpec.model_validate(write_spec(texts, store, **keys))
 
 
 def make(texts: Path, folder: Path, tokenizer: Tokenizer, **keys: Any) -> dict[str, bytes]:
@@ -164,15 +165,14 @@ def test_after_the_array_nothing_is_tokenised(
 
 
 SCRIPT = """
-import sys
+import json, sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[4])
 from ropewalk.corpus.prepare import sources
+from ropewalk.corpus.prepare.build import build
+from ropewalk.corpus.spec import CorpusSpec
 from ropewalk.corpus.tokens.tokenizer import load_tokenizer
-from test_workers import SHARD_BYTES, make
-sources.SHARD_BYTES = SHARD_BYTES
-texts, folder, tokenizer = map(Path, sys.argv[1:4])
-make(texts, folder, load_tokenizer(tokenizer), worker_count=2)
+spec, sources.SHARD_BYTES = CorpusSpec.model_validate(json.loads(sys.argv[1])), int(sys.argv[2])
+build(spec, tokenizer=load_tokenizer(Path(sys.argv[3])), seed=0, folder=Path(sys.argv[4]))
 """
 
 
@@ -182,7 +182,7 @@ def kill_build(texts: Path, folder: Path, tokenizer: Tokenizer, *, at: int) -> N
     process = get_context("fork").Process(target=make, args=(texts, folder, tokenizer), kwargs=keys)
     process.start()
     while process.is_alive() and sum(path.is_file() for path in folder.rglob("*")) < at:
-        time.sleep(0.005)
+        time.sleep(0.02)
     process.kill()
     process.join()
     assert process.exitcode == -signal.SIGKILL, "it came to its end before"
@@ -192,17 +192,19 @@ def kill_build(texts: Path, folder: Path, tokenizer: Tokenizer, *, at: int) -> N
 def test_killed_anywhere_it_goes_on_to_the_same_bytes(
     texts: Path, tokenizer: Tokenizer, tokenizer_folder: Path, tmp_path: Path, truth: dict[str, bytes]
 ) -> None:
-    """Three builds are killed, one among the first files, one later, and one when little is left; the next is fresh."""
-    made, script = tmp_path / "made", tmp_path / "script.py"
+    """Three builds are killed, one among the first files, one later, and one when little is left; the next is fresh.
+
+    A small file that was being written when its process was killed stays beside its place, where nobody reads it.
+    """
+    made = tmp_path / "made"
     made.mkdir()
     for at in (3, 30, 60):
         kill_build(texts, made, tokenizer, at=at)
-    script.write_text(SCRIPT)
-    here = Path(__file__).parent
-    command = [FRESH_PYTHON, str(script), str(texts), str(made), str(tokenizer_folder), str(here)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(here.parent)])}
-    subprocess.run(command, env=environment, check=True, stderr=subprocess.DEVNULL)
-    assert snapshot(made) == truth
+    spec = json.dumps(write_spec(texts, made / "store", worker_count=2))
+    asked = [spec, str(SHARD_BYTES), str(tokenizer_folder), str(made / "corpus")]
+    done = subprocess.run([FRESH_PYTHON, "-c", SCRIPT, *asked], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {name: data for name, data in snapshot(made).items() if "/.shards/.tmp-" not in name} == truth
 
 
 @pytest.mark.usefixtures("forked_workers")
