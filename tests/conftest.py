@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+import huge_pages
 import type_checks
 
 gc.disable()  # until all is collected: the collector takes a fifth of the time of imports, and finds nothing
@@ -92,7 +93,7 @@ def _start_autograd() -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     workers: Any = config.pluginmanager.get_plugin("forked_workers")
-    workers.at_start.append(type_checks.count_apart)
+    workers.at_start += [type_checks.count_apart, huge_pages.collapse_pages]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

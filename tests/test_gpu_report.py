@@ -78,11 +78,21 @@ def test_a_part_that_fails_keeps_its_lines_and_its_tail(code: str, status: str, 
 
 def test_ranks_of_a_part_end_with_it(report: Any, tmp_path: Path) -> None:
     """Else they would hold the GPU's memory while the next part is measured."""
-    child = "import time, pathlib, sys; time.sleep(1); pathlib.Path(sys.argv[1]).touch()"
-    code = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {child!r}, {str(tmp_path / 'alive')!r}])"
+    code = "import os, subprocess, sys, pathlib; child = subprocess.Popen(['sleep', '100']); "
+    code += f"pathlib.Path({str(tmp_path / 'child')!r}).write_text(str(child.pid)); os._exit(0)"
     assert report.run_part(report.Part("a part", 30, (("-c", code),)), [], 30)["status"] == "passed"
-    time.sleep(2)
-    assert not (tmp_path / "alive").exists()
+    child, deadline = int((tmp_path / "child").read_text()), time.monotonic() + 10
+    while _runs(child) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not _runs(child)
+
+
+def _runs(pid: int) -> bool:
+    """A process that has ended and that nobody waits for runs no more."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_a_fault_ends_one_part_and_the_file_stands_after_each(

@@ -17,6 +17,9 @@ from ropewalk.core.error import UserError
 from ropewalk.parallel.launch import run_ranks
 from small_state import describe, make_state, train
 
+_trained = threading.Event()
+"""In a rank: set when it has taken the steps beside which a save waits."""
+
 
 def save_while_training(folder: Path) -> tuple[dict[str, Any], bool]:
     state = train(make_state(2), 3)
@@ -25,6 +28,7 @@ def save_while_training(folder: Path) -> tuple[dict[str, Any], bool]:
         saver.begin(state)
         state = train(state, 3)
         published = bool(list_checkpoints(folder))
+        _trained.set()
         saver.begin(state)  # waits for the first
         saver.finish()
         saver.finish()
@@ -39,7 +43,7 @@ def test_steps_taken_meanwhile_do_not_show(tmp_path: Path, monkeypatch: pytest.M
     plain = save_module.write_snapshot
 
     def write_late(*args: Any, **settings: Any) -> Path:
-        time.sleep(0.5)
+        assert _trained.wait(60)
         return plain(*args, **settings)
 
     monkeypatch.setattr(saver_module, "write_snapshot", write_late)

@@ -142,12 +142,12 @@ def go_all_the_way(config: dict[str, Any], seen: set[Any]) -> str:
 def hold(mutations: Iterator[tuple[str, dict[str, Any]]]) -> None:
     seen: set[Any] = set()
     for said, mutated in mutations:
-        begun = time.monotonic()
+        begun = time.process_time()
         try:
             go_all_the_way(mutated, seen)
         except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise AssertionError(f"{said}: {error!r}") from error
-        assert time.monotonic() - begun < LONGEST_SECONDS, said
+        assert time.process_time() - begun < LONGEST_SECONDS, said
 
 
 @pytest.mark.parametrize("architecture", LLAMA_KIN)

@@ -90,11 +90,7 @@ def test_an_export_grows_by_one_tensor(folder: Path, tmp_path: Path) -> None:
     def export() -> None:
         write_weights(read_weights(folder), tmp_path, dtype="bfloat16", where=tmp_path)
 
-    def write() -> int:
-        export()  # pages of libraries that this fork had not touched; the tensors are given back to the system
-        return grow(export)
-
-    (grown,) = run_ranks(write, 1, threads=1)
+    (grown,) = run_ranks(lambda: grow(export), 1, threads=1)
     assert grown <= 32 * MIB + ALLOWED_BYTES, f"{grown // MIB} MiB"
 
 

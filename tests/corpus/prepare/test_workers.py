@@ -8,10 +8,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from fork_server import serve_forks
@@ -28,6 +28,7 @@ from ropewalk.corpus.spec import CorpusSpec
 from ropewalk.corpus.tokens.tokenizer import Tokenizer, load_tokenizer
 
 SHARD_BYTES = 15_000
+FRESH_PYTHON = sys.executable
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
@@ -61,21 +62,23 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def spec_of(texts: Path, store: Path, **keys: Any) -> CorpusSpec:
+def write_spec(texts: Path, store: Path, **keys: Any) -> dict[str, Any]:
     pairs = {"prompt_key": "q", "answer_key": "a"}
-    return CorpusSpec.model_validate(
-        {
-            "store": str(store),
-            "sources": [
-                {"name": "web", "path": str(texts / "web"), "role": "general", "profile": "law"},
-                {"name": "notes", "path": str(texts / "notes"), "role": "domain", "language": "en"},
-                {"name": "pairs", "path": str(texts / "pairs.jsonl"), "role": "instruction", "options": pairs},
-            ],
-            "mix": {"general": 7, "domain": 2, "instruction": 1},
-            "repeated_sections": 1000,
-            **keys,
-        }
-    )
+    return {
+        "store": str(store),
+        "sources": [
+            {"name": "web", "path": str(texts / "web"), "role": "general", "profile": "law"},
+            {"name": "notes", "path": str(texts / "notes"), "role": "domain", "language": "en"},
+            {"name": "pairs", "path": str(texts / "pairs.jsonl"), "role": "instruction", "options": pairs},
+        ],
+        "mix": {"general": 7, "domain": 2, "instruction": 1},
+        "repeated_sections": 1000,
+        **keys,
+    }
+
+
+def spec_of(texts: Path, store: Path, **keys: Any) -> CorpusSpec:
+    return CorpusSpec.model_validate(write_spec(texts, store, **keys))
 
 
 def make(texts: Path, folder: Path, tokenizer: Tokenizer, **keys: Any) -> dict[str, bytes]:
@@ -109,7 +112,7 @@ def test_small_shards_give_the_same_bytes(
 
 @pytest.fixture
 def forked_workers(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Workers are forks of this process, so each saves the imports; fresh ones are in ``kill_and_finish``."""
+    """Workers are forks of this process, so each saves the imports; fresh ones finish what was killed."""
     with serve_forks(tmp_path_factory.mktemp("forks")) as python:
         monkeypatch.setattr(sys, "executable", str(python))
         yield
@@ -163,41 +166,46 @@ def test_after_the_array_nothing_is_tokenised(
 
 
 SCRIPT = """
-import sys
+import json, sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[4])
-from ropewalk.corpus import prepare
+from ropewalk.corpus.prepare import sources
 from ropewalk.corpus.prepare.build import build
+from ropewalk.corpus.spec import CorpusSpec
 from ropewalk.corpus.tokens.tokenizer import load_tokenizer
-from test_workers import SHARD_BYTES, spec_of
-prepare.SHARD_BYTES = SHARD_BYTES
-texts, folder, tokenizer = map(Path, sys.argv[1:4])
-spec = spec_of(texts, folder / "store", worker_count=2)
-build(spec, tokenizer=load_tokenizer(tokenizer), seed=0, folder=folder / "corpus")
+spec, sources.SHARD_BYTES = CorpusSpec.model_validate(json.loads(sys.argv[1])), int(sys.argv[2])
+build(spec, tokenizer=load_tokenizer(Path(sys.argv[3])), seed=0, folder=Path(sys.argv[4]))
 """
 
 
-def kill_and_finish(texts: Path, folder: Path, tokenizer_folder: Path, *, kills: int, seed: int) -> dict[str, bytes]:
-    """Build in fresh processes, the first ``kills`` of them killed at random moments; all files at the end."""
-    script = folder / "script.py"
-    script.write_text(SCRIPT)
-    here = Path(__file__).parent
-    command = [sys.executable, str(script), str(texts), str(folder / "made"), str(tokenizer_folder), str(here)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(here.parent)])}
-    random = np.random.default_rng(seed)
-    for _ in range(kills):
-        process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
-        time.sleep(float(random.uniform(0.5, 2.5)))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    subprocess.run(command, env=environment, check=True, stderr=subprocess.DEVNULL)
-    return snapshot(folder / "made")
+def kill_build(texts: Path, folder: Path, tokenizer: Tokenizer, *, at: int) -> None:
+    """Build with two workers; the process that started them is killed as soon as ``folder`` has ``at`` files."""
+    keys = {"worker_count": 2}
+    process = get_context("fork").Process(target=make, args=(texts, folder, tokenizer), kwargs=keys)
+    process.start()
+    while process.is_alive() and sum(len(files) for _, _, files in os.walk(folder)) < at:  # folders come and go
+        time.sleep(0.02)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, "it came to its end before"
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_killed_anywhere_it_goes_on_to_the_same_bytes(
-    texts: Path, tokenizer_folder: Path, tmp_path: Path, truth: dict[str, bytes]
+    texts: Path, tokenizer: Tokenizer, tokenizer_folder: Path, tmp_path: Path, truth: dict[str, bytes]
 ) -> None:
-    assert kill_and_finish(texts, tmp_path, tokenizer_folder, kills=3, seed=1) == truth
+    """Three builds are killed, at the first files, at a quarter of all and at three quarters; the next is fresh.
+
+    A small file that was being written when its process was killed stays beside its place, where nobody reads it.
+    """
+    made = tmp_path / "made"
+    made.mkdir()
+    for at in (3, 100, 300):
+        kill_build(texts, made, tokenizer, at=at)
+    spec = json.dumps(write_spec(texts, made / "store", worker_count=2))
+    asked = [spec, str(SHARD_BYTES), str(tokenizer_folder), str(made / "corpus")]
+    done = subprocess.run([FRESH_PYTHON, "-c", SCRIPT, *asked], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {name: data for name, data in snapshot(made).items() if "/.shards/.tmp-" not in name} == truth
 
 
 @pytest.mark.usefixtures("forked_workers")
