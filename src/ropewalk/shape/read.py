@@ -18,6 +18,7 @@ from ropewalk.core.artifact import is_finished, read_manifest
 from ropewalk.core.error import UserError
 from ropewalk.core.quantity import format_count
 from ropewalk.rope.layers import LayerPosition, find_stretched
+from ropewalk.rope.method import LARGEST_TOKENS
 from ropewalk.shape.experts import Experts, read_experts
 from ropewalk.shape.families import find_family, require_row
 from ropewalk.shape.family import Bias, Family
@@ -95,7 +96,7 @@ def parse_shape(config: Mapping[str, Any], where: str) -> ModelShape:
     architecture, family = find_family(config, where)
     config = list_single(rename_keys(config, family, where), family, where)
     width, heads, kv_heads = _read_widths(config, family, where)
-    context_tokens = _count(config, "max_position_embeddings", where)
+    context_tokens = _count(config, "max_position_embeddings", where, most=LARGEST_TOKENS)
     head_dim = _find_head_dim(config, family, width // heads, where)
     count = partial(_count, config, where=where)
     latent = read_latent(config, family, count=count, where=where)

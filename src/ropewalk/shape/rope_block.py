@@ -52,9 +52,10 @@ def screen_keys(values: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def refuse_null_theta(config: Mapping[str, Any], family: Family, where: str) -> None:
-    """Raise UserError for a theta that is null: the class takes no default for it then, and fails."""
-    blocks = [config.get(key) for key in ("rope_parameters", "rope_scaling")]
-    given = any(isinstance(block, Mapping) and block.get("rope_theta") is not None for block in blocks)
+    """Raise UserError for a theta that is null and stands in no block: the class takes no default for it, and fails."""
+    blocks = [config[key] for key in ("rope_parameters", "rope_scaling") if isinstance(config.get(key), Mapping)]
+    blocks += [kind for block in blocks for kind in block.values() if isinstance(kind, Mapping)]  # one per layer type
+    given = any(block.get("rope_theta") is not None for block in blocks)
     if family.nope == "null_theta" or given or config.get("rope_theta", 0) is not None:
         return
     raise UserError(

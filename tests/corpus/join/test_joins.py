@@ -242,8 +242,8 @@ def test_a_key_may_be_a_whole_number_of_any_size() -> None:
         {"name": "a", "path": "x", "role": "general", "join": {"by": "book", "order": "chapter"}}
     )
     record = {"book": 10**400, "chapter": 1.0}
-    assert describe_part(record, source, Place("x")) == {"key": [str(10**400)], "order": [1.0]}
-    assert describe_part({**record, "chapter": float("inf")}, source, Place("x")) == (
+    assert describe_part(record, source, Place("x", "x")) == {"key": [str(10**400)], "order": [1.0]}
+    assert describe_part({**record, "chapter": float("inf")}, source, Place("x", "x")) == (
         "'chapter' must hold a text or a number; found inf"
     )
 
