@@ -56,11 +56,11 @@ def refuse_null_theta(config: Mapping[str, Any], family: Family, where: str) -> 
     blocks = [config[key] for key in ("rope_parameters", "rope_scaling") if isinstance(config.get(key), Mapping)]
     blocks += [kind for block in blocks for kind in block.values() if isinstance(kind, Mapping)]  # one per layer type
     given = any(block.get("rope_theta") is not None for block in blocks)
-    if family.nope == "null_theta" or given or config.get("rope_theta", 0) is not None:
+    if family.nope == "null_theta" or given or config.get(family.theta_key, 0) is not None:
         return
     raise UserError(
-        "rope_theta is not usable",
-        where=f"{where}: rope_theta",
+        f"{family.theta_key} is not usable",
+        where=f"{where}: {family.theta_key}",
         why="it is null, for which the class has no default",
         fix="give the number that the model was trained with",
     )

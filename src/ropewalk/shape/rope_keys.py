@@ -46,9 +46,9 @@ def read_ropes(
     if family.nope == "always":
         config = {}  # the class reads none of these keys
     _refuse_methods(config, family, where)
+    refuse_null_theta(config, family, where)
     if family.theta_key != "rope_theta":
         config = _rename_theta(config, family, where)
-    refuse_null_theta(config, family, where)
     if family.ntk_alpha:
         config = _fix_alpha(config)
     if family.ropes == "one":
@@ -108,11 +108,7 @@ def _find_original(config: Mapping[str, Any], values: Mapping[str, Any], context
 
 def _read_flat(config: Mapping[str, Any], new: Any, family: Family, context_tokens: int, where: str) -> dict[str, Any]:
     """One RoPE: ``new`` is the block of transformers 5, if the file has one; the older keys are beside it."""
-    outside = {
-        "rope_theta": family.theta,
-        "tokens": context_tokens,
-        **_given(config, "rope_theta"),
-    }
+    outside = {"rope_theta": family.theta, "tokens": context_tokens, **_given(config, "rope_theta")}
     if "rope_theta" in config and config["rope_theta"] is not None:
         _check_theta(config["rope_theta"], f"{where}: rope_theta")
     flat = family.ropes == "one"  # with several, transformers reads the original length from inside only
@@ -186,7 +182,8 @@ def _normalise(raw: Any, outside: Mapping[str, Any], context_tokens: int, family
     if values["rope_type"] == "longrope" and type(original) is int and original > 0:
         values.setdefault("factor", max(1.0, outside["tokens"] / original))  # as transformers does
     kept = screen_keys(values, where)
-    refuse_long_original(kept, outside["tokens"], where)
+    if raw is not family.default_rope:  # which no file wrote
+        refuse_long_original(kept, outside["tokens"], where)
     return kept
 
 
@@ -245,7 +242,7 @@ def _rename_theta(config: Mapping[str, Any], family: Family, where: str) -> Mapp
     given, other = config.get(family.theta_key, family.theta), config.get("rope_theta")
     if other is not None and other != given:
         raise _disagree(where, family.theta_key, given, "rope_theta, which the class ignores", other)
-    return {**config, "rope_theta": given}
+    return {**config, "rope_theta": config.get(family.theta_key)}
 
 
 def _fix_alpha(config: Mapping[str, Any]) -> Mapping[str, Any]:
