@@ -182,7 +182,7 @@ def _normalise(raw: Any, outside: Mapping[str, Any], context_tokens: int, family
     if values["rope_type"] == "longrope" and type(original) is int and original > 0:
         values.setdefault("factor", max(1.0, outside["tokens"] / original))  # as transformers does
     kept = screen_keys(values, where)
-    if raw is not family.default_rope:  # which no file wrote
+    if kept.get(_ORIGINAL) != family.default_rope.get(_ORIGINAL):  # else the class wrote it, whatever the context
         refuse_long_original(kept, outside["tokens"], where)
     return kept
 
