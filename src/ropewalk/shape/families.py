@@ -91,13 +91,13 @@ def find_family(config: Mapping[str, Any], where: str) -> tuple[str, Family]:
         inner = config[OWN_TYPE]
         name = str(inner.get("architecture")) if isinstance(inner, Mapping) else "(none)"
     family = row_of(name)
-    _refuse_other_type(config, name, where)
     missing = _find_missing(name, family, config)
     if name not in SUPPORTED and missing is None:
         family = guess_row(name, config, where)  # also where the row is known: each file's sizes are compared
     if family is not None and missing is None:
         _refuse_quantised(config, where)
         _refuse_other_arithmetic(config, family, where)
+        _refuse_other_type(config, name, where)
         return name, family
     raise UserError(
         f"{name} is not supported",
