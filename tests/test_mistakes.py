@@ -81,6 +81,11 @@ TEXTS = {  # (old, new) in the recipe, and what the error must say
     "a small b": ("tokens: 1M", "tokens: 1b", "did you mean 1B?"),
     "a negative count": ("tokens: 1M", "tokens: -5", "stages.0.tokens: Input should be greater than 0"),
     "yes for a count": ("tokens: 1M", "tokens: yes", "a yes/no is not a count"),
+    "a list of one for two": (
+        "language: en",
+        "language: en, score: gzip, select: [{column: gzip, band: [20]}]",
+        "corpus.sources.0.select.0.band.1: missing",
+    ),
     "a method as a word": ("rope: {kind: theta, theta: 1e6}", "rope: yarn", "must be a mapping, such as {kind: ...}"),
     "a method without kind": ("{kind: theta, theta: 1e6}", "{theta: 1e6}", "stages.0.rope: its key `kind` is missing"),
     "another method's name": ("kind: theta", "kind: dynamic_ntk", "did you mean dynamic?"),

@@ -13,7 +13,7 @@ from ropewalk.rope.bounds import least_theta, similarity
 from ropewalk.rope.candidates import ASKED, Survey, format_theta, survey_candidates
 from ropewalk.rope.frequency import plain_inv_freq, wavelengths
 from ropewalk.rope.method import BaseRope
-from ropewalk.rope.scaling import Linear, Llama3, Proportional, Theta, Yarn
+from ropewalk.rope.scaling import Linear, Llama3, Ntk, Proportional, Theta, Yarn
 
 LLAMA2 = BaseRope(theta=1e4, head_dim=128, context_tokens=4096)
 LLAMA31 = BaseRope(5e5, 128, 131072, Llama3(theta=5e5, factor=8, original_tokens=8192))
@@ -118,6 +118,17 @@ def test_advice_asks_how_far_a_divided_base_reads() -> None:
     assert found.base.context_tokens == 16384 and found.find("linear").method.model_dump()["factor"] == 16
     with pytest.raises(UserError, match="already reads 64Ki tokens"):
         survey_candidates(base, 65536, asked=Linear(original_tokens=16384))
+
+
+def test_a_base_of_a_few_tokens_has_no_theta_and_is_told_why() -> None:
+    """Its least theta is above the largest, for `theta: auto`, `ntk` and advice."""
+    tiny = BaseRope(theta=1e6, head_dim=128, context_tokens=1)
+    found = survey_candidates(tiny, 131072)
+    assert "the largest theta is 1e+30" in found.refused["theta"]
+    with pytest.raises(UserError, match="no theta is large enough"):
+        Theta(theta=None).complete(tiny, 131072)
+    with pytest.raises(UserError, match="no theta is large enough"):
+        Ntk().complete(BaseRope(theta=1e26, head_dim=4, context_tokens=64), 131072)
 
 
 def test_heads_of_few_pairs_end() -> None:

@@ -4,7 +4,8 @@ The two never mix. Both kinds accept ``16K``, which always means 16,000; ``256Ki
 """
 
 import re
-from typing import Annotated, Any
+import sys
+from typing import Annotated, Any, TypeGuard
 
 from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
@@ -23,6 +24,13 @@ _UNITS = {
 _NUMBER = r"([0-9][0-9_]*(?:\.[0-9]+)?(?:[eE][0-9]+)?)"
 _PATTERN = re.compile(rf"\s*{_NUMBER}\s*([A-Za-z]*)\s*")
 _TOO_MANY = 2.0**63
+_LARGEST_FLOAT = sys.float_info.max
+
+
+def is_finite(value: object) -> TypeGuard[int | float]:
+    """Whether a value of a file or of a user's function is a number that a float can hold: no yes/no, NaN or 10^400."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and -_LARGEST_FLOAT <= value <= _LARGEST_FLOAT  # type: ignore[operator]
 
 
 def parse_count(value: object) -> int:

@@ -86,4 +86,8 @@ class TaskRules(Spec):
     def _check_any(self) -> "TaskRules":
         if not self.families and self.written is None:
             raise ValueError("tasks need families, or a model that writes questions")
+        if self.from_tokens > self.most_tokens:
+            raise ValueError(
+                f"most_tokens is {self.most_tokens}, below from_tokens {self.from_tokens}: no document fits"
+            )
         return self

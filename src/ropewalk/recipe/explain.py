@@ -95,7 +95,9 @@ def _trace(location: Sequence[int | str], data: Any) -> list[int | str]:
     path: list[int | str] = []
     tagged = False
     for part in location:
-        inside = (isinstance(data, dict) and part in data) or (isinstance(data, list) and isinstance(part, int))
+        inside = isinstance(data, dict) and part in data
+        if isinstance(data, list) and isinstance(part, int):
+            inside = part < len(data)  # a list that is too short lacks the entry that the fault names
         if not tagged and isinstance(data, dict) and data.get("kind") == part:
             tagged = True
         elif inside or not _BRANCH.match(str(part)):

@@ -15,7 +15,7 @@ from ropewalk.core.quantity import format_count, format_length
 from ropewalk.rope.advise import Advice, Practice, advise, practice_at, trained_inv_freq
 from ropewalk.rope.bounds import least_theta, suggest_theta
 from ropewalk.rope.frequency import count_whole_turns, wavelengths
-from ropewalk.rope.method import BaseRope, Method, check_length, describe
+from ropewalk.rope.method import LARGEST_THETA, BaseRope, Method, check_length, describe
 from ropewalk.rope.scaling import Linear, Llama3, Ntk, NtkByParts, Rope, Theta, Unchanged, Yarn
 from ropewalk.rope.uniform import ask_original, is_unclear, settle_linear
 
@@ -164,11 +164,13 @@ def _draft(base: BaseRope, context_tokens: int) -> Iterator[Rope]:
         return
     thetas = {entry.theta for entry in practice_at(context_tokens) if entry.theta > base.theta}
     if base.running is None:
-        thetas.add(
-            suggest_theta(
-                base.theta, head_dim=base.head_dim, train_tokens=base.context_tokens, context_tokens=context_tokens
-            )
+        suggested = suggest_theta(
+            base.theta, head_dim=base.head_dim, train_tokens=base.context_tokens, context_tokens=context_tokens
         )
+        thetas.add(suggested)
+        if suggested > LARGEST_THETA:
+            thetas.remove(suggested)
+            yield Theta(theta=None)  # which is refused with the reason
     yield from (Theta(theta=theta) for theta in sorted(thetas))
     yield from (Ntk(), Linear(), Yarn(), NtkByParts(), Llama3())
 

@@ -100,7 +100,8 @@ def read_method(parameters: Mapping[str, Any], *, where: str) -> Method:
         raise UserError(
             f"the {rope_type} rope of the base cannot be used",
             where=where,
-            why=f"{'.'.join(map(str, first['loc'])) or rope_type}: {first['msg']} (given: {first['input']!r})",
+            why=f"{'.'.join(map(str, first['loc'])) or rope_type}: {first['msg']}"
+            + ("" if isinstance(first["input"], dict) else f" (given: {first['input']!r:.60})"),
             fix="correct rope_parameters in config.json",
         ) from None
 

@@ -17,6 +17,7 @@ from ropewalk.core.quantity import NUMBER_TEXT, PositiveCount, format_length
 from ropewalk.rope.bounds import suggest_theta
 from ropewalk.rope.frequency import ntk_theta, plain_inv_freq
 from ropewalk.rope.method import (
+    LARGEST_THETA,
     BaseRope,
     Factor,
     Method,
@@ -62,6 +63,19 @@ AutoTheta = Annotated[
 ]
 
 
+def require_usable(theta: float, base: BaseRope, context_tokens: int) -> float:
+    """``theta``. Raises UserError where it is too large to be one, as from a base of a few tokens."""
+    if theta <= LARGEST_THETA:
+        return theta
+    raise UserError(
+        "no theta is large enough for this length",
+        where="context_length",
+        why=f"from {format_length(base.context_tokens)} to {format_length(context_tokens)} tokens the method needs "
+        f"{theta:.3g}, and the largest theta is {LARGEST_THETA:g}",
+        fix="give a shorter length first; a base's max_position_embeddings of a few tokens is likely wrong",
+    )
+
+
 class Theta(Stretch):
     """Adjusted base frequency: pair i turns by ``theta' ** (-2 i / d)`` (Llama 2 Long, 2309.16039; Code Llama).
 
@@ -85,7 +99,7 @@ class Theta(Stretch):
         theta = self.theta or suggest_theta(
             base.theta, head_dim=base.head_dim, train_tokens=base.context_tokens, context_tokens=context_tokens
         )
-        return {"theta": theta}
+        return {"theta": require_usable(theta, base, context_tokens)}
 
     def _compose(self, running: Method, base: BaseRope, context_tokens: int) -> Method:
         if not isinstance(running, Stretch):
@@ -129,7 +143,7 @@ class Ntk(Stretch):
                 why=f"a factor of {factor:g} changes {base.theta:g} to {theta:.8g}, but {self.theta:g} was given",
                 fix="remove theta, or use kind: theta",
             )
-        return {"factor": factor, "theta": theta}
+        return {"factor": factor, "theta": require_usable(theta, base, context_tokens)}
 
 
 class Linear(Stretch):

@@ -12,7 +12,9 @@ MIXTURES: Mapping[str, Family] = {
         qkv_bias=("qkv_bias", True),
         needs_kv_heads=True,
         fixed={"use_sliding_window": False},
-        experts=ExpertKeys(dense="step", shared_width="shared_expert_intermediate_size", shared_gate=True),
+        experts=ExpertKeys(
+            dense="step", shared_width="shared_expert_intermediate_size", shared_gate=True, may_have_none=True
+        ),
     ),
     "Qwen3MoeForCausalLM": Family(
         "qwen3_moe",
@@ -21,7 +23,7 @@ MIXTURES: Mapping[str, Family] = {
         qk_norm="head",
         needs_kv_heads=True,
         fixed={"use_sliding_window": False},
-        experts=ExpertKeys(("num_experts", "num_local_experts"), dense="step"),
+        experts=ExpertKeys(("num_experts", "num_local_experts"), dense="step", may_have_none=True),
     ),
     "OlmoeForCausalLM": Family(
         "olmoe",

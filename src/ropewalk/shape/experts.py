@@ -55,7 +55,7 @@ def read_experts(
         return None
     mixed = tuple(layer for layer in range(layers) if _has_mixture(config, keys, layer, where=where))
     name = next((name for name in keys.count if name in config), keys.count[0])
-    if not mixed or config.get(name) == 0:
+    if not mixed or (keys.may_have_none and _whole(config, name, where) == 0):
         return None
     experts, per_token, inner = count(name), count(keys.per_token), count(keys.width)
     if per_token > experts:
@@ -94,12 +94,28 @@ def _has_mixture(config: Mapping[str, Any], keys: ExpertKeys, layer: int, *, whe
         return bool(config["layer_types"][layer] == "moe")
     if keys.dense == "step":
         every = max(1, _whole(config, "decoder_sparse_step", where, default=1))
-        return layer not in (config.get("mlp_only_layers") or ()) and (layer + 1) % every == 0
+        return layer not in _read_dense(config, where) and (layer + 1) % every == 0
     if keys.dense == "range":
         every = max(1, _whole(config, "moe_layer_interval", where, default=1))
-        first, last = _whole(config, "moe_layer_start_index", where), config.get("moe_layer_end_index", -1)
+        first = _whole(config, "moe_layer_start_index", where)
+        last = _whole(config, "moe_layer_end_index", where, default=-1, least=-1)
         return (layer + 1) % every == 0 and layer >= first and (last == -1 or layer <= last)
     return True
+
+
+def _read_dense(config: Mapping[str, Any], where: str) -> list[int]:
+    """``mlp_only_layers``: the layers without a mixture. Raises UserError for what is no list of layers."""
+    layers = _whole(config, "num_hidden_layers", where)
+    given = config.get("mlp_only_layers")
+    given = [] if given is None else given
+    if isinstance(given, list) and all(type(layer) is int and 0 <= layer < layers for layer in given):
+        return given
+    raise UserError(
+        "the layers with experts are ambiguous",
+        where=f"{where}: mlp_only_layers",
+        why=f"it is {given!r:.60}, and must be a list of layers, by numbers from 0 to {layers - 1}",
+        fix="correct it",
+    )
 
 
 def _read_types(config: Mapping[str, Any], where: str) -> list[str]:
@@ -121,13 +137,14 @@ def _read_types(config: Mapping[str, Any], where: str) -> list[str]:
     )
 
 
-def _whole(config: Mapping[str, Any], key: str, where: str, *, default: int | None = None) -> int:
+def _whole(config: Mapping[str, Any], key: str, where: str, *, default: int | None = None, least: int = 0) -> int:
     value = default if config.get(key) is None else config[key]
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise UserError(
             f"{key} is not usable",
             where=f"{where}: {key}",
-            why=f"it is {'missing' if value is None else repr(value)[:60]}, and must be a whole number of 0 or more",
+            why=f"it is {'missing' if value is None else repr(value)[:60]}, and must be a whole number of {least} or "
+            "more",
             fix="correct it",
         )
     return value

@@ -97,6 +97,7 @@ def find_family(config: Mapping[str, Any], where: str) -> tuple[str, Family]:
     if family is not None and missing is None:
         _refuse_quantised(config, where)
         _refuse_other_arithmetic(config, family, where)
+        _refuse_other_type(config, name, where)
         return name, family
     raise UserError(
         f"{name} is not supported",
@@ -160,6 +161,13 @@ def _name_architecture(config: Mapping[str, Any], where: str) -> str:
     """The class in a config.json. Raises UserError where it has none, with the class of its model_type as a hint."""
     names = config.get("architectures")
     first = names[0] if isinstance(names, list) and names else names
+    if isinstance(names, list) and any(other != first for other in names):
+        raise UserError(
+            "config.json names several architectures",
+            where=f"{where}: architectures",
+            why=f"they are {', '.join(map(str, names)):.200}, and programs choose different ones",
+            fix="leave the class that the model was trained with",
+        )
     if isinstance(first, str) and first:
         return first
     kind = config.get("model_type")
@@ -172,6 +180,20 @@ def _name_architecture(config: Mapping[str, Any], where: str) -> str:
         fix=f'add "architectures": ["{known}"], the class for model_type {kind}'
         if known
         else "add the class that the model was trained with; docs/models.md lists those that are supported",
+    )
+
+
+def _refuse_other_type(config: Mapping[str, Any], name: str, where: str) -> None:
+    """Raise UserError where ``model_type`` is that of another supported class: transformers would run that one."""
+    kind, row = config.get("model_type"), SUPPORTED.get(name)
+    other = next((each for each, family in SUPPORTED.items() if family.model_type == kind), None)
+    if row is None or other is None or row.model_type == kind:
+        return
+    raise UserError(
+        "architectures and model_type name different classes",
+        where=f"{where}: model_type",
+        why=f"architectures says {name}, whose type is {row.model_type}, and {kind} is the type of {other}",
+        fix="correct the wrong one",
     )
 
 

@@ -72,6 +72,8 @@ class ExpertKeys:
     layer, and the router scales its input and the weight of each expert (Gemma 4)."""
     switch: str = ""
     """A key without which, or where it is false, no layer has experts."""
+    may_have_none: bool = False
+    """Whether the class runs a count of 0 experts, as a model of dense layers. Others fail, or divide by it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,9 @@ HYBRIDS: Mapping[str, Family] = {
         rotary_share=0.25,
         query_gate=True,
         fixed={"use_sliding_window": False, "hidden_act": "silu"},
-        experts=ExpertKeys(dense="step", shared_width="shared_expert_intermediate_size", shared_gate=True),
+        experts=ExpertKeys(
+            dense="step", shared_width="shared_expert_intermediate_size", shared_gate=True, may_have_none=True
+        ),
         recurrent=RecurrentKeys("gated_delta", "qwen3_next", every_key="full_attention_interval"),
         parts=_DELTA,
     ),

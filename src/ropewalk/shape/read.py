@@ -18,6 +18,7 @@ from ropewalk.core.artifact import is_finished, read_manifest
 from ropewalk.core.error import UserError
 from ropewalk.core.quantity import format_count
 from ropewalk.rope.layers import LayerPosition, find_stretched
+from ropewalk.rope.method import LARGEST_TOKENS
 from ropewalk.shape.experts import Experts, read_experts
 from ropewalk.shape.families import find_family, require_row
 from ropewalk.shape.family import Bias, Family
@@ -39,7 +40,7 @@ def read_shape(folder: Path) -> ModelShape:
     """The shape of the model in ``folder``. Raises UserError if its config.json is absent, broken or unsupported."""
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=partial(_refuse_twice, path))
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             "this is not a model folder",
@@ -57,6 +58,21 @@ def read_shape(folder: Path) -> ModelShape:
             "config.json is not a mapping", where=str(path), why=f"it holds {config!r:.60}", fix="correct it"
         )
     return _name_methods(folder, parse_shape(config, str(path)))
+
+
+def _refuse_twice(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A mapping of config.json. Raises UserError for a key that stands there twice: readers take one or the other."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(
+            "config.json has a key twice",
+            where=f"{path}: {twice}",
+            why=f"its values are {', '.join(f'{value!r:.60}' for name, value in pairs if name == twice)}",
+            fix="remove one of them",
+        )
+    return found
 
 
 def _name_methods(folder: Path, shape: ModelShape) -> ModelShape:
@@ -80,7 +96,7 @@ def parse_shape(config: Mapping[str, Any], where: str) -> ModelShape:
     architecture, family = find_family(config, where)
     config = list_single(rename_keys(config, family, where), family, where)
     width, heads, kv_heads = _read_widths(config, family, where)
-    context_tokens = _count(config, "max_position_embeddings", where)
+    context_tokens = _count(config, "max_position_embeddings", where, most=LARGEST_TOKENS)
     head_dim = _find_head_dim(config, family, width // heads, where)
     count = partial(_count, config, where=where)
     latent = read_latent(config, family, count=count, where=where)
@@ -233,7 +249,7 @@ def _count(
     if value is None:
         value = default
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-        raise _unusable(key, "missing" if value is None else f"{value!r:.60}", where)
+        raise _unusable(key, "missing" if value is None else f"{value!r:.60}", where, most)
     return value
 
 
@@ -247,21 +263,24 @@ def _find_id(config: Mapping[str, Any], key: str, where: str) -> int | None:
 
 
 def _find_dtype(config: Mapping[str, Any], where: str) -> str:
-    dtype = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
+    given = [config[key] for key in ("dtype", "torch_dtype") if config.get(key) is not None]
+    dtype = str(given[0] if given else "float32").removeprefix("torch.")
     if dtype not in _DTYPES:
         raise UserError(
             "weights of this type are not supported",
             where=f"{where}: dtype",
-            why=f"{dtype} is none of {', '.join(_DTYPES)}",
+            why=f"{dtype or 'an empty text'} is none of {', '.join(_DTYPES)}",
             fix="convert the model first",
         )
     return dtype
 
 
-def _unusable(key: str, found: str, where: str) -> UserError:
+def _unusable(key: str, found: str, where: str, most: int | None = None) -> UserError:
     return UserError(
         f"{key} is not usable",
         where=f"{where}: {key}",
-        why=f"it is {found}, and must be a whole number",
+        why=f"it is {found}, and must be a whole number from 1 to {most}"
+        if most is not None
+        else f"it is {found}, and must be a whole number",
         fix="correct it",
     )

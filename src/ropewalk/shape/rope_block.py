@@ -12,6 +12,7 @@ from typing import Any
 from ropewalk.core.error import UserError
 from ropewalk.rope.method import LARGEST_THETA
 from ropewalk.rope.scaling import KEYS
+from ropewalk.shape.family import Family
 
 _INFORMATIVE = ("finetuned", "original_max_position_embeddings", "max_position_embeddings", "name", "description")
 """Keys for people, or for programs of a base's authors that compute the same angles."""
@@ -24,6 +25,7 @@ _NEUTRAL: Mapping[str, tuple[float, ...]] = {
     "llama_4_scaling_beta": (0.0,),
 }
 """Keys of some readers, with the values that change nothing."""
+_ORIGINAL = "original_max_position_embeddings"
 _SHARPENING = ("attn_factor", "mscale", "short_mscale", "long_mscale")
 _PLAIN = ("rope_type", "rope_theta", "partial_rotary_factor")
 
@@ -47,6 +49,37 @@ def screen_keys(values: Mapping[str, Any], where: str) -> dict[str, Any]:
             raise _refuse(key, values, where, fix=f"remove {key} if the model was trained with transformers")
     _settle_mscale(kept, where)
     return kept
+
+
+def refuse_null_theta(config: Mapping[str, Any], family: Family, where: str) -> None:
+    """Raise UserError for a theta that is null and stands in no block: the class takes no default for it, and fails."""
+    blocks = [config[key] for key in ("rope_parameters", "rope_scaling") if isinstance(config.get(key), Mapping)]
+    blocks += [kind for block in blocks for kind in block.values() if isinstance(kind, Mapping)]  # one per layer type
+    given = any(block.get("rope_theta") is not None for block in blocks)
+    if family.nope == "null_theta" or given or config.get(family.theta_key, 0) is not None:
+        return
+    raise UserError(
+        f"{family.theta_key} is not usable",
+        where=f"{where}: {family.theta_key}",
+        why="it is null, for which the class has no default",
+        fix="give the number that the model was trained with",
+    )
+
+
+def refuse_long_original(values: Mapping[str, Any], context_tokens: int, where: str) -> None:
+    """Raise UserError for a scaling that counts from a length beyond the model's ``context_tokens``.
+
+    Such a file says two things: that the model reads ``context_tokens``, and that it was trained on more of them before
+    it was scaled. To leave the scaling out would give it angles that it was not trained with.
+    """
+    original = values.get(_ORIGINAL)
+    if isinstance(original, int | float) and original > context_tokens:
+        raise UserError(
+            f"the {values['rope_type']} rope begins beyond the model's context",
+            where=f"{where}.{_ORIGINAL}",
+            why=f"it counts from {original:.10g} tokens, and max_position_embeddings is {context_tokens}",
+            fix="give max_position_embeddings the length that the model was trained at",
+        )
 
 
 def _settle_mscale(values: dict[str, Any], where: str) -> None:

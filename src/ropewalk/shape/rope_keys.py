@@ -15,7 +15,7 @@ from ropewalk.rope.layers import LayerPosition
 from ropewalk.rope.method import LARGEST_THETA
 from ropewalk.rope.scaling import Linear
 from ropewalk.shape.family import Family
-from ropewalk.shape.rope_block import screen_keys
+from ropewalk.shape.rope_block import refuse_long_original, refuse_null_theta, screen_keys
 
 FULL, WINDOWED = "full_attention", "sliding_attention"
 _ORIGINAL = "original_max_position_embeddings"
@@ -46,6 +46,7 @@ def read_ropes(
     if family.nope == "always":
         config = {}  # the class reads none of these keys
     _refuse_methods(config, family, where)
+    refuse_null_theta(config, family, where)
     if family.theta_key != "rope_theta":
         config = _rename_theta(config, family, where)
     if family.ntk_alpha:
@@ -107,17 +108,13 @@ def _find_original(config: Mapping[str, Any], values: Mapping[str, Any], context
 
 def _read_flat(config: Mapping[str, Any], new: Any, family: Family, context_tokens: int, where: str) -> dict[str, Any]:
     """One RoPE: ``new`` is the block of transformers 5, if the file has one; the older keys are beside it."""
-    outside = {
-        "rope_theta": family.theta,
-        "tokens": context_tokens,
-        **_given(config, "rope_theta"),
-    }
+    outside = {"rope_theta": family.theta, "tokens": context_tokens, **_given(config, "rope_theta")}
     if "rope_theta" in config and config["rope_theta"] is not None:
         _check_theta(config["rope_theta"], f"{where}: rope_theta")
     flat = family.ropes == "one"  # with several, transformers reads the original length from inside only
     original = config.get(_ORIGINAL) if flat else None
     found = {
-        key: _normalise(raw, outside, original or context_tokens, family, f"{where}: {key}")
+        key: _normalise(raw, outside, context_tokens if original is None else original, family, f"{where}: {key}")
         for key, raw in (("rope_parameters", new), ("rope_scaling", config.get("rope_scaling")))
         if raw
     }
@@ -137,7 +134,7 @@ def _read_flat(config: Mapping[str, Any], new: Any, family: Family, context_toke
         raise _disagree(
             where, "rope_theta inside", parameters["rope_theta"], "rope_theta outside", outside["rope_theta"]
         )
-    if original and parameters["rope_type"] in _TRAINED_LENGTH and parameters[_ORIGINAL] != original:
+    if original is not None and parameters["rope_type"] in _TRAINED_LENGTH and parameters[_ORIGINAL] != original:
         raise _disagree(where, f"{_ORIGINAL} inside", parameters[_ORIGINAL], "the one outside", original)
     return parameters
 
@@ -184,7 +181,10 @@ def _normalise(raw: Any, outside: Mapping[str, Any], context_tokens: int, family
     original = values.get(_ORIGINAL)
     if values["rope_type"] == "longrope" and type(original) is int and original > 0:
         values.setdefault("factor", max(1.0, outside["tokens"] / original))  # as transformers does
-    return screen_keys(values, where)
+    kept = screen_keys(values, where)
+    if kept.get(_ORIGINAL) != family.default_rope.get(_ORIGINAL):  # else the class wrote it, whatever the context
+        refuse_long_original(kept, outside["tokens"], where)
+    return kept
 
 
 def _given(config: Mapping[str, Any], *keys: str) -> dict[str, Any]:

@@ -195,6 +195,13 @@ def _find_raw(config: Mapping[str, Any], name: str, where: str) -> Mapping[str, 
             + ("missing" if raw is None else f"{raw!r:.60}"),
             fix="download config.json again",
         )
+    if isinstance(raw.get("text_config"), Mapping):
+        raise UserError(
+            "the text part has a text part of its own",
+            where=f"{where}: text_config.text_config",
+            why=f"{name} reads the keys of its text model in text_config, and would take defaults for all of them",
+            fix="move the inner text_config's keys into the outer one",
+        )
     return raw
 
 

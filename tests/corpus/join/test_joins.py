@@ -19,6 +19,7 @@ from ropewalk.corpus.join_rules import JoinRules
 from ropewalk.corpus.mix.dataset import Dataset, open_dataset
 from ropewalk.corpus.mix.packing import pack
 from ropewalk.corpus.prepare.build import build
+from ropewalk.corpus.prepare.ledger import format_ledger
 from ropewalk.corpus.read.bad_input import Place
 from ropewalk.corpus.read.join_parts import describe_part
 from ropewalk.corpus.spec import CorpusSpec, Source
@@ -226,6 +227,27 @@ def test_a_join_that_exceeds_the_limit_goes_on_in_another_document(joined: Corpu
     assert told["tokens_in"] == joined.ledger["books"]["joins"]["train"]["tokens_in"]
 
 
+def test_rules_without_any_effect_are_told(joined: Corpus, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """A join of which no two parts are in one document, and tasks of documents that are all too short."""
+    corpus = make(tmp_path, [chapters(12)], tokenizer, join={"by": "id", "order": "chapter"}, tasks={"share": 0.02})
+    told = format_ledger(corpus.ledger)
+    train = corpus.ledger["books"]["joins"]["train"]
+    assert f"not joined (train): {train['parts']} parts, each in a document of its own" in told
+    assert "no task behind any document" in told
+    assert "not joined" not in (other := format_ledger(joined.ledger)) and "no task" not in other
+
+
+def test_a_key_may_be_a_whole_number_of_any_size() -> None:
+    source = Source.model_validate(
+        {"name": "a", "path": "x", "role": "general", "join": {"by": "book", "order": "chapter"}}
+    )
+    record = {"book": 10**400, "chapter": 1.0}
+    assert describe_part(record, source, Place("x", "x")) == {"key": [str(10**400)], "order": [1.0]}
+    assert describe_part({**record, "chapter": float("inf")}, source, Place("x", "x")) == (
+        "'chapter' must hold a text or a number; found inf"
+    )
+
+
 def test_a_thread_is_read_depth_first(tokenizer: Tokenizer, tmp_path: Path) -> None:
     """1 <- 2 <- 4, 1 <- 3; 5 answers a post that is not there; 6 and 7 answer each other."""
     answers = {"1": None, "4": "2", "3": "1", "2": "1", "5": "gone", "6": "7", "7": "6"}
@@ -238,7 +260,9 @@ def test_a_thread_is_read_depth_first(tokenizer: Tokenizer, tmp_path: Path) -> N
     ]  # fmt: skip
     corpus = make(tmp_path, [posts], tokenizer, join={"by": "thread", "order": "at", "reply_to": "to"})
     texts = read_all(corpus, tokenizer)
-    assert len(texts) == 5 and corpus.ledger["books"]["joins"]["in_circle"] == 10
+    told = corpus.ledger["books"]["joins"]
+    assert len(texts) == 5 and (told["in_circle"], told["unanswerable"]) == (10, 5)
+    assert "5 documents in answer to an id that is not there" in format_ledger(corpus.ledger)
     for text in texts:
         assert [text[part + 5] for part in range(len(text)) if text.startswith("post ", part)] == [*"1243567"]
 

@@ -270,6 +270,7 @@ def test_the_measure_of_shared_wording_by_example() -> None:
         ({"fill_in_middle": {}}, "exclude fill_in_middle"),
         ({"join": {"by": "x", "order": "y", "attend": "parts"}}, "attend: parts"),
         ({"tasks": {"share": 0.5}}, "less than or equal to 0.2"),
+        ({"tasks": {"from_tokens": 4096, "most_tokens": 256}}, "most_tokens is 256, below from_tokens 4096"),
     ],
 )
 def test_what_tasks_cannot_stand_with(keys: dict[str, Any], fault: str) -> None:

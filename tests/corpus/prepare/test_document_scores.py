@@ -125,7 +125,7 @@ def test_a_repeated_id_is_refused_with_the_id(tokenizer: Tokenizer, tmp_path: Pa
     assert "2" in caught.value.why and ("line 5" in caught.value.where) == (twice == "score")
 
 
-@pytest.mark.parametrize("value", ['"high"', "Infinity", "[1]"])
+@pytest.mark.parametrize("value", ['"high"', "Infinity", "[1]", "true", "1" + 400 * "0"])
 def test_a_score_that_is_no_number_is_told_with_its_line(tokenizer: Tokenizer, tmp_path: Path, value: str) -> None:
     (tmp_path / "a.jsonl").write_text(json.dumps({"text": sentence(0, 400), "id": "d"}) + "\n")
     (tmp_path / "scores.jsonl").write_text(f'{{"id": "e", "gain": null}}\n{{"id": "d", "gain": {value}}}\n')

@@ -103,6 +103,18 @@ def test_a_band_keeps_its_share_in_every_language_and_length(tmp_path: Path) -> 
     [
         ("def count(text, metadata):\n    return float('nan')\n", "a score is no number"),
         ("def count(text, metadata):\n    return [1.0]\n", "a score is no number"),
+        ("def count(text, metadata):\n    return 10**400\n", "a score is no number"),
+        ("def count(text):\n    return 1\n", "document .*\n.*TypeError: count\\(\\) takes 1 positional"),
+        (
+            "def count(text, metadata):\n    return {}[0]\n",
+            "the function that scores failed(.|\n)*KeyError: 0 .*, line 2",
+        ),
+        (
+            "def count(text, metadata):\n    raise SystemExit(3)\n",
+            "the function that scores failed(.|\n)*SystemExit: 3",
+        ),
+        ("import no_such_library\n", "cannot be loaded(.|\n)*No module named 'no_such_library' .*, line 1"),
+        ("def count(:\n", "cannot be loaded(.|\n)*SyntaxError: invalid syntax .*, line 1"),
         ("def other(text, metadata):\n    return 1\n", "no such function"),
         (None, "no such module"),
     ],

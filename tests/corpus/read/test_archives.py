@@ -164,6 +164,17 @@ def test_of_a_zip_with_a_damaged_member_the_others_are_read(tmp_path: Path) -> N
         read(tmp_path / "x.zip")
 
 
+def test_a_member_with_a_password_is_told_as_such(tmp_path: Path) -> None:
+    whole = bytearray(pack("x.zip", {"0.txt": "text 0", "1.txt": "text 1"}))
+    for mark, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):  # of the first member, in its own head and in the directory
+        whole[whole.index(mark) + flags] |= 1
+    (tmp_path / "x.zip").write_bytes(whole)
+    with pytest.raises(UserError, match="it is encrypted: unpack the archive with its password"):
+        read(tmp_path / "x.zip")
+    found = read(tmp_path / "x.zip", faults="skip")
+    assert texts(found) == ["text 1"] and len(found) == 2
+
+
 def test_a_link_in_a_zip_is_no_text(tmp_path: Path) -> None:
     link = zipfile.ZipInfo("link.txt")
     link.external_attr = (stat.S_IFLNK | 0o777) << 16

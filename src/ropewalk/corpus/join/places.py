@@ -36,6 +36,8 @@ class Places:
     """For each document the text before it."""
     in_circle: int
     """Documents that import, or answer, each other in a circle."""
+    unanswerable: int = 0
+    """Documents that answer an id which no document of their group has."""
 
 
 def read_places(store: Path, digests: UInt64[np.ndarray, "documents"]) -> Places:
@@ -68,7 +70,7 @@ def read_places(store: Path, digests: UInt64[np.ndarray, "documents"]) -> Places
         in_circle += sum(_order_answers(order[a:b], own, asked) for a, b in pairwise([*first.tolist(), len(order)]))
     group = np.empty(len(order), dtype=np.int64)
     group[order] = np.repeat(np.arange(len(first)), np.diff(first, append=len(order)))
-    return Places(group, order, headers, in_circle)
+    return Places(group, order, headers, in_circle, _count_unanswerable(group, own, asked))
 
 
 def _make_row(place: Mapping[str, Any], id: str, digest: int, number: int) -> bytes:
@@ -97,6 +99,15 @@ def _digest_id(id: str | None) -> int:
 def unplaced(digests: UInt64[np.ndarray, "documents"]) -> Places:
     """The places of documents that are not joined by what they say: each is a group, and their texts order them."""
     return Places(np.arange(len(digests), dtype=np.int64), np.argsort(digests, kind="stable"), [""] * len(digests), 0)
+
+
+def _count_unanswerable(group: Int64[np.ndarray, "documents"], own: Sequence[int], asked: Sequence[int]) -> int:
+    """How many documents answer an id (0 for none) that no document of their group has; both are digests, or empty."""
+    if not own:
+        return 0
+    ids, wanted = np.array(own, dtype=np.uint64), np.array(asked, dtype=np.uint64)
+    mark = group.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)  # tells equal ids of two groups apart
+    return int((~np.isin(wanted + mark, ids + mark) & (wanted != 0)).sum())
 
 
 def _order_answers(parts: Int64[np.ndarray, "parts"], own: Sequence[int], asked: Sequence[int]) -> int:

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float64, Int64
 
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import warn
-from ropewalk.core.quantity import format_count
+from ropewalk.core.quantity import format_count, is_finite
 from ropewalk.core.seed import seed_for
 from ropewalk.corpus.prepare.document_records import DocumentRecords
 from ropewalk.corpus.prepare.tokenized import Tokenized
@@ -230,7 +230,8 @@ def _read_scores(source: Source, names: Sequence[str]) -> dict[str, dict[str, An
 
 def _check_value(name: str, value: Any, where: str) -> None:
     """Raise UserError where a score is not a number. None and NaN are no score."""
-    if value is not None and (not isinstance(value, int | float) or math.isinf(value)):
+    missing = value is None or (isinstance(value, float) and math.isnan(value))
+    if not missing and not is_finite(value):
         raise UserError(
             "a score is no number",
             where=where,

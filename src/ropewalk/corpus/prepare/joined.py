@@ -104,6 +104,8 @@ def write_joins(
                 "train": train.ledger,
                 "held_out": held.ledger,
                 "in_circle": places.in_circle,
+                "unanswerable": places.unanswerable,
+                "asked": [key for key in ("join", "fill_in_middle", "tasks") if getattr(source, key) is not None],
                 **({"written": train.written} if train.written else {}),
             }
         },

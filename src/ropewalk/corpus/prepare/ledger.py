@@ -120,21 +120,28 @@ def format_ledger(ledger: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _tell_joins(joins: Mapping[str, Any]) -> Iterator[str]:
     """What the joins of a source made of its documents."""
+    asked = joins.get("asked", ())
+    if "fill_in_middle" in asked and not joins["train"]["filled"]:
+        yield "  no text has its middle at the end: rate, most_tokens or the texts allow none"
+    if "tasks" in asked and not joins["train"]["tasks"]:
+        yield "  no task behind any document: from_tokens, most_tokens, the share, the language or the texts allow none"
     for split in ("train", "held_out"):
         made = joins[split]
+        name = split.replace("_", " ")
         if made["filled"]:
             yield f"  the middle stands at the end: {format_count(made['filled'], 'text')}"
         if made["tasks"]:
             share = made["task_tokens"] / made["tokens_out"]
             yield f"  {format_count(made['tasks'], 'task')} behind documents: {share:.2%} of the tokens"
-        if made["parts"] == made["documents"]:
-            continue
-        yield (
-            f"  joined ({split.replace('_', ' ')}): {format_count(made['parts'], 'part')} into "
-            f"{format_count(made['documents'], 'document')}, "
-            f"{made['alone']:,} of them alone; +{format_count(made['added_tokens'], 'token')} between, "
-            f"-{format_count(made['border_tokens'], 'border')}"
-        )
+        if made["parts"] != made["documents"]:
+            yield (
+                f"  joined ({name}): {format_count(made['parts'], 'part')} into "
+                f"{format_count(made['documents'], 'document')}, "
+                f"{made['alone']:,} of them alone; +{format_count(made['added_tokens'], 'token')} between, "
+                f"-{format_count(made['border_tokens'], 'border')}"
+            )
+        elif "join" in asked and made["parts"]:
+            yield f"  not joined ({name}): {format_count(made['parts'], 'part')}, each in a document of its own"
         if made["cut"]:
             yield f"  {format_count(made['cut'], 'text')} cut, with chunks of other texts between"
         if made["continued"]:
@@ -147,6 +154,8 @@ def _tell_joins(joins: Mapping[str, Any]) -> Iterator[str]:
     if joins["in_circle"]:
         circle = format_count(joins["in_circle"], "document")
         yield f"  {circle} in a circle of imports or answers, read by path or order"
+    if lost := joins.get("unanswerable"):
+        yield f"  {format_count(lost, 'document')} in answer to an id that is not there, each as the begin of a thread"
 
 
 def _line(name: str, amount: Mapping[str, int]) -> str:

@@ -6,7 +6,7 @@ measured in windows of 4 KiB.
 
 import importlib
 import importlib.util
-import math
+import traceback
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -15,6 +15,7 @@ from typing import Any
 
 from ropewalk.core.digest import digest_file
 from ropewalk.core.error import UserError, explain_import_fault
+from ropewalk.core.quantity import is_finite
 from ropewalk.core.record import Document
 from ropewalk.corpus.selection_rules import ScoreRules
 from ropewalk.corpus.spec import Source
@@ -25,6 +26,8 @@ _WINDOW, _WINDOWS = 4096, 16
 _FORMAT = 1
 _DIGITS = 6
 _BY_CHARACTER = ("zh", "ja", "han")
+_BROKEN_MODEL = (OSError, ValueError, RuntimeError)
+"""What the libraries raise for a file that is no model of theirs."""
 
 
 def describe_score(source: Source) -> dict[str, Any] | None:
@@ -62,7 +65,7 @@ def _score(functions: Mapping[str, Callable[[Document], Any]], source: str, docu
     found = {}
     for name, function in functions.items():
         value = function(document)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if not is_finite(value):
             raise UserError(
                 "a score is no number",
                 where=f"source {source}: score.{name}, document {document.id}",
@@ -92,7 +95,10 @@ def _fasttext(source: Source) -> Callable[[Document], float]:
         import fasttext
     except ImportError as fault:
         raise _missing(fault, "fasttext", where) from None
-    model = fasttext.load_model(str(path))
+    try:
+        model = fasttext.load_model(str(path))
+    except _BROKEN_MODEL as fault:
+        raise _broken(path, fault, where) from None
 
     def score(document: Document) -> float:
         labels, shares = model.predict(document.text.replace("\n", " "), k=-1)
@@ -116,7 +122,10 @@ def _kenlm(source: Source) -> Callable[[Document], float]:
         import kenlm
     except ImportError as fault:
         raise _missing(fault, "kenlm", where) from None
-    model = kenlm.Model(str(path))
+    try:
+        model = kenlm.Model(str(path))
+    except _BROKEN_MODEL as fault:
+        raise _broken(path, fault, where) from None
 
     def score(document: Document) -> float:
         units, total = 0, 0.0
@@ -141,15 +150,47 @@ def _callable(source: Source) -> Callable[[Document], Any]:
     named = str(_rules(source).callable)
     _find_module(named, source)
     module, _, name = named.partition(":")
-    function = getattr(importlib.import_module(module), name, None)
+    where = f"source {source.name}: score.callable {named}"
+    try:
+        function = getattr(importlib.import_module(module), name, None)
+    except (Exception, SystemExit) as fault:  # a module can raise anything
+        raise _failed(f"the module {module} cannot be loaded", fault, where) from fault
     if not callable(function):
         raise UserError(
             "there is no such function to score with",
-            where=f"source {source.name}: score.callable {named}",
+            where=where,
             why=f"the module {module} has no function {name}",
             fix="correct the name: module:function",
         )
-    return lambda document: function(document.text, dict(document.metadata))
+
+    def score(document: Document) -> Any:
+        try:
+            return function(document.text, dict(document.metadata))
+        except (Exception, SystemExit) as fault:  # a function can raise anything
+            raise _failed("the function that scores failed", fault, f"{where}, document {document.id}") from fault
+
+    return score
+
+
+def _failed(what: str, fault: BaseException, where: str) -> UserError:
+    """The error for a module or function of the user that raised ``fault``, with the line at which it did."""
+    last = traceback.extract_tb(fault.__traceback__)[-1]
+    place = f"{fault.filename}, line {fault.lineno}" if isinstance(fault, SyntaxError) else None
+    return UserError(
+        what,
+        where=where,
+        why=f"{type(fault).__name__}: {fault} ({place or f'{last.filename}, line {last.lineno}'})",
+        fix="correct it; the function takes a text and the document's metadata, and returns a finite number",
+    )
+
+
+def _broken(path: Path, fault: Exception, where: str) -> UserError:
+    return UserError(
+        "a model to score with cannot be read",
+        where=where,
+        why=f"{path}: {fault}",
+        fix="give a model file of this library",
+    )
 
 
 def _find_module(named: str, source: Source) -> Path | None:
@@ -157,7 +198,7 @@ def _find_module(named: str, source: Source) -> Path | None:
     module = named.partition(":")[0]
     try:
         found = importlib.util.find_spec(module)
-    except ImportError:
+    except (ImportError, ValueError):  # ValueError: a module that was made by hand has no spec
         found = None
     if found is None:
         raise UserError(

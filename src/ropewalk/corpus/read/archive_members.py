@@ -43,7 +43,7 @@ _BROKEN_ZIP = (
 )
 """What zipfile raises: RuntimeError for a password, NotImplementedError for a compression that Python has not,
 ValueError for a name or a place that cannot be."""
-_LARGE_BYTES, _LINK = 1 << 26, "link"
+_LARGE_BYTES, _LINK, _ENCRYPTED = 1 << 26, "link", 1
 
 
 class _BrokenArchiveError(Exception):
@@ -223,4 +223,6 @@ def _zip_members(file: File) -> Iterator[_Member]:
                     size, packed = entry.file_size, entry.compress_size
                     grows = size > max(_LARGE_BYTES, MOST_TIMES * packed)
                     fault = f"{packed:,} bytes of it become {size:,}: no text can" if grows else ""
+                    if entry.flag_bits & _ENCRYPTED:
+                        fault = "it is encrypted: unpack the archive with its password"
                     yield _Member(entry.filename, size, lambda entry=entry: archive.open(entry), fault)  # type: ignore[misc]

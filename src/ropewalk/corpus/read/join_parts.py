@@ -3,13 +3,13 @@
 Each document stays a document of its own here. It is joined after copies were dropped, by what this file notes of it.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 from ropewalk.core.error import UserError
+from ropewalk.core.quantity import is_finite
 from ropewalk.corpus.join_rules import DEPENDENCY, FOLDERS, PLACE, fill_header, header_fields
 from ropewalk.corpus.read.bad_input import Found, Place, WholeText, check_text
 from ropewalk.corpus.read.code_tree import Member, describe_file, group_files
@@ -101,6 +101,4 @@ def read_joined(texts: Sequence[File], source: Source, root: Path) -> Iterator[F
 
 def _is_value(value: object) -> bool:
     """Whether a field's value can be a key or a place in an order."""
-    if isinstance(value, bool) or value is None:
-        return False
-    return bool(value.strip()) if isinstance(value, str) else isinstance(value, int | float) and math.isfinite(value)
+    return bool(value.strip()) if isinstance(value, str) else type(value) is int or is_finite(value)
