@@ -94,7 +94,9 @@ class Terms(Mapping[str, Sequence[int]]):
 
 def find_frequent_words(text: str) -> Terms:
     """The most frequent words and identifiers of ASCII, and where each begins."""
-    runs = Counter(_LONG_RUNS.findall(_signs().take(code_points(text)).tobytes().decode("latin-1")))
+    # most programs are ASCII, whose bytes are looked up several times as fast
+    signs = text.encode().translate(_signs()[:256].tobytes()) if text.isascii() else _signs().take(code_points(text))
+    runs = Counter(_LONG_RUNS.findall(bytes(signs).decode("latin-1")))
     words = _count_words(runs).items()
     order = sorted([(-count, word.replace(_QUOTE, "’")) for word, count in words if FEWEST <= count <= MOST])
     if any(sign in text for sign in _BECOME_ASCII):
