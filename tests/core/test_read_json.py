@@ -9,7 +9,7 @@ import pytest
 
 from ropewalk.checkpoint.save_record import read_saves
 from ropewalk.core.error import UserError
-from ropewalk.core.read_json import read_written, read_written_lines
+from ropewalk.core.read_json import parse_written, read_written, read_written_lines
 from ropewalk.core.record import Metric, append_metrics, read_metrics, read_scores
 from ropewalk.core.run_folder import StageFolder
 from ropewalk.evaluate.stage_gate import read_verdicts
@@ -17,6 +17,32 @@ from ropewalk.train.metrics_log import MetricsLog
 from ropewalk.train.rollback import read_history
 
 ROWS = [Metric(0, step, "loss/train", 2.0, "nats") for step in range(1, 6)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a": [1, 2.5e-7, -0.0, null, true, "é\\u4e2d\\ud83d\\ude00"], "a": 1e400}', '"\\ud800"', "NaN", "-0",
+        "[" * 300 + "]" * 300, f"{10**400}", f"{2**64}", "5e-324", "", "{", "[1,]", "1" * 5000, '"\x01"',
+    ],
+)  # fmt: skip
+def test_a_line_is_what_python_reads(text: str) -> None:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        with pytest.raises(ValueError) as raised:
+            parse_written(text.encode())
+        assert str(raised.value) == str(error)
+    else:
+        read = parse_written(text.encode())
+        assert (repr(read), type(read)) == (repr(value), type(value))
+
+
+def test_a_line_that_is_not_wanted_is_not_parsed(tmp_path: Path) -> None:
+    (tmp_path / "lines").write_bytes(b'{"a": 1}\n{torn\n{"a": 2}\n')
+    assert [*read_written_lines(tmp_path / "lines", wanted=lambda line: b"torn" not in line)] == [{"a": 1}, {"a": 2}]
+    with pytest.raises(UserError, match="line 2"):
+        list(read_written_lines(tmp_path / "lines"))
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def test_words_are_those_of_the_slow_search(number: int) -> None:
         "istanbul",
         "_under",
     ]
-    odd = ODD if number % 2 else ODD[:9]
+    odd = ODD if number % 2 else ODD[:9] if number % 4 else ["'", "-", "_", " ", "\n", "x", "9", ".", "\t", "\r"]
     pieces = [
         draw.choice(stems) + draw.choice(["", " ", " ", " ", draw.choice(odd)]) for _ in range(draw.choice([9, 900]))
     ]

@@ -189,3 +189,16 @@ def test_models_are_asked_through_their_libraries_and_refused_without(
 def test_rules_that_say_nothing_are_refused(keys: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Source.model_validate({"name": "a", "path": "a", "role": "general", **keys})
+
+
+def test_some_records_are_those_of_all(tmp_path: Path) -> None:
+    lines: list[dict[str, Any]] = [{"id": f"d{n}", "scores": {"dropped": n}} for n in range(40)]
+    stored = np.arange(40) % 3 > 0
+    for number in np.flatnonzero(~stored).tolist():
+        lines[number] = {"id": f"d{number}", "dropped": "too short"}
+    (tmp_path / "documents.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    records = DocumentRecords(tmp_path, int(stored.sum()), tmp_path / "offsets")
+    every = [*records]
+    chosen = np.arange(len(every)) % 5 == 2
+    assert [*records.read_some(chosen)] == [(n, record) for n, record in enumerate(every) if chosen[n]]
+    assert [records.read(n) for n in range(len(every))] == every == [line for line in lines if "scores" in line]

@@ -31,6 +31,11 @@ def test_round_trip(tmp_path_factory: pytest.TempPathFactory, lengths: list[int]
     for number, (tokens, mask) in enumerate(made):
         held_tokens, held_mask = documents.read(number)
         assert np.array_equal(held_tokens, tokens) and np.array_equal(held_mask, mask)
+    numbers = random.integers(0, len(made), 20)
+    pieces = np.stack([numbers, *np.sort(random.integers(0, np.array(lengths)[numbers] + 1, (2, 20)), axis=0)], axis=1)
+    for (number, begin, end), held in zip(pieces.tolist(), documents.read_pieces(pieces), strict=True):
+        for one, other in zip(held, made[number], strict=True):
+            assert np.array_equal(one, other[begin:end])
     middle = len(made) // 2
     some = StoredDocuments(documents.shards, np.array([middle]))
     assert np.array_equal(some.read(0, 0, 1)[0], made[middle][0][:1])

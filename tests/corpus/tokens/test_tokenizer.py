@@ -222,6 +222,15 @@ def test_few_texts_are_encoded_as_many(tokenizer: Tokenizer) -> None:
         assert alone.tolist() == pair.tolist() == ids.tolist()
 
 
+def test_questions_have_the_ids_of_the_library_once_words_are_trusted(tokenizer_folder: Path) -> None:
+    slow, quick = load_tokenizer(tokenizer_folder), load_tokenizer(tokenizer_folder)
+    texts = [f"\n\nHow often does “name_{n}” stand above, 第{n}条?\n" for n in range(30)] + ["", "天地", "a\nb"]
+    quick.fast._checked = 1 << 30
+    assert quick.fast.trusted and "fast" not in vars(slow)
+    for one, other in zip(slow.encode_all_inside(texts), quick.encode_all_inside(texts), strict=True):
+        assert one.tolist() == other.tolist() and one.dtype == other.dtype
+
+
 def test_documents_in_a_batch_are_as_alone(tokenizer: Tokenizer) -> None:
     documents = [document(sentence(n) + "\n" + han(n) * 300, ((0, 5),) if n % 2 else None) for n in range(40)]
     for together, one in zip(tokenizer.encode_documents(documents), documents, strict=True):

@@ -24,6 +24,8 @@ TERMS = 60
 _SHORTEST_WORD = 5
 _QUOTE, _LETTER = "\0", "\1"
 """Among runs, which are of ASCII, the signs for a curved apostrophe and for a letter or digit of no ASCII."""
+_LONG_RUNS = re.compile(f"[^ ]{{{_SHORTEST_WORD},}}")
+"""Runs that may be words or hold them; a list of all runs would be twice as long."""
 _IN_RUN = re.compile("[A-Za-z0-9_'-]")
 _WORDS = re.compile(r"(?<![\w\1])[A-Za-z_][A-Za-z0-9_'\0-]*(?![\w\1])".replace(r"\1", _LETTER))
 _BECOME_ASCII = ("\u0130", "\u212a")
@@ -92,15 +94,16 @@ class Terms(Mapping[str, Sequence[int]]):
 
 def find_frequent_words(text: str) -> Terms:
     """The most frequent words and identifiers of ASCII, and where each begins."""
-    runs = Counter(_signs().take(code_points(text)).tobytes().decode("latin-1").split())
-    long = {run: count for run, count in runs.items() if len(run) >= _SHORTEST_WORD}
-    words = _count_words(long).items()
+    # most programs are ASCII, whose bytes are looked up several times as fast
+    signs = text.encode().translate(_signs()[:256].tobytes()) if text.isascii() else _signs().take(code_points(text))
+    runs = Counter(_LONG_RUNS.findall(bytes(signs).decode("latin-1")))
+    words = _count_words(runs).items()
     order = sorted([(-count, word.replace(_QUOTE, "’")) for word, count in words if FEWEST <= count <= MOST])
     if any(sign in text for sign in _BECOME_ASCII):
         folded = text.lower()
         alone = ((word, -count) for count, word in order if folded.count(word.lower()) == -count)
         return Terms(dict(islice(alone, TERMS)), lambda word: _find_all(text, word))
-    return Terms(_find_alone(order, long), lambda word: _find_all(text, word))
+    return Terms(_find_alone(order, runs), lambda word: _find_all(text, word))
 
 
 def _count_words(runs: Mapping[str, int]) -> dict[str, int]:
@@ -124,22 +127,30 @@ def _find_alone(order: Iterable[tuple[int, str]], runs: Mapping[str, int]) -> di
     exact = dict[str, int]()
     for folded, count in zip("\n".join(runs).lower().split("\n"), runs.values(), strict=True) if runs else ():
         exact[folded] = exact.get(folded, 0) + count
-    text, found = "\n".join(exact), dict[str, int]()
+    longest_last, found = sorted(exact, key=len), dict[str, int]()
+    text = "\n".join(longest_last)
+    longer = _find_longer(longest_last, len(text))
     for negative, word in order:
         folded, left = word.lower().replace("’", _QUOTE), -negative
-        alone = exact.get(folded, 0)
-        if alone < left or (alone == left and text.count(folded) > 1):
-            at = text.find(folded)
-            while at >= 0 and left >= 0:
-                end = text.find("\n", at)
-                left -= exact[text[text.rfind("\n", 0, at) + 1 : end if end >= 0 else None]]
-                at = text.find(folded, at + len(folded))
-            alone = -negative - left
-        if alone == -negative:
-            found[word] = alone
+        left -= exact.get(folded, 0)
+        at = text.find(folded, longer[len(folded)]) if left >= 0 and len(folded) < len(longer) else -1
+        while at >= 0 and left >= 0:
+            end = text.find("\n", at)
+            left -= exact[text[text.rfind("\n", 0, at) + 1 : end if end >= 0 else None]]
+            at = text.find(folded, at + len(folded))
+        if not left:
+            found[word] = -negative
             if len(found) == TERMS:
                 break
     return found
+
+
+def _find_longer(runs: Sequence[str], characters: int) -> list[int]:
+    """For each length up to that of the last of ``runs``, which are in order of length, where the first longer one
+    begins in their text of ``characters``."""
+    sizes = np.array([len(run) for run in runs], dtype=np.int64)
+    begins = np.append(np.cumsum(sizes + 1) - sizes - 1, characters)
+    return list(begins[np.searchsorted(sizes, np.arange(sizes[-1] + 1 if len(sizes) else 0), side="right")].tolist())
 
 
 def _find_all(text: str, word: str) -> list[int]:

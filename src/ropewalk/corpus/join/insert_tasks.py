@@ -4,8 +4,8 @@ They are tokens of their own beside the store, so another share is another table
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from itertools import pairwise
+from dataclasses import dataclass, replace
+from itertools import islice, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,8 +23,27 @@ from ropewalk.corpus.tokens.tokenizer import Tokenizer
 
 _LANGUAGES = ("en", "zh", "code")
 _TRIES = 6
+_ABOUT_TOKENS, _MOST_TOGETHER = 40, 64
+"""Tokens of a task, before one is known, and tasks that are encoded together."""
 _ABOUT_ALL_ABOVE = ("count", "mention", "overwrite", "frequent")
 """Families whose answer would be another one if their word stood once more behind the document."""
+
+
+@dataclass(slots=True)
+class _Budget:
+    """The tokens of tasks so far, ``spent``, and how many there may be: a share of all, with ``before`` of text."""
+
+    share: float
+    before: int
+    spent: int
+
+    @property
+    def left(self) -> float:
+        return self.share * (self.before + self.spent) - self.spent
+
+    @property
+    def is_left(self) -> bool:
+        return self.spent < self.share * (self.before + self.spent)
 
 
 class InsertedTasks(NamedTuple):
@@ -65,17 +84,18 @@ def insert_tasks(
         if not fits or random.random() >= rules.documents:
             continue
         text = read_terms(_read_text(rows, table, documents, tokenizer), language)
-        tasks = _make_tasks(text, rules, random, other, writer)
+        budget = _Budget(rules.share, before, spent)
+        tasks = _encode_tasks(_make_tasks(text, rules, random, other, writer), tokenizer, budget)
         own: list[Added] = []
-        while spent < rules.share * (before + spent) and (task := next(tasks, None)) is not None:
-            question, answer = tokenizer.encode_all_inside([f"\n\n{task['question']}\n", task["answer"]])
+        while budget.is_left and (found := next(tasks, None)) is not None:
+            task, question, answer = found
             tokens += len(question) + len(answer)
             if tokens > rules.most_tokens:
                 break
             own += [Added(question, rules.loss == "all"), Added(answer, True)]
-            spent += len(question) + len(answer)
+            budget.spent += len(question) + len(answer)
             records.append({"document": joined, **task})
-        other = text
+        other, spent = text, budget.spent
         if own:
             blocks += [table.rows[done : last - 1], *_open_end(rows[-1], joined, own, table.stored + len(added))]
             added += own
@@ -116,6 +136,19 @@ def _make_tasks(
         asked.add((family, *task.about))
         said += f"{task.question}\n{task.answer}\n".lower()
         yield task._asdict()
+
+
+def _encode_tasks(
+    tasks: Iterator[dict[str, Any]], tokenizer: Tokenizer, budget: _Budget
+) -> Iterator[tuple[dict[str, Any], Int64[np.ndarray, "_"], Int64[np.ndarray, "_"]]]:
+    """Tasks with the tokens of question and answer. They are encoded together: as many as the budget has room for, if
+    they are as long as those before. What is made beyond it is not asked."""
+    each = float(_ABOUT_TOKENS)
+    while group := [*islice(tasks, max(1, min(_MOST_TOGETHER, int(budget.left / each))))]:
+        texts = [text for task in group for text in (f"\n\n{task['question']}\n", task["answer"])]
+        ids = tokenizer.encode_all_inside(texts)
+        each = sum(map(len, ids)) / len(group)
+        yield from zip(group, ids[::2], ids[1::2], strict=True)
 
 
 def _is_changed(task: Task, said: str) -> bool:

@@ -46,6 +46,11 @@ def order_as_bytes(values: Iterable[str | int | float]) -> bytes:
     found = []
     for value in values:
         found.append(_VALUE)
+        if isinstance(value, int) or (
+            isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 300
+        ):
+            found += (_NUMBER, _number_as_bytes(int(value)), _END)  # most ids and places in an order
+            continue
         for kind, number, text in order_naturally(value):
             found += (_TEXT, text_as_bytes(text)) if kind else (_NUMBER, _number_as_bytes(number))
         found.append(_END)

@@ -7,6 +7,7 @@ from array import array
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from struct import Struct
@@ -75,8 +76,14 @@ def read_places(store: Path, digests: UInt64[np.ndarray, "documents"]) -> Places
 
 def _make_row(place: Mapping[str, Any], id: str, digest: int, number: int) -> bytes:
     """What sorts a document: its key in natural order, then letter by letter; its order fields, its id, its digest."""
-    key = order_as_bytes(place["key"]) + b"".join(map(text_as_bytes, place["key"]))
+    key = _key_as_bytes(tuple(place["key"]))
     return b"".join([key, order_as_bytes(place["order"]), order_as_bytes([id]), _TAIL.pack(digest, number, len(key))])
+
+
+@lru_cache(maxsize=1 << 10)
+def _key_as_bytes(key: tuple[str, ...]) -> bytes:
+    """A key in natural order, then letter by letter. The parts of a join often follow each other in a file."""
+    return order_as_bytes(key) + b"".join(map(text_as_bytes, key))
 
 
 def _read_rows(rows: Sequence[bytes]) -> tuple[Int64[np.ndarray, "documents"], Int64[np.ndarray, "groups"]]:

@@ -64,7 +64,7 @@ def _count(text: Text, random: np.random.Generator, other: Text | None) -> Task 
 def _order(text: Text, random: np.random.Generator, other: Text | None) -> Task | None:
     if len(text.terms) < 2:
         return None
-    words = random.choice([*text.terms], size=2, replace=False).tolist()
+    words = _draw_some([*text.terms], 2, random)
     first = min(words, key=lambda word: text.terms[word][0])
     if text.terms[first][0] > text.early:
         return None
@@ -157,7 +157,7 @@ def _find_heading(text: Text, at: int) -> str | None:
 def _frequent(text: Text, random: np.random.Generator, other: Text | None) -> Task | None:
     if len(text.terms) < 3:
         return None
-    words = random.choice([*text.terms], size=3, replace=False).tolist()
+    words = _draw_some([*text.terms], 3, random)
     most, second = sorted(words, key=lambda word: -text.terms.count(word))[:2]
     if text.terms.count(most) < max(_CLEARLY_MORE * text.terms.count(second), text.terms.count(second) + 2):
         return None
@@ -194,6 +194,11 @@ def _ask(
 
 def _draw(of: Sequence[str], random: np.random.Generator) -> str:
     return of[int(random.integers(len(of)))]
+
+
+def _draw_some(of: Sequence[str], count: int, random: np.random.Generator) -> list[str]:
+    """Some different ones, in a drawn order. Their numbers are drawn: an array of words would first be made of all."""
+    return [of[number] for number in random.choice(len(of), size=count, replace=False).tolist()]
 
 
 def _sentence_around(text: Text, at: int) -> str | None:

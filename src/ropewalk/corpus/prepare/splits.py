@@ -137,9 +137,7 @@ def write_dropped(
         ):
             split, sizes = choice.split, sources[number].bytes
             homes, kept_documents = choice.kept_source, choice.kept_document
-            for document, record in enumerate(records[number]):
-                if split[document] <= HELD_OUT:
-                    continue
+            for document, record in records[number].read_some(split > HELD_OUT):
                 if split[document] == UNFIT:
                     why = picked[number].explain(document)
                 else:

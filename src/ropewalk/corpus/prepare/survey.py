@@ -16,6 +16,7 @@ import zstandard
 from jaxtyping import Int64, UInt64
 
 from ropewalk.core.owned import Owned
+from ropewalk.core.read_json import parse_written
 from ropewalk.core.record import Document
 from ropewalk.corpus.clean.quality import Measures
 from ropewalk.corpus.prepare.filters import Filtered, Judged
@@ -95,9 +96,9 @@ def read_survey(folder: Path, source: Source) -> Iterator[Judged]:
     signatures = np.load(folder / "signatures.npy", mmap_mode="r", allow_pickle=False)
     digests = np.load(folder / "digests.npy", allow_pickle=False).tolist()
     number = 0
-    with zstandard.open(folder / _TEXTS, "rb") as texts, (folder / _ITEMS).open(encoding="utf-8") as items:
+    with zstandard.open(folder / _TEXTS, "rb") as texts, (folder / _ITEMS).open("rb") as items:
         for line in items:
-            entry = json.loads(line)
+            entry = parse_written(line)
             size = entry["read_bytes"]
             if entry["measures"] is None:
                 yield Judged(size, Reject(**entry["reject"]), None)

@@ -95,8 +95,9 @@ def _read_text_lines(lines: Iterator[Line], file: File, source: Source, encoding
 
 def _read_line(content: bytes, source: Source, place: Place, encoding: str) -> Found:
     size_bytes = len(content)
-    if size_bytes >= json_file.LONG_BYTES and encoding == "utf-8":
-        # If this parser refuses the line, the parser below reads it, because its error gives the position.
+    if encoding == "utf-8":
+        # If this parser refuses the line, the parser below reads it, because its error gives the position. It is the
+        # faster one, and of a long line it takes less memory.
         with suppress(ValueError):
             return place, from_json(content)
     text = decode_text(content, source, place, encoding)

@@ -26,7 +26,7 @@ from ropewalk.corpus.read.provenance import ORIGIN, find_provenance
 from ropewalk.corpus.read.records import read_hub, read_records, read_saved
 from ropewalk.corpus.read.remote import content_bytes_of, digest_content, find_remote_files, is_remote, local_copy
 from ropewalk.corpus.read.turn import NO_CONVERSATION, UnreadError
-from ropewalk.corpus.read_options import FileOptions
+from ropewalk.corpus.read_options import FileOptions, RecordOptions
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.text.language import judge_language
 from ropewalk.corpus.text.reject import Reject as Reject
@@ -100,10 +100,11 @@ def read_items(source: Source, seed: int, file: File | None = None) -> Iterator[
             language = source.language or document.language
             yield replace(document, source=source.name, role=source.role, language=language)
         return
+    options = source.record_options  # made of the source anew, so not for each record
     for found in read_found(source, file):
         owned = Owned(found)
         del found
-        yield _make_item(owned.take(), source)
+        yield _make_item(owned.take(), source, options)
 
 
 def read_found(source: Source, file: File | None = None) -> Iterator[Found]:
@@ -156,7 +157,7 @@ def _read_alone(texts: Sequence[File], source: Source) -> Iterator[Found]:
             yield Place(str(file.path), file.name), made.take()
 
 
-def _make_item(found: Found, source: Source) -> Document | Reject:
+def _make_item(found: Found, source: Source, options: RecordOptions) -> Document | Reject:
     if isinstance(found, Reject):
         return found
     place, record = found
@@ -177,19 +178,19 @@ def _make_item(found: Found, source: Source) -> Document | Reject:
         noted[ORIGIN] = origin
     owned = Owned(record)
     del record
-    item = _make_document(owned.take(), source, place)
+    item = _make_document(owned.take(), source, place, options)
     if not noted or isinstance(item, Reject):
         return item
     return replace(item, metadata={**item.metadata, **noted})
 
 
-def _make_document(record: object, source: Source, place: Place) -> Document | Reject:
+def _make_document(record: object, source: Source, place: Place, options: RecordOptions) -> Document | Reject:
     if not isinstance(record, Mapping):
         why = f"it is a {type(record).__name__}, not an object with keys"
         return reject(source, place, "not a record", why, size_bytes=0, text=str(record)[:1000])
     size = _size_of(record)
-    if source.record_options.is_chat or source.record_options.prompt_key:
-        return _make_conversation(record, source, place, size)
+    if options.is_chat or options.prompt_key:
+        return _make_conversation(record, source, place, size, options)
     value = find_value(record, source.text_key)
     if not isinstance(value, str):
         found = f"keys {', '.join(map(str, record))}" if value is None else f"a {type(value).__name__}"
@@ -208,16 +209,18 @@ def _make_document(record: object, source: Source, place: Place) -> Document | R
     return made if spans is None else replace(made, loss_spans=tuple((int(a), int(b)) for a, b in spans))
 
 
-def _make_conversation(record: Mapping[str, object], source: Source, place: Place, size: int) -> Document | Reject:
+def _make_conversation(
+    record: Mapping[str, object], source: Source, place: Place, size: int, options: RecordOptions
+) -> Document | Reject:
     """A document of the contents of a conversation, which decide its language. The conversation is laid out later,
     where the model's template is available."""
-    is_chat = source.record_options.is_chat
+    is_chat = options.is_chat
     try:
-        found = find_conversation(record, source.record_options)
+        found = find_conversation(record, options)
     except UnreadError as error:
         reason = "no text" if error.reason == NO_CONVERSATION and not is_chat else error.reason
         return reject(source, place, reason, str(error), size_bytes=size, text=repr(record)[:1000])
-    checked = _check_strings(found, source, place)
+    checked = _check_strings(found, source, place, options)
     if isinstance(checked, Reject):
         return checked
     if is_chat:
@@ -231,18 +234,20 @@ def _make_conversation(record: Mapping[str, object], source: Source, place: Plac
         return reject(source, place, "more than a prompt", why + fix, size_bytes=size, text=repr(record)[:1000])
     prompt, answer = (message["content"] for message in checked["messages"])
     made = _document(f"{prompt}\n{answer}", source, id=_id_of(record, place), place=place)
-    start = 0 if source.record_options.loss == "all" else len(prompt) + 1
+    start = 0 if options.loss == "all" else len(prompt) + 1
     return replace(made, loss_spans=((start, len(made.text)),))
 
 
-def _check_strings(conversation: Conversation, source: Source, place: Place) -> Conversation | Reject:
+def _check_strings(
+    conversation: Conversation, source: Source, place: Place, options: RecordOptions
+) -> Conversation | Reject:
     """A conversation in which all strings are valid text, or a reject for the first fault."""
     faults: list[Reject] = []
 
     def check(text: str) -> str:
         if faults:
             return text
-        if source.record_options.is_chat and source.faults != "replace" and _SURROGATES.search(text):
+        if options.is_chat and source.faults != "replace" and _SURROGATES.search(text):
             why = "a message contains half a surrogate pair"
             faults.append(reject(source, place, NO_CONVERSATION, why, size_bytes=len(text), text=text))
             return text

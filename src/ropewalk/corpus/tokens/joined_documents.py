@@ -66,7 +66,7 @@ class JoinedDocuments(StoredDocuments):
         """Tokens ``[start, stop)`` of one document and their mask."""
         stop = int(self.lengths[document]) if stop is None else stop
         assert 0 <= start <= stop <= int(self.lengths[document]), f"document {document} has no tokens {start}:{stop}"
-        found = [self._stored.read(number, begin, end) for number, begin, end, _ in self._cut(document, start, stop)]
+        found = self._stored.read_pieces(self._cut(document, start, stop))
         if len(found) == 1:
             return found[0]
         if not found:
@@ -91,21 +91,20 @@ class JoinedDocuments(StoredDocuments):
         stored = len(self._stored) - added
         return [
             {"document": number if number < stored else -1, "start": begin, "tokens": end - begin}
-            for number, begin, end, _ in self._cut(document, start, start + tokens)
+            for number, begin, end in self._cut(document, start, start + tokens).tolist()
         ]
 
-    def _cut(self, document: int, start: int, stop: int) -> list[tuple[int, int, int, int]]:
-        """The pieces of tokens ``[start, stop)`` of a document, cut to them."""
+    def _cut(self, document: int, start: int, stop: int) -> Int64[np.ndarray, "pieces 3"]:
+        """The pieces of tokens ``[start, stop)`` of a document, cut to them: number, begin, end."""
         first, last = int(self.first[document]), int(self.last[document])
-        here = int(self._before[first])
-        low = int(np.searchsorted(self._before[first : last + 1], here + start, side="right")) - 1 + first
-        high = int(np.searchsorted(self._before[first : last + 1], here + stop, side="left")) + first
-        cut = []
-        for piece in range(low, high):
-            number, begin, end, opens = self.pieces[piece].tolist()
-            before = int(self._before[piece]) - here
-            left, right = max(0, start - before), max(0, before + end - begin - stop)
-            cut.append((number, begin + left, end - right, opens if not left else 0))
+        before = self._before[first : last + 1]
+        here = int(before[0])
+        low = int(np.searchsorted(before, here + start, side="right")) - 1
+        high = max(low, int(np.searchsorted(before, here + stop, side="left")))
+        cut = np.array(self.pieces[first + low : first + high, :3])
+        if len(cut):
+            cut[0, 1] += max(0, here + start - int(before[low]))
+            cut[-1, 2] -= max(0, int(before[high]) - here - stop)
         return cut
 
 
