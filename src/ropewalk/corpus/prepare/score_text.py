@@ -68,7 +68,7 @@ def _score(functions: Mapping[str, Callable[[Document], Any]], source: str, docu
         if not is_finite(value):
             raise UserError(
                 "a score is no number",
-                where=f"source {source}: score.{name}, document {document.id}",
+                where=f"document {document.id} of source {source}: score.{name}",
                 why=f"it is {value!r:.80}",
                 fix="let the function return a finite number for every text",
             )
