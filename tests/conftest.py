@@ -80,6 +80,13 @@ def _forget_told() -> None:
     progress._told.clear()
 
 
+def _tell_apart() -> None:
+    """What was told is in memory that forks share: workers are forks of one process, and each forgets at its tests."""
+    from ropewalk.core import progress
+
+    progress._told = progress._Told()
+
+
 @functools.cache
 def _start_autograd() -> None:
     """Lets torch's autograd engine count its devices now, where there is none.
@@ -93,7 +100,7 @@ def _start_autograd() -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     workers: Any = config.pluginmanager.get_plugin("forked_workers")
-    workers.at_start += [type_checks.count_apart, huge_pages.collapse_pages]
+    workers.at_start += [type_checks.count_apart, huge_pages.collapse_pages, _tell_apart]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

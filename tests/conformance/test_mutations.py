@@ -30,6 +30,7 @@ from ropewalk.shape.wrappers import WRAPPERS
 ELSEWHERE = {
     "assumes_more": "tests/shape/test_layer_keys.py",
     "model_type": "every row has its own",
+    "may_have_none": "tests/shape/test_altered_files.py",
 }
 """Fields that another test holds."""
 

@@ -163,7 +163,8 @@ def test_the_factors_of_llama_3_become_its_method(make_tiny: Make, tmp_path: Pat
     """transformers drops the table, and the model would run plain RoPE."""
     factors = llama3_factors(50_000.0, 8.0)
     assert len(set(factors.round(3))) == 3, "kept, blended and divided pairs"
-    source = write_gguf(tmp_path / "m.gguf", "llama", make(make_tiny, "llama"), tensors={"rope_freqs.weight": factors})
+    model, keys = make(make_tiny, "llama"), {"context_length": 131072}
+    source = write_gguf(tmp_path / "m.gguf", "llama", model, keys=keys, tensors={"rope_freqs.weight": factors})
     import_gguf(source, tmp_path / "out", dtype="float32")
     live = AutoModelForCausalLM.from_pretrained(tmp_path / "out").model.rotary_emb.inv_freq.double().numpy()
     np.testing.assert_allclose(live, 50_000.0 ** (-np.arange(8) / 8) / factors, rtol=1e-5)

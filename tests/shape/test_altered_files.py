@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from conformance.published import read_published
 from ropewalk.core.error import UserError
 from ropewalk.shape.read import parse_shape, read_shape
 from ropewalk.shape.shipped import BASES
@@ -57,7 +58,10 @@ def test_an_altered_file_is_refused_with_the_true_reason(case: str) -> None:
 
 
 def test_a_class_that_may_have_no_experts_is_dense_without_and_null_is_the_default() -> None:
-    assert parse_shape(read(QWEN_MOE) | {"num_experts": 0}, "config.json").experts is None
+    published = read_published()
+    for base in (QWEN_MOE, "Qwen/Qwen1.5-MoE-A2.7B-Chat", "Qwen/Qwen3-Next-80B-A3B-Instruct"):
+        assert parse_shape(published[base], "config.json").experts is not None
+        assert parse_shape(published[base] | {"num_experts": 0}, "config.json").experts is None
     assert parse_shape(read(ERNIE) | {"moe_layer_end_index": None}, "config.json") == parse_shape(read(ERNIE), "x")
 
 
