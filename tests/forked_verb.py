@@ -20,6 +20,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import config
 
 from ropewalk.cli.main import main
@@ -65,6 +66,9 @@ def _stand_alone(out: Path, errors: Path) -> None:
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+    # A fork's first thread to ask for torch's pool makes it anew; of two that ask at once, as transformers' readers of
+    # weights do, one finds none.
+    torch.set_num_threads(torch.get_num_threads())
 
 
 def run_program(program: Sequence[str], log: Path, folders: Sequence[Path], seconds: float) -> int | None:
