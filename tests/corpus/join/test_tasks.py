@@ -17,7 +17,7 @@ from made_texts import HAN, WORDS, han
 from ropewalk.core.seed import stream
 from ropewalk.corpus.join.task_text import read_terms
 from ropewalk.corpus.join.task_wordings import ANSWERS, GAP, QUESTIONS, REQUESTS
-from ropewalk.corpus.join.tasks import Task, make_task
+from ropewalk.corpus.join.tasks import SENTENCES, Task, make_task
 from ropewalk.corpus.prepare.build import build
 from ropewalk.corpus.spec import CorpusSpec, Source
 from ropewalk.corpus.task_rules import FAMILIES, Family
@@ -167,6 +167,34 @@ def test_words_sentences_and_settings_are_whole() -> None:
         "depth = 1\nwidth = 3\nwidth = 4\ndepth = 5\ndepth += 2\nstep+=1\nstep+=2\nlate = 1\n" + rest + "late = 2\n"
     )
     assert {(task.about[0], task.answer) for task in ask(settings, "overwrite")} == {("width", "4")}
+
+
+def test_a_line_is_searched_for_sentences_once() -> None:
+    """As by the expression that tries each character for a beginning, in quadratic time."""
+    close = r"[\"'”’)\]」』）]*"
+    plain = re.compile(rf"(?:[^\n。！？.!?]|[.!?](?!{close}(?:\s|$)))+(?:[。！？]{close}|[.!?]{close}(?=\s|$))")
+    random = stream("sentences")
+    for _ in range(3000):
+        text = "".join(random.choice([*'ab 天 \n."”)。！?3'], int(random.integers(1, 40))).tolist())
+        begin, end = sorted(random.integers(0, len(text) + 1, 2).tolist())
+        found = [match.span() for match in SENTENCES.finditer(text, begin, end) if match[1] is not None]
+        assert found == [match.span() for match in plain.finditer(text, begin, end)], (text, begin, end)
+
+
+@pytest.mark.parametrize("kinds", [("en", "en"), ("code", "en"), ("zh", "en"), ("en", "zh")])
+def test_words_of_another_text_are_searched_in_all_of_this_one(kinds: tuple[str, str]) -> None:
+    """Also where only the runs of a text are searched: in parts of words, another case, and odd letters."""
+    random, missing = stream("strange", *kinds), 0
+    odd = ["it’s-so", "naïve", "MiXed_caSe9", "张三", "李四"]
+    for number in range(30):
+        words = [random.choice([*NAMES, *odd, *["İstanbul"][: number % 3]], 120) for _ in kinds]
+        cut = [" ".join(word[: int(random.integers(4, 12))] for word in each) for each in words]
+        texts = [chinese(number) if kind == "zh" else text for kind, text in zip(kinds, cut, strict=True)]
+        read, other = map(read_terms, texts, kinds)
+        expected = [word for word in other.terms if word.lower() not in texts[0].lower()]
+        assert read.find_strange(other).all == expected
+        missing += len(expected)
+    assert missing
 
 
 def make(folder: Path, tokenizer: Tokenizer, name: str = "corpus", **rules: Any) -> Corpus:

@@ -17,7 +17,7 @@ from ropewalk.corpus.tokens import apart_pairs, gigatoken, word_cache
 from ropewalk.corpus.tokens.apart_pairs import ApartPairs
 from ropewalk.corpus.tokens.safe_splits import CUTTABLE
 from ropewalk.corpus.tokens.tokenizer import Tokenizer
-from ropewalk.corpus.tokens.word_cache import SETTLED, in_ascii, load_words
+from ropewalk.corpus.tokens.word_cache import SETTLED, in_common, load_words
 
 ALL = "".join(chr(code) for first, last in SETTLED for code in range(first, last + 1))
 ODD = [
@@ -68,13 +68,20 @@ def test_a_text_has_the_ids_of_its_words(
 
 
 @pytest.mark.parametrize("pattern", sorted(CUTTABLE))
-def test_ascii_is_split_in_the_same_way(pattern: str) -> None:
+def test_common_characters_are_split_in_the_same_way(pattern: str) -> None:
     split, draw = pre_tokenizers.Split(Regex(pattern), "isolated"), random.Random(1)
-    signs = ["a", "Q", "7", "'s", "'Ll", "'", " ", "  ", "\n", "\r\n", "\t", "\x0b", "\x1c", "\x00", "_", "=", "."]
-    everything = "".join(map(chr, range(128)))
-    texts = [everything, *("".join(draw.choices([*signs, *everything], k=200)) for _ in range(200))]
+    everything = re.findall(f"[{word_cache.COMMON}]", "".join(map(chr, range(0x10000))))
+    assert set(everything) <= set(ALL)
+    signs = [
+        "a", "Q", "é", "7", "'s", "'Ll", "'", " ", "  ", "\n", "\r\n", "\t", "\x0b", "\x1c", "\x00", "_", "=", ".",
+        "天", "\u3000", "，", "×", "“",
+    ]  # fmt: skip
+    texts = ["".join(everything), *("".join(draw.choices([*signs, *everything[:128]], k=200)) for _ in range(200))]
+    texts += ["".join(draw.choices([*signs, *everything[128:400], *everything[-60:]], k=200)) for _ in range(200)]
+    texts += [f"{draw.choice(signs)}{each}{draw.choice(signs)}{each}" for each in everything]
+    take = re.compile(in_common(pattern), re.ASCII).findall
     for text in texts:
-        assert re.findall(in_ascii(pattern), text, re.ASCII) == [w for w, _ in split.pre_tokenize_str(text)]
+        assert take(text) == [word for word, _ in split.pre_tokenize_str(text)], ascii(text)
 
 
 @pytest.mark.parametrize("parts", [[], ["\x80\xe5", "\xa4\xa9\xe5\x9c", "\x9c\xb0\xe7\x8e\x84", "a\xe5", "\xb0"]])

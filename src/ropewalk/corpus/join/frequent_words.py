@@ -67,11 +67,12 @@ def _group(keys: UInt64[np.ndarray, "keys"], places: Int64[np.ndarray, "keys"], 
 class Terms(Mapping[str, Sequence[int]]):
     """The frequent words of a text, the most frequent first, with the places where each begins.
 
-    Places are found when they are first asked for: questions need those of few words.
+    Places are found when they are first asked for: questions need those of few words. ``runs``: each different run of
+    the text in lower case, which hold every word of ASCII that it has; None where they were not listed.
     """
 
-    def __init__(self, counts: Mapping[str, int], find: Callable[[str], list[int]]) -> None:
-        self._counts, self._find = counts, find
+    def __init__(self, counts: Mapping[str, int], find: Callable[[str], list[int]], runs: str | None = None) -> None:
+        self._counts, self._find, self.runs = counts, find, runs
         self._places = dict[str, list[int]]()
 
     def __getitem__(self, word: str) -> list[int]:
@@ -103,7 +104,8 @@ def find_frequent_words(text: str) -> Terms:
         folded = text.lower()
         alone = ((word, -count) for count, word in order if folded.count(word.lower()) == -count)
         return Terms(dict(islice(alone, TERMS)), lambda word: _find_all(text, word))
-    return Terms(_find_alone(order, runs), lambda word: _find_all(text, word))
+    alone, folded = _find_alone(order, runs)
+    return Terms(alone, lambda word: _find_all(text, word), folded.replace(_QUOTE, "’"))
 
 
 def _count_words(runs: Mapping[str, int]) -> dict[str, int]:
@@ -119,10 +121,11 @@ def _count_words(runs: Mapping[str, int]) -> dict[str, int]:
     return counts
 
 
-def _find_alone(order: Iterable[tuple[int, str]], runs: Mapping[str, int]) -> dict[str, int]:
-    """The first words, with their counts, that occur in no case and within no longer run more often than was counted.
+def _find_alone(order: Iterable[tuple[int, str]], runs: Mapping[str, int]) -> tuple[dict[str, int], str]:
+    """The first words, with their counts, that occur in no case and within no longer run more often than was counted;
+    and each different run in lower case, which is searched once.
 
-    ``order``: minus the count of each word, and the word. Each different run, in lower case, is searched once.
+    ``order``: minus the count of each word, and the word.
     """
     exact = dict[str, int]()
     for folded, count in zip("\n".join(runs).lower().split("\n"), runs.values(), strict=True) if runs else ():
@@ -142,7 +145,7 @@ def _find_alone(order: Iterable[tuple[int, str]], runs: Mapping[str, int]) -> di
             found[word] = -negative
             if len(found) == TERMS:
                 break
-    return found
+    return found, text
 
 
 def _find_longer(runs: Sequence[str], characters: int) -> list[int]:

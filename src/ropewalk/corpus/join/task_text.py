@@ -70,15 +70,12 @@ class Text:
         """The character before which an answer must stand."""
         return int(_EARLY * len(self.text))
 
-    @cached_property
-    def folded(self) -> str:
-        """The text in lower case."""
-        return self.text.lower()
-
     def find_strange(self, other: "Text") -> "StrangeTerms":
         """The frequent words of another document that are not in this one."""
         if (found := self._strange.get(other)) is None:
-            found = self._strange[other] = StrangeTerms(self.folded, tuple(other.terms))
+            runs = self.terms.runs if other.terms.runs is not None else None  # a word of ASCII stands in a run
+            folded = self.text.lower() if runs is None else runs
+            found = self._strange[other] = StrangeTerms(folded, tuple(other.terms))
         return found
 
     @cached_property
@@ -107,8 +104,8 @@ class Text:
 
 @dataclass(frozen=True)
 class StrangeTerms:
-    """The words that are in no case in a text, which is given in lower case. All are searched only where one is asked
-    for."""
+    """The words that are in no case in a text, whose words are given in lower case. All are searched only where one is
+    asked for."""
 
     folded: str
     words: Sequence[str]

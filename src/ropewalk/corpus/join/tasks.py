@@ -21,9 +21,10 @@ _ENDING = {"", "\n", *".!?。！？:：;；", *_CLOSING}
 _LINE = 300
 _MARKS = "。！？.!?"
 _CLOSE = f"[{re.escape(_CLOSING)}]*"
-_SENTENCES = re.compile(rf"(?:[^\n。！？.!?]|[.!?](?!{_CLOSE}(?:\s|$)))+(?:[。！？]{_CLOSE}|[.!?]{_CLOSE}(?=\s|$))")
-"""A point that ends no sentence, as in a number, has a letter or digit behind it."""
-
+_INSIDE_SENTENCE = rf"(?:[^\n。！？.!?]+|[.!?](?!{_CLOSE}(?:\s|$)))++"
+SENTENCES = re.compile(rf"({_INSIDE_SENTENCE}(?:[。！？]{_CLOSE}|[.!?]{_CLOSE}(?=\s|$)))|{_INSIDE_SENTENCE}")
+"""A sentence, or without the group the rest of a line that ends none: it is taken whole, as no sentence begins in it. A
+point that ends no sentence, as in a number, has a letter or digit behind it."""
 _IN_PLACE = re.compile(r"[ \t]*[-+*/%&|^<>@]+=")
 _INSIDE = re.compile(r"[ \t)\]{#]|$")
 """Begins a line that does not end a definition at the left margin."""
@@ -209,8 +210,10 @@ def _sentence_around(text: Text, at: int) -> str | None:
     stop = line_end + 1 if line_end >= 0 else min(len(text.text), at + _LONGEST_QUOTE)
     if not any(text.text.find(mark, at, stop) >= 0 for mark in _MARKS):
         return None
-    for match in _SENTENCES.finditer(text.text, begin, stop):
+    for match in SENTENCES.finditer(text.text, begin, stop):
         if match.start() <= at < match.end():
+            if match[1] is None:
+                return None
             before, _, rest = text.text[max(0, match.start() - _LINE) : match.start()].rpartition("\n")
             if not rest.strip() and (before.rstrip(" \t") + "\n")[-2:-1] not in _ENDING:
                 return None  # it begins in the line before
