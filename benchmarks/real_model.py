@@ -3,13 +3,13 @@
     ropewalk import SmolLM2-135M-Instruct.Q4_1.gguf /models/smollm2
     python benchmarks/real_model.py OUT --model /models/smollm2 --text books.jsonl --budget-minutes 120
     python benchmarks/real_model.py OUT --model /models/smollm2 --text books.jsonl --train full --budget-minutes 240
-    python benchmarks/tabulate_real_model.py OUT docs/real-model.md
+    python benchmarks/tabulate_real_model.py OUT/readings.jsonl docs/real-model.md
 
 Every reading (one text or prompt, read by one model) is one line of OUT/readings.jsonl, written when it is done. The
 same command continues after a stop, and no reading is done twice. Readings come in rounds: each model reads its first
 text, then each its second, so a stop leaves a table whose cells have equally many texts. All models read the same
-tokens. The figures come from ropewalk's own extend, evaluate and train. ``--kinds quote`` is a third of the passes: one
-for a text gives its loss by position and answers (real_model_quote.py).
+tokens. The figures come from ropewalk's own extend, evaluate and train. ``--kinds questions`` is a third of the passes:
+one for a text gives its loss by position and answers of three kinds (real_model_questions.py).
 """
 
 import argparse
@@ -25,7 +25,8 @@ from typing import Any, get_args
 import numpy as np
 import torch
 
-from real_model_quote import ask_for_quotations
+from real_model_questions import KINDS as ANSWERS
+from real_model_questions import ask_about
 from ropewalk.commands.advise_probe import read_probe_texts
 from ropewalk.core.artifact import is_finished
 from ropewalk.core.error import UserError
@@ -52,8 +53,7 @@ PROBES: dict[str, Probe] = {
     "key_value": KeyValue(pairs=(QUESTIONS, QUESTIONS)),
     "needle": Needle(questions=QUESTIONS, distractors=QUESTIONS - 1),
 }
-KINDS = ("quote", "loss", *PROBES)
-DEFAULT_KINDS = ("quote", *PROBES)  # a quotation's reading holds the loss
+KINDS = ("questions", "loss", *PROBES)
 SEED = 20_261_129
 FRONT_CHARACTERS = 20_000  # title and table of contents, which a model predicts at 0.7 nats
 TOKEN_CHARACTERS = 5  # more than an English token has; what follows the measured pieces is for training
@@ -87,7 +87,7 @@ def read_book(path: Path) -> str:
 
 
 def list_readings(
-    base_tokens: int, targets: list[int], arms: dict[int, list[str]], kinds: tuple[str, ...] = DEFAULT_KINDS
+    base_tokens: int, targets: list[int], arms: dict[int, list[str]], kinds: tuple[str, ...] = KINDS[:1]
 ) -> Iterator[Reading]:
     """All readings in the order of their worth: targets, rounds, short before long, and within a kind all arms."""
     for target in targets:
@@ -165,14 +165,15 @@ class Bench:
 
     def measure(self, reading: Reading) -> dict[str, Any]:
         learner, name = self.learner(reading.arm, reading.target), f"{reading.arm}: {reading.kind} {reading.tokens}"
-        if reading.kind == "quote":
+        if reading.kind == "questions":
             document = self.texts()[reading.number][: reading.tokens]
-            asked = ask_for_quotations(document, self.tokenizer, base_tokens=self.base_tokens, number=reading.number)
+            asked = ask_about(document, self.tokenizer, base_tokens=self.base_tokens, number=reading.number)
             whole, alone = (measure(learner, [each], asked.groups, name=name) for each in (asked.whole, asked.alone))
             positions, answers = slice(asked.positions), slice(asked.positions, None)
             return _list_sums(whole, positions) | {
                 "borders": asked.borders,
                 "depths": asked.depths,
+                "kinds": ANSWERS,
                 "answers": _list_sums(whole, answers),
                 "alone": _list_sums(alone, answers),
             }
@@ -261,7 +262,7 @@ def main() -> None:
     parser.add_argument("--text", type=Path, required=True, help=".jsonl or .txt with long English documents")
     parser.add_argument("--targets", default="16Ki,32Ki")
     parser.add_argument("--methods", default="unchanged,theta,ntk,yarn")
-    parser.add_argument("--kinds", default=",".join(DEFAULT_KINDS), help=f"of {', '.join(KINDS)}")
+    parser.add_argument("--kinds", default=KINDS[0], help=f"of {', '.join(KINDS)}")
     parser.add_argument(
         "--precision", choices=get_args(Precision), default="auto", help="auto: what this CPU is fast in"
     )

@@ -1,18 +1,18 @@
 """The tables of docs/real-model.md, from the readings of real_model.py.
 
-    python benchmarks/tabulate_real_model.py benchmarks/results/2026-11-29-real-model.jsonl docs/real-model.md
+    python benchmarks/tabulate_real_model.py benchmarks/results/*-real-model.jsonl docs/real-model.md
 
 The tables are written between the page's two marks. A cell counts the texts that were read; a dash is a cell without a
-reading. Intervals are at 95 %, over texts (of quotations' nats over answers), in pairs where two models are compared.
+reading. Intervals are at 95 %, over texts (of answers' nats over answers), in pairs where two models are compared.
 Each model and precision has tables of its own, because only readings of one precision make a pair. The loss is that of
-whole texts (``loss``) or of texts that end in questions for quotations (``quote``); their last positions differ, so
-each of the two has a table of its own.
+whole texts (``loss``), of texts with facts and questions (``questions``), or of texts that end in quotations alone
+(``quote``, as earlier versions read); their last positions differ, so each has a table of its own.
 """
 
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,22 @@ from page_tables import write_tables
 from ropewalk.core.quantity import format_length, format_seconds
 from ropewalk.evaluate.score import difference, wilson_of_prompts
 
-ROUNDS, TEXTS, PROMPTS = 4, ("loss", "quote"), ("key_value", "needle")
+ROUNDS, PROMPTS = 4, ("key_value", "needle")
+TEXTS = {"questions": " in texts with hidden facts", "loss": "", "quote": " in texts that end in quotations"}
+ANSWERS = {
+    "needle": "Numbers of towns hidden in the text",
+    "key_value": "Colours of things hidden in the text",
+    "quotation": "Passages of the text continued",
+}
 Reading = dict[str, Any]
 Cells = dict[tuple[str, str, str, int, int], list[Reading]]
 """By part (model, precision), kind, arm, target and tokens; the readings in the order of their texts."""
 
 
-def read_cells(path: Path) -> Cells:
-    """All readings of a results file."""
+def read_cells(paths: Sequence[Path]) -> Cells:
+    """All readings of some results files."""
     cells: Cells = defaultdict(list)
-    for line in path.read_text().splitlines():
+    for line in (line for path in paths for line in path.read_text().splitlines()):
         reading = json.loads(line)
         number, kind, arm, target, tokens = reading["key"]
         cells[f"{reading['model']}, {reading['precision']}", kind, arm, target, tokens].append(
@@ -53,8 +59,10 @@ def tabulate(cells: Cells) -> str:
 
 
 def _tabulate_texts(cells: Cells) -> Iterator[str]:
-    """For each target: nats by position, what training added there, and the quotations."""
-    for kind, target in sorted({(key[1], key[3]) for key in cells if key[1] in TEXTS}):
+    """For each target: nats by position, what training added there, and the answers."""
+    for kind, target in sorted(
+        {(key[1], key[3]) for key in cells if key[1] in TEXTS}, key=lambda each: ([*TEXTS].index(each[0]), each[1])
+    ):
         here = {key[2]: readings for key, readings in cells.items() if (key[1], key[3]) == (kind, target)}
         borders = next(iter(here.values()))[0]["borders"]
         names = [f"to {format_length(end)}" for end in borders[1:]]
@@ -63,7 +71,7 @@ def _tabulate_texts(cells: Cells) -> Iterator[str]:
             sums = np.array([[reading["nll"], reading["count"]] for reading in readings]).sum(axis=0)
             compared = "-" if arm == "unchanged" else _compare(readings, here.get("unchanged", []), -1)
             rows.append([arm, *(f"{value:.3f}" for value in sums[0] / sums[1]), compared, str(len(readings))])
-        yield f"Loss by position to {format_length(target)}, nats per token:"
+        yield f"Loss by position to {format_length(target)}{TEXTS[kind]}, nats per token:"
         yield _write_table(["method", *names, "last, less unchanged", "texts"], rows)
         added = [
             [arm, *(_compare(readings, here[arm.partition("+")[0]], place) for place in range(len(names)))]
@@ -73,12 +81,28 @@ def _tabulate_texts(cells: Cells) -> Iterator[str]:
         if added:
             yield "What training added: the same, less the same method untrained, on the texts that both have read:"
             yield _write_table(["trained", *names], added)
-        if kind == "quote":
-            yield "Quotations from the text, 16 a text; nats per token of the answers, the last interval over answers:"
-            yield _tabulate_quotations(here)
+        if kind != "loss":
+            yield from _tabulate_asked(here)
 
 
-def _tabulate_quotations(arms: dict[str, list[Reading]]) -> str:
+def _tabulate_asked(arms: dict[str, list[Reading]]) -> Iterator[str]:
+    """A table for each kind of answer."""
+    first = next(iter(arms.values()))[0]
+    kinds = first.get("kinds", {"quotation": len(first["depths"])})
+    ends = dict(zip(kinds, np.cumsum([*kinds.values()]).tolist(), strict=True))
+    for kind in sorted(kinds, key=[*ANSWERS].index):
+        own = slice(ends[kind] - kinds[kind], ends[kind])
+        yield f"{ANSWERS[kind]}, {kinds[kind]} a text; nats per token of the answers, the last interval over answers:"
+        taken = {arm: [_take_answers(reading, own) for reading in readings] for arm, readings in arms.items()}
+        yield _tabulate_kind(taken)
+
+
+def _take_answers(reading: Reading, own: slice) -> Reading:
+    parts = {name: {key: value[own] for key, value in reading[name].items()} for name in ("answers", "alone")}
+    return {"number": reading["number"], **parts}
+
+
+def _tabulate_kind(arms: dict[str, list[Reading]]) -> str:
     """Right ones with and without the text before them, the nats of their tokens, and what training added to these."""
     rows: list[list[str]] = []
     for arm, readings in arms.items():
@@ -172,11 +196,11 @@ def _write_table(columns: list[str], rows: list[list[str]]) -> str:
 
 def main() -> None:
     """Write the tables into the page, or print them."""
-    text = tabulate(read_cells(Path(sys.argv[1])))
-    if len(sys.argv) < 3:
-        print(text)
-        return
-    write_tables(Path(sys.argv[2]), text)
+    *results, last = map(Path, sys.argv[1:])
+    if last.suffix == ".md":
+        write_tables(last, tabulate(read_cells(results)))
+    else:
+        print(tabulate(read_cells([*results, last])))
 
 
 if __name__ == "__main__":

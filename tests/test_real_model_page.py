@@ -1,6 +1,8 @@
 """The page of the real models has the tables of its readings, each reading is complete, and a stop loses none."""
 
 import json
+import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -8,16 +10,20 @@ import numpy as np
 import pytest
 import torch
 
+import ropewalk
 from conformance.tiny_families import make_model
+from made_texts import sentence
 from programs import load_program
 from ropewalk.attention import cpu_kernel
 from ropewalk.core.error import UserError
+from ropewalk.corpus.tokens.tokenizer import load_tokenizer
 from ropewalk.evaluate.items import Item, measure
 from ropewalk.model.attention_interface import NAME
 from ropewalk.model.model_with_loss import ModelWithLoss
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results" / "2026-11-29-real-model.jsonl"
+TINY_BASE = Path(ropewalk.__file__).parent / "model" / "tiny_base"
+RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*-real-model.jsonl"))
 QUESTIONS, ROUNDS, METHODS = 16, 4, ("unchanged", "theta", "ntk", "yarn")
 
 
@@ -28,16 +34,18 @@ def test_the_page_has_the_measured_tables(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_reading_holds_all_of_its_text() -> None:
-    for line in RESULTS.read_text().splitlines():
+    for line in (line for path in RESULTS for line in path.read_text().splitlines()):
         reading = json.loads(line)
         number, kind, _, target, tokens = reading["key"]
         assert number < ROUNDS and tokens <= target and reading["seconds"] > 0
         sums = [reading]
-        if kind in ("loss", "quote"):
-            end = reading["borders"][-1]
-            assert sum(reading["count"]) == end - 1 and (end == tokens if kind == "loss" else 0.95 < end / tokens < 1)
-            sums += [reading[name] for name in ("answers", "alone") if kind == "quote"]
-        assert kind == "loss" or len(sums[-1]["count"]) == QUESTIONS
+        if reading.get("borders"):
+            end, read = reading["borders"][-1], sum(reading["count"])
+            least = {"loss": 1.0, "quote": 0.95, "questions": 0.9}[kind]
+            assert read == end - 1 or (kind == "questions" and 0.95 * end < read < end)
+            assert end == tokens if kind == "loss" else least < end / tokens < 1
+            sums += [reading[name] for name in ("answers", "alone") if kind != "loss"]
+        assert kind == "loss" or len(sums[-1]["count"]) == sum(reading.get("kinds", {kind: QUESTIONS}).values())
         for each in sums:
             assert all(0 <= right <= count for right, count in zip(each["correct"], each["count"], strict=True))
 
@@ -74,7 +82,7 @@ def test_readings_come_in_rounds_and_are_read_once(tmp_path: Path, monkeypatch: 
     bench = object.__new__(program.Bench)
     bench.out, bench.model, bench.base_tokens, bench.targets = tmp_path, Path("base"), 8, [16, 32]
     bench.file, bench.methods = tmp_path / "readings.jsonl", list(METHODS)
-    bench.precision, bench.kinds = "float32", program.DEFAULT_KINDS
+    bench.precision, bench.kinds = "float32", program.KINDS
     monkeypatch.setattr(program.Bench, "arms", lambda *_: list(METHODS))
     now = iter(range(10**6))
     monkeypatch.setattr(program.time, "monotonic", lambda: float(next(now)))
@@ -86,7 +94,7 @@ def test_readings_come_in_rounds_and_are_read_once(tmp_path: Path, monkeypatch: 
     assert max(counts) - min(counts) <= 1
     assert program.read_all(bench, 10.0**6) is True
     keys = [json.loads(line)["key"] for line in bench.file.read_text().splitlines()]
-    assert keys == read and len({json.dumps(key) for key in keys}) == len(keys) == ROUNDS * (6 + 2 * 3 * 4)
+    assert keys == read and len({json.dumps(key) for key in keys}) == len(keys) == ROUNDS * (6 + 2 * 4 * 4)
 
 
 def test_readings_of_another_precision_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,37 +109,35 @@ def test_readings_of_another_precision_are_refused(tmp_path: Path, monkeypatch: 
     assert bench.done() == {"[0]"}
 
 
-class _Words:
-    """A tokenizer of which only the break between two questions is asked."""
-
-    def encode_inside(self, text: str) -> Any:
-        assert text == "\n\n"
-        return np.array([7])
-
-
-def test_a_quotation_asks_for_what_the_text_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_questions_ask_for_what_the_text_says(monkeypatch: pytest.MonkeyPatch) -> None:
     """The text is whole but for its end, each answer is found where its cue ends, and depths are everywhere."""
-    program = load_program("real_model_quote", monkeypatch)
-    document = np.random.default_rng(2).integers(10, 10**6, 4096)
-    asked = program.ask_for_quotations(document, _Words(), base_tokens=1024, number=1)
-    questions, whole = program.QUESTIONS, asked.whole
-    end = asked.borders[-1]
-    assert len(whole.tokens) == 4096 and end == 4096 - questions * (1 + program.CUE_TOKENS + program.ANSWER_TOKENS)
-    assert np.array_equal(whole.tokens[:end], document[:end])
+    program, tokenizer = load_program("real_model_questions", monkeypatch), load_tokenizer(TINY_BASE)
+    lines = (f"{sentence(number, 9)}\n{'' if number % 4 else chr(10)}" for number in range(3000))
+    document = tokenizer.encode_inside("".join(lines))[:16384].astype(np.int64)
+    asked = program.ask_about(document, tokenizer, base_tokens=2048, number=1)
+    whole, end = asked.whole, asked.borders[-1]
+    assert len(whole.tokens) == len(document) and asked.groups == asked.positions + sum(program.KINDS.values())
     assert np.array_equal(whole.tokens[end:], asked.alone.tokens)
-    assert np.array_equal(whole.group[end:], asked.alone.group) and (whole.group[:end] >= 0).all()
-    for border, group in zip(asked.borders[:-1], range(asked.positions), strict=True):
-        assert (whole.group[:border] < group).all() and whole.group[border] == group
-    text = document[:end].tolist()
-    for number, depth in enumerate(asked.depths):
+    assert np.array_equal(whole.group[end:], asked.alone.group)
+    own = whole.group[:end] >= 0
+    assert np.array_equal(whole.tokens[:end][own], document[: own.sum()])
+    for group, (first, last) in enumerate(pairwise(asked.borders)):
+        assert set(whole.group[first:last]) <= {-1, group}
+    read, told = tokenizer.decode(document[: own.sum()]), tokenizer.decode(whole.tokens[:end])
+    facts = re.findall(r"\n\n((?:The secret number|The colour) of [^.]*)\.(?=\n)", told)
+    assert len(facts) == len(set(facts)) == program.KINDS["needle"] + program.KINDS["key_value"]
+    found = []
+    for number in range(sum(program.KINDS.values())):
         places = np.flatnonzero(whole.group == asked.positions + number)
-        assert len(places) == program.ANSWER_TOKENS
-        at = text.index(int(whole.tokens[places[0] - program.CUE_TOKENS]))
-        assert at == round(depth * end)
-        passage = whole.tokens[places[0] - program.CUE_TOKENS : places[-1] + 1]
-        assert passage.tolist() == text[at : at + len(passage)]
-    gaps = np.diff([0, *sorted(asked.depths), 1])
-    assert gaps.max() < 2.2 / questions and asked.depths != sorted(asked.depths)
+        before = tokenizer.decode(whole.tokens[places[0] - program.CUE_TOKENS : places[0]])
+        answer = tokenizer.decode(whole.tokens[places])
+        if number < program.KINDS["quotation"]:
+            assert len(places) == program.ANSWER_TOKENS and before + answer in told
+        else:
+            found.append(before.rpartition("\n\n")[2] + answer)
+            assert found[-1] not in read
+    assert sorted(found) == sorted(facts)
+    assert np.diff([0, *sorted(asked.depths), 1]).max() < 0.1 and asked.depths != sorted(asked.depths)
 
 
 def test_a_reading_by_products_is_the_reading_by_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,8 +104,8 @@ def find_frequent_words(text: str) -> Terms:
         folded = text.lower()
         alone = ((word, -count) for count, word in order if folded.count(word.lower()) == -count)
         return Terms(dict(islice(alone, TERMS)), lambda word: _find_all(text, word))
-    alone, folded = _find_alone(order, runs)
-    return Terms(alone, lambda word: _find_all(text, word), folded.replace(_QUOTE, "’"))
+    counts, folded_runs = _find_alone(order, runs)
+    return Terms(counts, lambda word: _find_all(text, word), folded_runs.replace(_QUOTE, "’"))
 
 
 def _count_words(runs: Mapping[str, int]) -> dict[str, int]:
