@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ropewalk.core.record import Score
+from ropewalk.evaluate.context_law import fit_context_law
 from ropewalk.evaluate.items import Sums
 from ropewalk.evaluate.loss_by_context import LossByContext, plan_loss_by_context
 
@@ -61,6 +62,20 @@ def test_a_law_that_does_not_predict_is_refused(capsys: pytest.CaptureFixture[st
     found = score(lambda tokens: (20 / tokens) ** 0.6 + (1.5 if tokens <= 256 else 2.0))
     assert found.keys() == {"context_law/loss", "context_law/held_out_error"}
     assert found["context_law/held_out_error"][0].value > 0.01 and "refused" in capsys.readouterr().err
+
+
+def test_the_intervals_of_the_law_hold_for_other_documents() -> None:
+    """Documents differ in their level by much more than the law misses their mean."""
+    draw, tries, held = np.random.default_rng(0), 16, 0
+    truth = np.array([(20 / tokens) ** 0.6 + 1.5 for tokens in CONTEXTS])
+    for number in range(tries):
+        documents = truth[:, None] + draw.normal(0, 0.1, size=8) + draw.normal(0, 0.002, size=(7, 8))
+        law = fit_context_law(CONTEXTS, documents.mean(axis=1).tolist(), documents=documents, seed=number)
+        held += law.gamma[1] <= 1.5 <= law.gamma[2]
+        assert law.longest[1] < law.longest[0] < law.longest[2]
+    assert held >= 14, "as for the mean of eight documents"
+    alone = fit_context_law(CONTEXTS, truth.tolist(), documents=truth[:, None])
+    assert alone.gamma == (pytest.approx(1.5, abs=0.01), -np.inf, np.inf)
 
 
 @pytest.mark.parametrize(

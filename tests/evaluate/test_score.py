@@ -115,3 +115,12 @@ def test_the_mean_of_sources_is_as_sure_as_its_parts() -> None:
     assert both.freedom == int(0.25**2 / (0.09**2 / 4 + 0.16**2 / 9))  # Welch's formula by hand
     assert mean_of([*parts, Estimate(2.0, math.inf, 1, 1)]).interval[1:] == (-math.inf, math.inf)
     assert mean_of([Estimate(0.0, 0.0, 3, 4)]).interval == (0, 0, 0)
+
+
+def test_a_mean_of_one_estimate_keeps_its_degrees_of_freedom() -> None:
+    """Welch's formula gives them back exactly, but for rounding, which must not take one away."""
+    draw = np.random.default_rng(0)
+    for freedom in range(1, 60):
+        for error in draw.random(50).tolist():
+            one = Estimate(0.0, error, freedom, freedom + 1)
+            assert mean_of([one]).freedom == freedom and mean_of([one, one]).freedom == 2 * freedom

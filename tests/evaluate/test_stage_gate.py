@@ -1,13 +1,17 @@
 """Gates: what they read from scores, what they say, and that they stop a programme or let it go on."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Score
+from ropewalk.evaluate import stage_gate
 from ropewalk.evaluate.stage_gate import GateVerdict, judge_gates, read_verdicts, refuse_missed_gate, spell_verdicts
 from ropewalk.recipe.gates import Gate
+from ropewalk.recipe.spec import EvaluateSpec
 
 
 def score(model: str, task: str, value: float, n: int = 10, half: float = 0.0) -> Score:
@@ -51,6 +55,34 @@ def test_a_limit_inside_the_interval_is_undecided(half: float, met: bool | None)
         assert verdicts[0].outcome == "WARNING: undecided" and "worst in law" in verdicts[2].text
         with pytest.raises(UserError, match="does not pass its gate"):
             refuse_missed_gate(verdicts, stage=1, path=Path("gate.json"), strict=True)
+
+
+def test_a_gate_measures_what_it_judges_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The final evaluation may ask for hours of other tasks: no gate reads them, after any stage."""
+    final = EvaluateSpec.model_validate(
+        {"grid": {}, "ruler": {}, "context_law": True, "abilities": 8, "probes": [{"kind": "passkey"}],
+         "foreign": [{"name": "essays", "embedded": "essays_en"}],
+         "benchmarks": [{"kind": "longbench_v2", "path": "longbench.json"}]}
+    )  # fmt: skip
+    left = {"grid": None, "ruler": None, "context_law": False, "abilities": 0, "probes": (), "foreign": (),
+            "benchmarks": ()}  # fmt: skip
+    asked: list[EvaluateSpec] = []
+
+    def measure(models: Mapping[str, Path], spec: EvaluateSpec, **_: object) -> list[Score]:
+        asked.append(spec)
+        return SCORES
+
+    monkeypatch.setattr(stage_gate, "evaluate_models", measure)
+    monkeypatch.setattr(stage_gate, "read_shape", lambda folder: SimpleNamespace(context_tokens=512))
+    models = {"base": Path("base"), "trained": Path("trained")}
+    for gate in (Gate(retrieval=0.6), Gate(retrieval=0.6, foreign_loss=0.01)):
+        assert stage_gate.measure_gate(gate, final, models=models, reach_tokens=2048, corpus=Path("corpus"))
+    plain, foreign = asked
+    assert {name: getattr(plain, name) for name in left} == left
+    assert foreign == plain.model_copy(update={"foreign": final.foreign})
+    # A key that turns a measurement on is off by default: a new one must be thought of here.
+    off = {name for name, field in EvaluateSpec.model_fields.items() if field.default in (None, False, 0, ())}
+    assert off == set(left)
 
 
 def test_what_could_not_be_measured_is_not_met() -> None:

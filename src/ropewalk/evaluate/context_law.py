@@ -4,6 +4,7 @@
 has alpha near 0.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from ropewalk.core.error import UserError
 from ropewalk.core.quantity import format_count
 from ropewalk.evaluate.held_out_fit import FitTest, judge
 from ropewalk.evaluate.score import Interval
-from ropewalk.evaluate.separable_fit import Space, bootstrap, fit_one
+from ropewalk.evaluate.separable_fit import Space, bootstrap, draw_unit_means, fit_one
 
 _SPACE = Space(bounds=((0.01, 4.0),), free=(False, False), steps=160, near_steps=161)
 _FEWEST, _SAMPLES = 5, 400
@@ -43,11 +44,19 @@ class ContextLaw:
         return f"L(c) = (alpha/c)^beta + gamma: {told}; {self.held_out.text}"
 
 
-def fit_context_law(contexts: Sequence[int], losses: Sequence[float], *, seed: int = 0) -> ContextLaw:
+def fit_context_law(
+    contexts: Sequence[int],
+    losses: Sequence[float],
+    *,
+    documents: Float64[np.ndarray, "contexts documents"] | None = None,
+    seed: int = 0,
+) -> ContextLaw:
     """Fit the losses (nats) of the same tokens at different ``contexts`` (tokens).
 
-    The longest context is held out to judge the law, and the law is then fitted to all of them. Raises UserError where
-    fewer than five contexts are given.
+    The longest context is held out to judge the law, and the law is then fitted to all of them. With the losses of each
+    of the ``documents`` (equally long, so that ``losses`` are their means) the intervals also say what other documents
+    would have given: residuals alone say how well the law follows these ones. One document gives infinite intervals.
+    Raises UserError where fewer than five contexts are given.
     """
     order = np.argsort(contexts)
     tokens, values = np.asarray(contexts, dtype=np.float64)[order], np.asarray(losses, dtype=np.float64)[order]
@@ -63,7 +72,13 @@ def fit_context_law(contexts: Sequence[int], losses: Sequence[float], *, seed: i
     held_out = judge(_evaluate(tokens, exponents, terms), values, last, over_all=True)
     exponents, terms = fit_one(_Terms(tokens), values, _SPACE)
     fitted = _evaluate(tokens, exponents, terms)
-    betas, coefficients = bootstrap(_Terms(tokens), values, _SPACE, (exponents, terms), samples=_SAMPLES, seed=seed)
+    fit = exponents, terms
+    shifts: Float64[np.ndarray, "points samples"] | float = 0.0
+    if documents is not None and documents.shape[1] > 1:
+        shifts = draw_unit_means(documents[order], samples=_SAMPLES, seed=seed + 1)
+    betas, coefficients = bootstrap(_Terms(tokens), values, _SPACE, fit, samples=_SAMPLES, seed=seed, shifts=shifts)
+    if documents is not None and documents.shape[1] == 1:
+        betas, coefficients = np.full_like(betas, np.nan), np.full_like(coefficients, np.nan)
     ends = coefficients[:, 0] + coefficients[:, 1] * tokens[-1] ** -betas[:, 0]
     return ContextLaw(
         alpha=_interval(float(terms[1] ** (1 / exponents[0])), coefficients[:, 1] ** (1 / betas[:, 0])),
@@ -92,5 +107,7 @@ def _evaluate(
 
 
 def _interval(value: float, samples: Float64[np.ndarray, "samples"]) -> Interval:
+    if np.isnan(samples).any():  # one document says nothing of others
+        return value, -math.inf, math.inf
     low, high = np.percentile(samples, (2.5, 97.5))
     return value, float(low), float(high)

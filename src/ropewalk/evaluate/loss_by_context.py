@@ -65,10 +65,10 @@ class LossByContext:
         for tokens, total in zip(self.contexts, nll, strict=True):
             found = ratio(total, count[0])
             yield Score(model, f"{TASK}loss", "nats", tokens, None, None, n, *found.interval, samples)
-        yield from self._fit(nll.sum(axis=1) / n, model=model, n=n)
+        yield from self._fit(nll / count, model=model, n=n)
 
-    def _fit(self, losses: Float64[np.ndarray, "contexts"], *, model: str, n: int) -> Iterator[Score]:
-        law = fit_context_law(self.contexts, losses.tolist())
+    def _fit(self, losses: Float64[np.ndarray, "contexts documents"], *, model: str, n: int) -> Iterator[Score]:
+        law = fit_context_law(self.contexts, losses.mean(axis=1).tolist(), documents=losses)
         if not rank_and_ranks()[0]:
             say(f"{model}: {law.text}")
 

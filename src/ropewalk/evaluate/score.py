@@ -135,7 +135,8 @@ def mean_of(parts: Sequence[Estimate]) -> Estimate:
     if math.isinf(total):
         return Estimate(value, math.inf, 1, samples)
     shares = math.fsum(square**2 / part.freedom for square, part in zip(squares, parts, strict=True))
-    return Estimate(value, math.sqrt(total) / len(parts), int(total**2 / shares) if shares else 1, samples)
+    freedom = int(total**2 / shares * (1 + 1e-9)) if shares else 1  # 7 degrees must not become 6.999... and then 6
+    return Estimate(value, math.sqrt(total) / len(parts), freedom, samples)
 
 
 def largest_of(parts: Sequence[Estimate]) -> Interval:

@@ -69,8 +69,11 @@ def bootstrap(
     *,
     samples: int,
     seed: int,
+    shifts: Float64[np.ndarray, "points samples"] | float = 0.0,
 ) -> tuple[Float64[np.ndarray, "samples exponents"], Float64[np.ndarray, "samples terms"]]:
     """The fits of ``samples`` resampled data sets: residuals of ``fit`` drawn again (Efron 1979).
+
+    ``shifts`` are added to the values of each data set: what other units behind the points would have changed in them.
 
     Residuals are widened by sqrt(n / (n - p)), because the fit's p parameters took up some of the noise, and by
     Student's quantile over the normal one, because n - p degrees of freedom know the noise only so well. All samples
@@ -90,7 +93,22 @@ def bootstrap(
         for middle, (low, high) in zip(exponents, space.bounds, strict=True)
     ]
     grid = np.stack([axis.ravel() for axis in np.meshgrid(*axes, indexing="ij")], axis=1)
-    return _search(columns, fitted[:, None] + left[drawn], space, grid)[0]
+    return _search(columns, fitted[:, None] + left[drawn] + shifts, space, grid)[0]
+
+
+def draw_unit_means(
+    values: Float64[np.ndarray, "points units"], *, samples: int, seed: int
+) -> Float64[np.ndarray, "points samples"]:
+    """How far the mean over the units lies from the measured one where as many units are drawn again.
+
+    Units are drawn whole, since a unit that is hard at one point is hard at all of them. Widened as residuals are, for
+    units are few. There are two units or more.
+    """
+    units = values.shape[1]
+    assert units > 1
+    drawn = np.random.default_rng(seed).integers(units, size=(units, samples))
+    means: Float64[np.ndarray, "points samples"] = values[:, drawn].mean(axis=1) - values.mean(axis=1)[:, None]
+    return means * (math.sqrt(units / (units - 1)) * standard_errors(units - 1) / Z)
 
 
 def _search(
