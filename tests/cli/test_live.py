@@ -9,7 +9,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from ropewalk.cli.main import app
-from ropewalk.cli.next_steps import NEXT, say_next
+from ropewalk.cli.next_steps import NEXT, TAKING, say_next
 from ropewalk.cli.usage import split_options
 from ropewalk.core.error import UserError
 from ropewalk.core.events import open_events
@@ -62,6 +62,31 @@ def test_the_next_line_names_the_length_that_was_asked_for() -> None:
     told = say_next(["advise", "models/base", "out", "context_length=128Ki", "seed=2"])
     assert told == "put the recommended rope into a recipe: ropewalk new 128Ki --model models/base begins one"
     assert "context_length" not in str(say_next(["extend", "models/base", "out", "context_length=16Ki"]))
+
+
+def list_options() -> set[str]:
+    """The options of all verbs that take a value, but for those of every verb."""
+    groups: list[Any] = [get_command(app)]
+    found = set[str]()
+    for group in groups:
+        for command in group.commands.values():
+            if hasattr(command, "commands"):
+                groups.append(command)
+            else:
+                named = [each for each in command.params if each.param_type_name == "option" and not each.is_flag]
+                found |= {name for each in named for name in each.opts}
+    return found
+
+
+def test_the_value_of_an_option_before_the_target_is_not_the_target() -> None:
+    assert list_options() == TAKING
+    told = say_next(["advise", "--probe", "book.txt", "--minutes", "5", "models/base", "context_length=128Ki"])
+    assert str(told).endswith("ropewalk new 128Ki --model models/base begins one")
+    assert say_next(["new", "--model", "Qwen/Qwen3-8B", "32Ki"]) == "ropewalk check 32Ki.yaml"
+    for out in (["--out", "my one.yaml"], ["--out=my one.yaml"]):
+        assert say_next(["new", *out, "32Ki"]) == say_next(["new", "32Ki", *out]) == "ropewalk check 'my one.yaml'"
+    asked = ["check", "--why-not", "seed=2", "mine.yaml", "seed=2"]
+    assert str(say_next(asked)).startswith("ropewalk run mine.yaml seed=2;"), "it was given, too"
 
 
 @pytest.mark.parametrize(

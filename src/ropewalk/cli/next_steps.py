@@ -3,7 +3,6 @@
 import re
 import shlex
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 
 from ropewalk.recipe.named import is_recipe
@@ -57,13 +56,17 @@ _GIVEN = (
 )
 """Lines that go before those of NEXT where all of these options were given: verb, options, line."""
 _OVERRIDE = re.compile(r"[A-Za-z_][\w.-]*=.*", re.DOTALL)
-_TAKING = ("--why-not",)
-"""Options whose value looks like an override."""
+TAKING = frozenset(
+    ["--base", "--calibrate", "--cpus", "--data", "--format", "--image", "--memory", "--minutes", "--model", "--nodes",
+     "--out", "--port", "--prepare-jobs", "--probe", "--push", "--sample", "--seconds", "--share", "--store", "--suite",
+     "--time", "--tokens", "--truncated", "--why-not"]
+)  # fmt: skip
+"""Options of the verbs that take a value: it may stand before the target, and is no target and no override."""
 
 
 def say_next(typed: Sequence[str]) -> str | None:
     """The line after a command line that ended well; None where it asked for help or shows nothing."""
-    words = [word for word in typed if not word.startswith("-")]
+    words, values = _split_values(typed)
     if not words or any(word in ("--help", "--show-completion", "--install-completion") for word in typed):
         return None
     verb = words[0]
@@ -74,16 +77,28 @@ def say_next(typed: Sequence[str]) -> str | None:
     line = _find_line(verb, "RECIPE" if target and is_recipe(Path(target)) else "MODEL", typed)
     if line is None:
         return None
-    asked = {value for option, value in pairwise(typed) if option in _TAKING}
-    overrides = [word for word in words[1:] if _OVERRIDE.fullmatch(word) and word not in {target, *asked}]
+    overrides = [word for word in words[1:] if _OVERRIDE.fullmatch(word) and word != target]
     lengths = [word.partition("=")[2] for word in overrides if word.startswith("context_length=")]
     return line.format(
         target=shlex.quote(target),
         recipe=shlex.join([target, *overrides]),
         second=shlex.quote(words[2]) if len(words) > 2 else "",
-        file=dict(pairwise(typed)).get("--out") or f"{target}.yaml",
+        file=shlex.quote(values.get("--out") or f"{target}.yaml"),
         length=shlex.quote(lengths[-1]) if lengths else "32Ki",
     )
+
+
+def _split_values(typed: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The words of a command line that are no options and no values of them, and the last value of each option."""
+    words, values = list[str](), dict[str, str]()
+    rest = iter(typed)
+    for word in rest:
+        option, joined, value = word.partition("=")
+        if option in TAKING:
+            values[option] = value if joined else next(rest, "")
+        elif not word.startswith("-"):
+            words.append(word)
+    return words, values
 
 
 def _find_line(verb: str, kind: str, typed: Sequence[str]) -> str | None:
