@@ -6,13 +6,14 @@ import pytest
 
 from planned_recipe import make_planned
 from ropewalk.plan import planned_machine
+from ropewalk.plan.evaluation_time import estimate_evaluation
 from ropewalk.plan.flops import token_flops
 from ropewalk.plan.forecast import forecast, forecast_recipe
 from ropewalk.plan.hardware import KNOWN, describe_cpu
 from ropewalk.plan.plan import Split
 from ropewalk.plan.savings import Savings
 from ropewalk.plan.step_time import FITTED
-from ropewalk.plan.totals import describe_next_length, estimate_evaluation, total_up
+from ropewalk.plan.totals import describe_next_length, total_up
 from search_cases import SHAPES
 
 LLAMA = SHAPES["8b"]

@@ -1,8 +1,8 @@
 """What a whole run comes to: all stages, evaluation and preparation, in hours, GPU-hours and money; and what limits it.
 
-Evaluation is forward passes of two models over the prompts and documents that the recipe asks for, shared by all ranks.
-Preparation runs on the processors of a node, so it has core-hours of its own and no part in the GPU-hours. Neither was
-fitted to measured runs. What is measured while a stage trains, and saves, are left out; plan/simulate.py has saves.
+Evaluation (plan/evaluation_time.py) is shared by all ranks. Preparation runs on the processors of a node, so it has
+core-hours of its own and no part in the GPU-hours. Neither was fitted to measured runs. What is measured while a stage
+trains, and saves, are left out; plan/simulate.py has saves.
 """
 
 from collections import Counter
@@ -10,16 +10,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
 from ropewalk.core.quantity import OPEN, format_amount, format_length, format_seconds
-from ropewalk.plan.flops import token_flops
+from ropewalk.plan.evaluation_time import estimate_evaluation
 from ropewalk.plan.forecast import forecast_recipe
 from ropewalk.plan.plan import Plan
 from ropewalk.plan.settle import settle_recipe
-from ropewalk.plan.step_time import FITTED, StepTime
-from ropewalk.recipe.spec import EvaluateSpec, Recipe
+from ropewalk.plan.step_time import StepTime
+from ropewalk.recipe.spec import Recipe
 from ropewalk.shape.model_shape import ModelShape
 
-_MODELS = 2
-"""The base and the trained model are measured."""
 _CORE_SECONDS = 11.5 * 3600 / 20e9
 """Of preparing one token on one core: 20B tokens take 11 to 12 core-hours (docs/corpus-workers.md)."""
 
@@ -71,18 +69,6 @@ def estimate_preparation(tokens: int) -> float:
     return _CORE_SECONDS * tokens
 
 
-def estimate_evaluation(recipe: Recipe, shape: ModelShape, plan: Plan) -> float:
-    """Seconds of the evaluation's forward passes on the ranks of ``plan``, the last stage's."""
-    machine, slower = plan.machine, FITTED.products
-    products = slower.get(machine.generation, slower[None]) if machine.generation or machine.generic else 1.0
-    seconds = 0.0
-    for length, tokens in _list_forwards(recipe.evaluate, shape.context_tokens, len(recipe.corpus.sources)):
-        flops = token_flops(shape, length)
-        each = products * flops.linear / machine.matmul_flops + flops.attention / machine.attention_forward_flops
-        seconds += _MODELS * tokens * each
-    return seconds / plan.ranks
-
-
 def describe_next_length(recipe: Recipe, shape: ModelShape, plans: Sequence[Plan]) -> str:
     """A line on twice the last stage's length: its time and price over those of ``plans``, and whether it fits.
 
@@ -102,18 +88,3 @@ def describe_next_length(recipe: Recipe, shape: ModelShape, plans: Sequence[Plan
     fits = "" if then.fits else "; it does not fit"
     told = f"{format_length(length)} takes {then.seconds / now.seconds:.2f} times as long for as many tokens"
     return f"{'next':<11} {told}{cost}{fits}"
-
-
-def _list_forwards(spec: EvaluateSpec, base_tokens: int, sources: int) -> Iterator[tuple[int, float]]:
-    """Lengths in tokens, with the tokens that one model reads in sequences of that length."""
-    prompts = spec.answers / (sum(spec.pairs) / 2) * (1 + len(spec.probes))
-    for multiple in spec.lengths:
-        yield multiple * base_tokens, prompts * multiple * base_tokens
-        if spec.grid is not None:
-            cells = spec.grid.prompts * len(spec.grid.tasks) * len(spec.grid.fillers) * spec.depths
-            yield multiple * base_tokens, cells * multiple * base_tokens
-        if spec.ruler is not None:
-            yield multiple * base_tokens, spec.ruler.samples * len(spec.ruler.tasks) * multiple * base_tokens
-    whole = spec.position_lengths * base_tokens
-    yield whole, spec.documents * whole
-    yield base_tokens, spec.short_tokens * sources

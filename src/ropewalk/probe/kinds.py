@@ -41,6 +41,25 @@ def name_probe(probe: Probe) -> str:
     return name if language == "en" else f"{name}_{language}"
 
 
+def count_answers(probe: Probe) -> float:
+    """The mean number of answers of a prompt that has room for all facts of its probe."""
+    match probe:
+        case key_value.KeyValue():
+            return probe.questions or sum(probe.pairs) / 2
+        case needle.Needle():
+            return probe.questions
+        case ruler.VariableTracking():
+            return probe.hops + 1
+        case ruler.CommonWords():
+            return probe.common
+        case WordTask():
+            return sum(probe.keys) / 2
+        case RulerTask():
+            return {"vt": 5, "cwe": 10, "fwe": 3, "niah_multivalue": 4, "niah_multiquery": 4}.get(probe.task, 1)
+        case passkey.Passkey() | ruler.NeedleAmongNeedles() | HeldOutTask():
+            return 1
+
+
 def make_prompt(probe: Probe, rng: np.random.Generator, *, words: int) -> Prompt:
     """A prompt of a probe of any kind, of at most ``words`` words; raises UserError if they are too few."""
     match probe:
