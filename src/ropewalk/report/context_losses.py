@@ -30,7 +30,7 @@ def make_context_losses(contents: Contents) -> Section | None:
         ["model", "alpha, tokens", "beta", "gamma, nats", "error at the longest", ""],
         [_tell_law(contents, model) for model in losses],
         "lrrrrl",
-        "In brackets: the bootstrap's 95 % interval.",
+        "In brackets: the bootstrap's 95 % interval, over documents and residuals of the law.",
     )
     table = Table(["context", *losses], rows, "r" * (1 + len(losses)), caption)
     return Section("context", "Loss by context", lead, [table, laws])
