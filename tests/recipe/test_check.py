@@ -10,6 +10,7 @@ from ropewalk.core.error import UserError
 from ropewalk.recipe.check import check
 from ropewalk.recipe.finding import Finding
 from ropewalk.recipe.load import parse_recipe
+from ropewalk.recipe.offer_ranks import offer_ranks
 from ropewalk.recipe.stretch import describe_stages
 from ropewalk.shape.read import parse_shape
 
@@ -58,6 +59,7 @@ def test_the_mission_s_own_recipe_breaks_no_rule() -> None:
         ({"tokens": "100M", "step_tokens": "64Ki"}, "warning", "38 %"),
         ({"tokens": "1B", "step_tokens": "20Mi"}, "warning", "47 steps"),
         ({"step_tokens": "8Ki"}, "error", "data ranks have no work"),
+        ({"tokens": "3M", "step_tokens": "24Ki"}, "warning", "91 steps"),  # of two sequences each
         ({"tokens": "100M", "step_tokens": "20Ki"}, "warning", "16.4K tokens, not 20.5K"),
     ],
 )
@@ -272,3 +274,16 @@ def test_a_base_that_reads_the_target_already_is_told_of() -> None:
         ["0-31: linear factor 4 over the original 4Ki"],
         ["0-31: linear factor 4 -> 16 over the original 4Ki"],
     ]
+
+
+def test_ranks_are_counted_against_the_sequences_that_a_step_takes() -> None:
+    """58Ki of 16Ki are four sequences to a run, the nearest number, so four data ranks have work."""
+    stage, parallel = {"step_tokens": "58Ki", "tokens": "1B"}, {"ranks": 4, "context_parallel": 1}
+    assert not [each for each in find(stage, parallel=parallel) if each.level == "error"]
+    recipe = parse_recipe(
+        {"model": "base", "run": "run", "corpus": {"sources": SOURCES, "mix": MIX}, "stages": [{**STAGE, **stage}]},
+        where="test",
+    )
+    assert recipe.stages[0].step_sequences == offer_ranks(recipe, 8) == 4
+    (found,) = (each for each in find(stage, parallel={**parallel, "ranks": 8}) if each.level == "error")
+    assert "a step has 4 sequences" in found.message

@@ -5,9 +5,11 @@ import math
 import os
 import platform
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from itertools import count, islice, product
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 from ropewalk.commands.claim import read_base_shape
@@ -96,7 +98,10 @@ def count_flops(recipe: Recipe, folder: RunFolder) -> float:
 
 
 def average(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Means over seeds of each arm's tasks, without depths; a single seed keeps its own interval, and n is summed."""
+    """Means over seeds of each arm's tasks, without depths; a single seed keeps its own interval, and n is summed.
+
+    A task that only some seeds have, such as a law that was refused in others, has no mean; the cells have its scores.
+    """
     repeats: dict[str, list[list[list[Any]]]] = defaultdict(list)
     for cell in cells:
         arm = json.dumps({key: cell[key] for key in ("kind", "arm", "choices")})
@@ -104,9 +109,10 @@ def average(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
     means = []
     for arm, tables in repeats.items():
         rows = []
-        for same in zip(*tables, strict=True):
+        by_task = [{tuple(row[:4]): row for row in table} for table in tables]
+        for key in (key for key in by_task[0] if all(key in table for table in by_task)):
+            same = [table[key] for table in by_task]
             task, metric, tokens, depth, _, *interval = same[0]
-            assert all(row[:4] == same[0][:4] for row in same)
             if len(same) > 1:
                 interval = _round(mean([row[5] for row in same]))
             rows.append([task, metric, tokens, depth, sum(row[4] for row in same), *interval])
@@ -153,7 +159,7 @@ def tabulate(results: dict[str, Any]) -> str:
             if metric == "accuracy" or task == "nll/gap"
         }
     columns = list(dict.fromkeys(column for row in table.values() for column in row))
-    letters = [chr(ord("a") + number) for number in range(len(columns))]
+    letters = list(islice(_list_letters(), len(columns)))
     width = max(map(count_columns, table))
     lines = [f"{letter}: {column}" for letter, column in zip(letters, columns, strict=True)]
     lines.append(" " * width + "".join(f"{letter:>8}" for letter in letters))
@@ -169,6 +175,12 @@ def tabulate(results: dict[str, Any]) -> str:
         told = [f"  {name}: {better} was better in every first seed" for name, better in results["pruned"].items()]
         parts.append("\n".join(["left out as hopeless:", *told]))
     return "\n\n".join(parts)
+
+
+def _list_letters() -> Iterator[str]:
+    """Names of columns without end: a to z, then aa, ab and so on."""
+    for length in count(1):
+        yield from map("".join, product(ascii_lowercase, repeat=length))
 
 
 def _tell_contrasts(contrasts: Sequence[dict[str, Any]]) -> list[str]:

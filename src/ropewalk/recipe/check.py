@@ -20,6 +20,7 @@ from ropewalk.recipe.check_layers import check_layers
 from ropewalk.recipe.check_units import check_units
 from ropewalk.recipe.expert_training import find_misfits, find_unusual
 from ropewalk.recipe.finding import Finding
+from ropewalk.recipe.offer_ranks import count_sequences
 from ropewalk.recipe.parallel import require_blocks, require_even
 from ropewalk.recipe.role_shares import role_shares
 from ropewalk.recipe.spec import ModelSource, Recipe
@@ -128,7 +129,7 @@ def _check_ranks(recipe: Recipe) -> Iterator[Finding]:
         )
         yield Finding("error", "parallel.ulysses_degree", message, "arithmetic")
     for index, stage in enumerate(recipe.stages):
-        sequences = stage.step_tokens // stage.context_length
+        sequences = count_sequences(stage)
         if sequences < ranks // context:
             message = (
                 f"a step has {format_count(sequences, 'sequence')}, so some of the {ranks // context} data ranks have "
@@ -215,10 +216,11 @@ def _check_length(stage: Stage, key: str, before_tokens: int) -> Iterator[Findin
 
 
 def _check_budget(stage: Stage, key: str, shape: ModelShape | None, *, stretches: bool) -> Iterator[Finding]:
-    steps = stage.tokens // stage.step_tokens
+    step_tokens = stage.step_sequences * stage.context_length  # of whole sequences, as a run takes them
+    steps = stage.tokens // step_tokens
     if steps < 100 and stretches:
         message = f"{format_count(steps, 'step')}; position interpolation needed 200 steps to converge"
-        fix = f"{key}.tokens={format_amount(200 * stage.step_tokens)}, or smaller steps (step_tokens)"
+        fix = f"{key}.tokens={format_amount(200 * step_tokens)}, or smaller steps (step_tokens)"
         yield Finding("warning", f"{key}.tokens", message, "Chen et al. 2023 (2306.15595), passkey by steps", fix)
     if shape is None or shape.parameters < _SMALLEST_STUDIED:
         return

@@ -8,11 +8,17 @@ import math
 
 from ropewalk.recipe.parallel import Parallel
 from ropewalk.recipe.spec import Recipe
+from ropewalk.recipe.stage import Stage
 
 
 def group_ranks(parallel: Parallel) -> int:
     """The number whose multiples the ranks must be; a count that is open asks for nothing."""
     return math.lcm(parallel.context_parallel or 1, parallel.replicas or 1)
+
+
+def count_sequences(stage: Stage) -> int:
+    """The sequences that a step of ``stage`` deals out to data ranks; 0 where a step is asked for less than one."""
+    return stage.step_sequences if stage.step_tokens >= stage.context_length else 0
 
 
 def offer_ranks(recipe: Recipe, near: int, *, nodes: int = 1, most: int | None = None) -> int | None:
@@ -21,7 +27,7 @@ def offer_ranks(recipe: Recipe, near: int, *, nodes: int = 1, most: int | None =
     None where there is none up to ``most``.
     """
     group = math.lcm(group_ranks(recipe.parallel), nodes)
-    busy = min((stage.step_tokens // stage.context_length for stage in recipe.stages), default=near)
+    busy = min(map(count_sequences, recipe.stages), default=near)
     largest = busy * (recipe.parallel.context_parallel or 1)
     if most is not None:
         largest = min(largest, most)
