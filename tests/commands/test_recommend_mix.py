@@ -1,11 +1,14 @@
 """A study's laws answer one question, are compared with a recipe, and watch a run; bad input is one clear error."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from ropewalk.commands import recommend_mix as recommend_mix_module
 from ropewalk.commands.check_mix_study import find_unmeasured
 from ropewalk.commands.recommend_mix import recommend_mix
 from ropewalk.core.error import UserError
@@ -62,6 +65,23 @@ def test_the_answer_is_the_largest_share_that_keeps_the_limit(study: Path) -> No
     assert recommend_mix(study / "results.json", f"general_loss<={per_cent:+.6f}%")["share"][0] == pytest.approx(
         value, abs=1e-3
     )
+
+
+def test_the_losses_are_those_of_the_mix_that_is_told(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mix is for the low end of the interval, where the general loss is below its limit."""
+    fit = read_study_fit(str(study))
+    assert fit is not None
+    terms = fit.laws["general"].terms.copy()
+    terms[1:, 0] += np.linspace(-4e-3, 4e-3, len(terms) - 1)  # a law that noise has left less sure
+    unsure = replace(fit, laws={**fit.laws, "general": replace(fit.laws["general"], terms=terms)})
+    monkeypatch.setattr(recommend_mix_module, "fit_study", lambda results: unsure)
+    limit = losses(0.4, 2.2e6)[0]
+    found = recommend_mix(study, f"general_loss<={limit:.6f}")
+    value, low, _ = found["share"]
+    assert low < value - 0.005 and f"domain: {100 * low:.1f}" in found["text"]
+    general, domain = (found["expected"][kind] for kind in ("general", "domain"))
+    assert (domain["share"], general["share"]) == (low, pytest.approx(0.9 - low))
+    assert general["nats"][0] < limit - 1e-3 and f"general loss there: {general['nats'][0]:.4f}" in found["text"]
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,8 @@ def recommend_mix(study: Path, limit: str, *, tokens: str | None = None) -> dict
             f"{format_amount(budget)} tokens already",
             fix="allow a higher general loss, fewer tokens (--tokens), or a lower learning rate",
         )
-    expected: dict[str, Any] = {kind: _expect(fit, kind, critical.share[0], budget) for kind in fit.laws}
+    low = critical.share[1]  # of the mix that is recommended
+    expected: dict[str, Any] = {kind: _expect(fit, kind, low, budget) for kind in fit.laws}
     return {
         "share": critical.share,
         "is_limited": critical.is_limited,
