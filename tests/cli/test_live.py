@@ -1,6 +1,7 @@
 """The options of all verbs stand before or after the verb; each verb says what to do next, on standard error."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from typer.testing import CliRunner
 
 from ropewalk.cli.main import app
 from ropewalk.cli.next_steps import NEXT, TAKING, say_next
+from ropewalk.cli.options import print_result
 from ropewalk.cli.usage import split_options
 from ropewalk.core.error import UserError
 from ropewalk.core.events import open_events
@@ -115,6 +117,18 @@ def test_a_verb_ends_with_the_next_one_and_its_output_is_the_result_alone(tmp_pa
     out.unlink()
     quiet = CliRunner().invoke(app, ["new", "quickstart", "--quiet", "--out", str(out)])
     assert quiet.exit_code == 0 and quiet.stdout == f"{out}\n" and quiet.stderr == ""
+
+
+def test_a_result_as_json_is_json_where_a_number_is_infinite(capsys: pytest.CaptureFixture[str]) -> None:
+    """As the interval of a single document, or the network of a machine that has none."""
+    told = {"text": "", "high": math.inf, "scores": [{"low": -math.inf, "value": 1.5}, (math.nan, 2)], "中": 1}
+    print_result(told, as_json=True)
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    found = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    assert found == {"high": None, "scores": [{"low": None, "value": 1.5}, [None, 2]], "中": 1}
 
 
 def test_a_check_that_misses_text_does_not_say_run_at_once() -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ropewalk.core.events import emit
+from ropewalk.core.events import drop_infinities, emit
 from ropewalk.core.progress import say
 from ropewalk.core.translate import translate_all, translate_lines
 from ropewalk.parallel.torchrun import is_first
@@ -85,8 +85,10 @@ def show_part(part: str, recipe: Path, overrides: list[str] | None, as_json: boo
 
 
 def _to_json(result: dict[str, Any]) -> str:
-    """JSON that standard output can print. If its encoding lacks a character, non-ASCII characters are escaped."""
-    text = json.dumps(result, ensure_ascii=False)
+    """JSON that standard output can print: null for a number that JSON does not have, such as the infinite end of the
+    interval of one document. If the encoding lacks a character, non-ASCII characters are escaped."""
+    result = drop_infinities(result)
+    text = json.dumps(result, ensure_ascii=False, allow_nan=False)
     try:
         text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:

@@ -52,16 +52,17 @@ def emit(event: str, **facts: Any) -> None:
     """
     if _SINK.handle is not None:
         entry = {"time": round(time.time(), 3), "event": event, "process": os.getpid(), **facts}
-        line = json.dumps(_plain(entry), ensure_ascii=False, allow_nan=False, default=str) + "\n"
+        line = json.dumps(drop_infinities(entry), ensure_ascii=False, allow_nan=False, default=str) + "\n"
         os.write(_SINK.handle, line.encode("utf-8", errors="backslashreplace"))
 
 
-def _plain(value: Any) -> Any:
+def drop_infinities(value: Any) -> Any:
+    """``value`` with null for each float that is no number (nan, inf), which JSON does not have; keys as text."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {str(key): _plain(each) for key, each in value.items()}
-    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
+        return {str(key): drop_infinities(each) for key, each in value.items()}
+    return [drop_infinities(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _ends_within_a_line(path: Path) -> bool:
