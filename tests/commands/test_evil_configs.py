@@ -206,6 +206,7 @@ def test_nan_is_told_as_nan_and_not_as_a_disagreement() -> None:
         ("PhiForCausalLM", {}, "a bias of the head"),
         ("GPTNeoForCausalLM", {}, "learned"),
         ("ModernBertForMaskedLM", {}, "an encoder"),
+        ("ModernBertDecoderForCausalLM", {}, "a bias of the head"),  # it is causal
         ("GraniteMoeHybridForCausalLM", {"layer_types": ["mamba", "attention"]}, "supported with 0 only"),
         ("JambaForCausalLM", {"num_experts": 16}, "recurrent"),
         ("DeepseekV32ForCausalLM", {"kv_lora_rank": 512, "quantization_config": {"bits": 4}}, "indexer"),

@@ -48,14 +48,28 @@ def list_wrong(architecture: str) -> Iterator[tuple[str, dict[str, Any]]]:
     family = FAMILIES[architecture]
     for key, value in family.fixed.items():
         other = "gelu" if key == "hidden_act" else "other"  # a known activation
+        if value is True:
+            yield key, {key: None}
         yield key, {key: not value if isinstance(value, bool) else other if isinstance(value, str) else 2}
     for key in family.required:
         yield key, {key: ...}
     for needed, key in ((family.needs_kv_heads, "num_key_value_heads"), (family.needs_head_dim, "head_dim")):
         if needed:
             yield key, {key: ...}
-    if family.latent and family.latent.renames_head_dim:
+    if family.latent and family.latent.obeys_head_dim:
         yield "head_dim", {"head_dim": 20}  # of a whole head, which other classes ignore
+        yield "head_dim", {"head_dim": None}
+    if family.latent is None and not family.null_head_dim:
+        yield "head_dim", {"head_dim": None}
+    if family.partial:
+        share: dict[str, Any] = {"partial_rotary_factor": None}
+        yield "partial_rotary_factor", {"rope_parameters": ..., **share}
+        block = {"rope_type": "default", "rope_theta": 1e4, **share}
+        yield "partial_rotary_factor", {family.theta_key: ..., "partial_rotary_factor": ..., "rope_parameters": block}
+        if family.rotary_key not in share and not family.rotary_counts:
+            yield family.rotary_key, {family.rotary_key: None}
+    for other in family.experts.count[1:] if family.experts else ():
+        yield other, {family.experts.count[0]: 4, other: 6}
     for kind in set(_BLOCKS) - set(family.methods or _BLOCKS):
         block = {"rope_type": kind, "rope_theta": 1e4, **_BLOCKS[kind]}
         yield "rope_type", {family.theta_key: ..., "rope_parameters": block}
@@ -113,6 +127,12 @@ def check_switches(architecture: str) -> None:
 def list_switches(architecture: str) -> Iterator[dict[str, Any]]:
     """Entries of a file, ``...`` for a key that is left out, by which the class differs from the tiny model."""
     family, settings = FAMILIES[architecture], make_settings(architecture)
+    if "tie_word_embeddings" not in family.fixed:
+        yield {family.tied_key or "tie_word_embeddings": not settings["tie_word_embeddings"]}
+    if family.null_head_dim:
+        yield {"head_dim": None}
+    if family.experts and family.experts.per_layer:
+        yield {family.experts.per_token: [2] * 4}
     if family.qk_norm_key:
         yield {family.qk_norm_key: not settings.get(family.qk_norm_key, False)}
     if family.window_switch:

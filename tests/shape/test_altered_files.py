@@ -39,6 +39,21 @@ ALTERED: dict[str, tuple[str, dict[str, Any], str]] = {  # base, keys, and what 
     ),
     "llama3 beyond the context": (LLAMA31, {"max_position_embeddings": 4096}, "it counts from 8192 tokens"),
     "longrope beyond the context": (PHI, {"max_position_embeddings": 2048}, "it counts from 4096 tokens"),
+    "dynamic counts from another length": (
+        QWEN,
+        {"rope_scaling": {"rope_type": "dynamic", "factor": 4.0, "original_max_position_embeddings": 8192}},
+        "it is 8192, and transformers counts from max_position_embeddings, 32768",
+    ),
+    "dynamic with a length beside it": (
+        QWEN,
+        {"rope_scaling": {"rope_type": "dynamic", "factor": 4.0}, "original_max_position_embeddings": 8192},
+        "it is 8192, and transformers counts from max_position_embeddings, 32768",
+    ),
+    "llama3 without its turns": (
+        QWEN,
+        {"rope_scaling": {"rope_type": "llama3", "factor": 4.0}},
+        "it has no low_freq_factor and no high_freq_factor",
+    ),
     "an original of 0": (PHI, {"original_max_position_embeddings": 0}, "greater than 0 (given: 0)"),
     "no experts": (MIXTRAL, {"num_local_experts": 0}, "it is 0, and must be a whole number from 1"),
     "dense layers as a text": (QWEN_MOE, {"mlp_only_layers": "4096"}, "must be a list of layers, by numbers from 0"),

@@ -1,5 +1,7 @@
 """The text part of a multimodal config.json: published files, defaults of the classes, and what is refused."""
 
+import copy
+import itertools
 import json
 from typing import Any
 
@@ -162,6 +164,37 @@ def test_a_default_that_the_text_class_has_not_is_in_the_table(name: str) -> Non
         if key in text and key not in given and text[key] != value:
             assert row.assumed[key] == value, key
     assert row.assumed["rope_theta"] == theirs.rope_parameters["rope_theta"]
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_a_head_that_the_top_of_the_file_names_is_tied_as_in_the_class(name: str) -> None:
+    kind = getattr(transformers, name).config_class
+    for top, told in itertools.product(
+        (False, True), ({}, {"tie_word_embeddings": False}, {"tie_word_embeddings": True})
+    ):
+        text = {"model_type": WRAPPERS[name].text, "logit_scale": 1.0, **told}
+        config = {"tie_word_embeddings": top, "text_config": text}
+        theirs = kind(**copy.deepcopy(config)).tie_word_embeddings
+        ours = read_text_config({"architectures": [name], **config}, "config.json")["tie_word_embeddings"]
+        assert bool(ours) == theirs, (top, told)
+
+
+@pytest.mark.parametrize("name", ["LlavaForConditionalGeneration", "Idefics3ForConditionalGeneration"])
+def test_sizes_that_published_files_leave_out_are_those_of_the_class(name: str) -> None:
+    """LLaVA 1.5 7B and Idefics3 8B give few sizes of their text models."""
+    text = {"model_type": "llama", "rms_norm_eps": 1e-5, "vocab_size": 32_064, "max_position_embeddings": 4096}
+    config = {"architectures": [name], "text_config": text, "vision_config": VISION, "tie_word_embeddings": False}
+    theirs = getattr(transformers, name).config_class(text_config=dict(text)).text_config
+    shape = parse_shape(config, "config.json")
+    found = (shape.width, shape.heads, shape.kv_heads, shape.layers, shape.mlp_width, shape.vocabulary)
+    assert found == (
+        *(theirs.hidden_size, theirs.num_attention_heads, theirs.num_key_value_heads, theirs.num_hidden_layers),
+        *(theirs.intermediate_size, 32_064),
+    )
+    defaults = AutoConfig.for_model("llama")
+    assert {key: getattr(defaults, key) for key in WRAPPERS[name].assumed} == WRAPPERS[name].assumed
+    with pytest.raises(UserError, match="hidden_size is not usable"):  # the defaults of another text model
+        parse_shape({**config, "text_config": {**text, "model_type": "qwen2"}}, "config.json")
 
 
 def test_gemma_3_takes_the_defaults_of_its_class() -> None:

@@ -30,7 +30,7 @@ MIXTURES: Mapping[str, Family] = {
         qkv_bias=_ATTENTION_BIAS,
         output_bias=_ATTENTION_BIAS,
         qk_norm="all_heads",
-        experts=ExpertKeys(width="intermediate_size"),
+        experts=ExpertKeys(("num_experts", "num_local_experts"), width="intermediate_size"),
     ),
     "FlexOlmoForCausalLM": Family(
         "flex_olmo",
@@ -38,7 +38,7 @@ MIXTURES: Mapping[str, Family] = {
         output_bias=_ATTENTION_BIAS,
         qk_norm="all_heads",
         theta=500_000.0,
-        experts=ExpertKeys(width="intermediate_size"),
+        experts=ExpertKeys(("num_experts", "num_local_experts"), width="intermediate_size"),
     ),
     "Glm4MoeForCausalLM": Family(
         "glm4_moe",
@@ -96,13 +96,16 @@ MIXTURES: Mapping[str, Family] = {
         needs_kv_heads=True,
         needs_head_dim=True,
         experts=ExpertKeys(
+            ("num_experts", "num_local_experts"),
             per_token="moe_topk",
+            per_layer=True,
             width="intermediate_size",
             shared_width="intermediate_size",
         ),
     ),
     "MixtralForCausalLM": Family(
         "mixtral",
+        null_head_dim=True,
         needs_kv_heads=True,
         windows="all",
         window_tokens=None,

@@ -54,10 +54,10 @@ def read_experts(
     if keys.switch and not config.get(keys.switch):
         return None
     mixed = tuple(layer for layer in range(layers) if _has_mixture(config, keys, layer, where=where))
-    name = next((name for name in keys.count if name in config), keys.count[0])
+    name = _find_name(config, keys, where)
     if not mixed or (keys.may_have_none and _whole(config, name, where) == 0):
         return None
-    experts, per_token, inner = count(name), count(keys.per_token), count(keys.width)
+    experts, per_token, inner = count(name), _read_chosen(config, keys, layers, count, where), count(keys.width)
     if per_token > experts:
         raise UserError(
             "a token cannot use more experts than there are",
@@ -82,6 +82,37 @@ def read_experts(
         norms=norms,
         beside=keys.beside,
         matrices=3 if keys.gated else 2,
+    )
+
+
+def _find_name(config: Mapping[str, Any], keys: ExpertKeys, where: str) -> str:
+    """The key with the number of experts. Raises UserError where a file has it under two names that disagree."""
+    names = [name for name in keys.count if name in config] or [keys.count[0]]
+    other = next((name for name in names if config.get(name) != config.get(names[0])), None)
+    if other is None:
+        return names[0]
+    raise UserError(
+        "the number of experts is ambiguous",
+        where=f"{where}: {other}",
+        why=f"it is {config[other]!r:.60}, {names[0]} is {config[names[0]]!r:.60}, and the class has one number",
+        fix="remove the wrong one from config.json",
+    )
+
+
+def _read_chosen(
+    config: Mapping[str, Any], keys: ExpertKeys, layers: int, count: Callable[[str], int], where: str
+) -> int:
+    """How many experts a token uses. Raises UserError for a list whose layers differ, or that has not one for each."""
+    given = config.get(keys.per_token)
+    if not keys.per_layer or not isinstance(given, list):
+        return count(keys.per_token)
+    if len(given) == layers and all(type(each) is int and each == given[0] > 0 for each in given):
+        return int(given[0])
+    raise UserError(
+        f"{keys.per_token} is not usable",
+        where=f"{where}: {keys.per_token}",
+        why=f"it is {given!r:.60}, and must be a whole number, or a list of {layers} equal ones: one for each layer",
+        fix="correct it, or choose another base",
     )
 
 

@@ -24,9 +24,9 @@ _LATENT, _INDEXED = "latent attention (MLA)", "a sparse indexer (DSA) over laten
 _OTHER_INPUTS = "inputs other than text"
 _REMOTE_CODE = "code that comes with a checkpoint, as no class of transformers runs it"
 _MISSING = (
+    (("modernbertdecoder", "phiforcausal", "persimmon"), "a bias of the head"),
     (("modernbert", "eurobert"), "a causal mask: it is an encoder, whose queries attend to later tokens"),
     (("gptj", "codegen"), "its parallel blocks"),
-    (("phiforcausal", "persimmon"), "a bias of the head"),
     (("phimoe",), "routing that is random in training"),
     (("bitnet",), "weights of three values"),
     (("diffllama",), "differential attention"),
@@ -208,7 +208,7 @@ def _refuse_other_arithmetic(config: Mapping[str, Any], family: Family, where: s
                 fix="choose another base",
             )
     for key, value in family.fixed.items():
-        if config.get(key, value) not in (value, None):
+        if config.get(key, value) not in (value, None) or (value is True and config.get(key, value) is None):
             raise UserError(
                 f"{key} is not supported",
                 where=f"{where}: {key}",

@@ -72,6 +72,8 @@ class ExpertKeys:
     layer, and the router scales its input and the weight of each expert (Gemma 4)."""
     switch: str = ""
     """A key without which, or where it is false, no layer has experts."""
+    per_layer: bool = False
+    """Whether the class also takes a list, with a number for each layer, as ``per_token`` (Hunyuan-A13B)."""
     may_have_none: bool = False
     """Whether the class runs a count of 0 experts, as a model of dense layers. Others fail, or divide by it."""
 
@@ -80,12 +82,12 @@ class ExpertKeys:
 class LatentKeys:
     """How a class with latent attention (MLA) reads its file; the keys of ranks and widths are DeepSeek's in all.
 
-    ``value_of_width``: without ``v_head_dim`` the class takes width / heads. ``renames_head_dim``: the class takes
-    ``head_dim`` for another name of ``qk_rope_head_dim``; the others ignore it.
+    ``value_of_width``: without ``v_head_dim`` the class takes width / heads. ``obeys_head_dim``: the class turns as
+    many dimensions as ``head_dim`` says where a file has it, and null breaks it; the others ignore it.
     """
 
     value_of_width: bool = False
-    renames_head_dim: bool = False
+    obeys_head_dim: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +169,8 @@ class Family:
     needs_kv_heads: bool = False
     needs_head_dim: bool = False
     head_dim: int | None = None
+    null_head_dim: bool = False
+    """Whether the class takes null as ``head_dim`` for width / heads; the others fail at it."""
     tied: bool = False
     tied_key: str = ""
     """An older key for a tied head; where a file has it, the class does not read ``tie_word_embeddings``."""

@@ -77,9 +77,10 @@ HYBRIDS: Mapping[str, Family] = {
         },
         fixed={
             **{"hidden_act": "silu", "mla_use_nope": True, "moe_router_activation_func": "sigmoid"},
-            **{"moe_layer_freq": 1},
+            **{"moe_layer_freq": 1, "tie_word_embeddings": False},
         },
         experts=ExpertKeys(
+            ("num_experts", "num_local_experts"),
             dense="types",
             shared="n_shared_experts",
             balance_bias="buffer",
@@ -136,7 +137,7 @@ HYBRIDS: Mapping[str, Family] = {
         fixed={
             **{"mlp_hidden_act": "relu2", "mamba_hidden_act": "silu", "use_conv_bias": True, "n_shared_experts": 1},
             **{"attention_bias": False, "mlp_bias": False, "use_bias": False, "residual_in_fp32": False},
-            **{"moe_latent_size": None, "sliding_window": None},
+            **{"moe_latent_size": None, "sliding_window": None, "tie_word_embeddings": False},
         },
         no_dropout=("hidden_dropout",),
         file_names={"backbone.": "model."},
@@ -156,6 +157,7 @@ HYBRIDS: Mapping[str, Family] = {
     ),
     "MiniMaxForCausalLM": Family(
         "minimax",
+        null_head_dim=True,
         needs_kv_heads=True,
         theta=1_000_000.0,
         no_dropout=("router_jitter_noise",),

@@ -101,10 +101,11 @@ def read_latent(config: Mapping[str, Any], family: Family, *, count: Callable[[s
 def _check_heads(config: Mapping[str, Any], family: Family, latent: Latent, *, heads: int, where: str) -> None:
     assert family.latent is not None
     told = {"num_key_value_heads": (heads,), "head_dim": (latent.rotary_dim, latent.head_dim)}
-    if family.latent.renames_head_dim:
+    if family.latent.obeys_head_dim:
         told["head_dim"] = (latent.rotary_dim,)
     for key, fitting in told.items():
-        if config.get(key) is not None and config[key] not in fitting:
+        breaks = key == "head_dim" and family.latent.obeys_head_dim and config.get(key, 0) is None
+        if breaks or (config.get(key) is not None and config[key] not in fitting):
             raise UserError(
                 f"{key} does not fit latent attention",
                 where=f"{where}: {key}",

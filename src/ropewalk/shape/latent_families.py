@@ -29,7 +29,7 @@ LATENT: Mapping[str, Family] = {
         needs_kv_heads=True,
         fixed=_SIGMOID,
         experts=BALANCED,
-        latent=LatentKeys(),
+        latent=LatentKeys(obeys_head_dim=True),
     ),
     "Glm4MoeLiteForCausalLM": Family(
         "glm4_moe_lite",
@@ -38,7 +38,7 @@ LATENT: Mapping[str, Family] = {
         needs_kv_heads=True,
         fixed=_SIGMOID,
         experts=replace(BALANCED, dense="types"),
-        latent=LatentKeys(renames_head_dim=True),
+        latent=LatentKeys(obeys_head_dim=True),
     ),
     "MiniCPM3ForCausalLM": Family(
         "minicpm3",
@@ -58,6 +58,6 @@ LATENT: Mapping[str, Family] = {
         needs_kv_heads=True,
         tied=True,
         fixed={"mlp_bias": False},
-        latent=LatentKeys(),
+        latent=LatentKeys(obeys_head_dim=True),
     ),
 }

@@ -13,13 +13,18 @@ _ATTENTION_BIAS, _MLP_BIAS = ("attention_bias", False), ("mlp_bias", False)
 LLAMA_KIN: Mapping[str, Family] = {
     "LlamaForCausalLM": Family(
         "llama",
+        null_head_dim=True,
         qkv_bias=_ATTENTION_BIAS,
         output_bias=_ATTENTION_BIAS,
         mlp_bias=_MLP_BIAS,
         kin=("MistralForCausalLM", "MinistralForCausalLM", "SmolLM3ForCausalLM"),
     ),
     "MistralForCausalLM": Family(
-        "mistral", needs_kv_heads=True, windows="all", kin=("MinistralForCausalLM", "SmolLM3ForCausalLM")
+        "mistral",
+        null_head_dim=True,
+        needs_kv_heads=True,
+        windows="all",
+        kin=("MinistralForCausalLM", "SmolLM3ForCausalLM"),
     ),
     "MinistralForCausalLM": Family(
         "ministral", needs_kv_heads=True, needs_head_dim=True, windows="some", kin=("SmolLM3ForCausalLM",)
@@ -52,7 +57,12 @@ LLAMA_KIN: Mapping[str, Family] = {
         theta=2_000_000.0,
     ),
     "ArceeForCausalLM": Family(
-        "arcee", qkv_bias=_ATTENTION_BIAS, output_bias=_ATTENTION_BIAS, mlp_bias=_MLP_BIAS, mlp="plain"
+        "arcee",
+        null_head_dim=True,
+        qkv_bias=_ATTENTION_BIAS,
+        output_bias=_ATTENTION_BIAS,
+        mlp_bias=_MLP_BIAS,
+        mlp="plain",
     ),
     "HeliumForCausalLM": Family(
         "helium",
@@ -63,6 +73,7 @@ LLAMA_KIN: Mapping[str, Family] = {
     ),
     "SeedOssForCausalLM": Family(
         "seed_oss",
+        null_head_dim=True,
         qkv_bias=("attention_bias", True),
         output_bias=("attention_out_bias", False),
         mlp_bias=_MLP_BIAS,
@@ -72,6 +83,7 @@ LLAMA_KIN: Mapping[str, Family] = {
     ),
     "Ernie4_5ForCausalLM": Family(
         "ernie4_5",
+        null_head_dim=True,
         fixed={"use_bias": False},
         needs_kv_heads=True,
         head_dim=128,

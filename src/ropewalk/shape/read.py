@@ -169,6 +169,10 @@ def _read_widths(config: Mapping[str, Any], family: Family, where: str) -> tuple
 def _find_head_dim(config: Mapping[str, Any], family: Family, usual: int, where: str) -> int:
     if family.needs_head_dim and config.get("head_dim") is None:
         raise _unusable("head_dim", f"missing, and {family.model_type} has no default", where)
+    if config.get("head_dim", usual) is None and family.latent is None:
+        if not family.null_head_dim:
+            raise _unusable("head_dim", f"null, at which the class of {family.model_type} fails", where)
+        return _count({}, "head_dim", where, default=usual, most=WIDEST_HEAD)
     return _count(config, "head_dim", where, default=family.head_dim or usual, most=WIDEST_HEAD)
 
 

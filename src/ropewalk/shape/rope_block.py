@@ -26,8 +26,11 @@ _NEUTRAL: Mapping[str, tuple[float, ...]] = {
 }
 """Keys of some readers, with the values that change nothing."""
 _ORIGINAL = "original_max_position_embeddings"
+_REQUIRED = {"llama3": ("low_freq_factor", "high_freq_factor")}
+"""Keys that transformers needs and our method has a default for; other missing ones are told by read_layers.py."""
 _SHARPENING = ("attn_factor", "mscale", "short_mscale", "long_mscale")
-_PLAIN = ("rope_type", "rope_theta", "partial_rotary_factor")
+_SHARE = "partial_rotary_factor"
+_PLAIN = ("rope_type", "rope_theta", _SHARE)
 
 
 def screen_keys(values: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -38,6 +41,13 @@ def screen_keys(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     kind = values["rope_type"]
     known = {*_PLAIN, *KEYS.get(kind, ())}
     _refuse_numbers(values, where)
+    if missing := [key for key in _REQUIRED.get(kind, ()) if key not in values]:
+        raise UserError(
+            f"the {kind} rope of this model is incomplete",
+            where=where,
+            why=f"it has no {' and no '.join(missing)}",
+            fix="correct config.json",
+        )
     kept = dict(values)
     for key in sorted(set(values) - known):
         if key in _INFORMATIVE or _is_neutral(values[key], _NEUTRAL.get(key, ())):
@@ -64,6 +74,33 @@ def refuse_null_theta(config: Mapping[str, Any], family: Family, where: str) -> 
         why="it is null, for which the class has no default",
         fix="give the number that the model was trained with",
     )
+
+
+def refuse_null_share(config: Mapping[str, Any], block: Any, family: Family, where: str) -> None:
+    """Raise UserError for a share that is null: classes turn the whole head then, or fail, and take no default."""
+    inside = isinstance(block, Mapping) and _SHARE in block
+    owner = block if inside else config
+    keys = {_SHARE} if inside or family.rotary_counts else {_SHARE, family.rotary_key}
+    for key in sorted(keys):
+        if key in owner and owner[key] is None:
+            raise UserError(
+                "the rotated share of a head is not usable",
+                where=f"{where}: rope_parameters.{key}" if inside else f"{where}: {key}",
+                why=f"it is null, for which the class of {family.model_type} does not take its default "
+                f"({family.rotary_share:g})",
+                fix="remove the key, or give the share that the model was trained with",
+            )
+
+
+def refuse_other_original(original: Any, context_tokens: int, where: str) -> None:
+    """Raise UserError for a dynamic rope with an original length of its own, which its readers do not use."""
+    if original != context_tokens:
+        raise UserError(
+            "the dynamic rope's original length would be ignored",
+            where=f"{where}.{_ORIGINAL}",
+            why=f"it is {original!r:.60}, and transformers counts from max_position_embeddings, {context_tokens}",
+            fix="give max_position_embeddings the length that the model was trained at, and remove this key",
+        )
 
 
 def refuse_long_original(values: Mapping[str, Any], context_tokens: int, where: str) -> None:

@@ -14,8 +14,8 @@ from ropewalk.core.error import UserError
 from ropewalk.rope.layers import LayerPosition
 from ropewalk.rope.method import LARGEST_THETA
 from ropewalk.rope.scaling import Linear
+from ropewalk.shape import rope_block
 from ropewalk.shape.family import Family
-from ropewalk.shape.rope_block import refuse_long_original, refuse_null_theta, screen_keys
 
 FULL, WINDOWED = "full_attention", "sliding_attention"
 _ORIGINAL = "original_max_position_embeddings"
@@ -46,7 +46,7 @@ def read_ropes(
     if family.nope == "always":
         config = {}  # the class reads none of these keys
     _refuse_methods(config, family, where)
-    refuse_null_theta(config, family, where)
+    rope_block.refuse_null_theta(config, family, where)
     if family.theta_key != "rope_theta":
         config = _rename_theta(config, family, where)
     if family.ntk_alpha:
@@ -176,14 +176,16 @@ def _normalise(raw: Any, outside: Mapping[str, Any], context_tokens: int, family
     values = {key: value for key, value in values.items() if key not in family.kept_rope_keys or key == _ORIGINAL}
     if values["rope_type"] == "default":
         values.pop(_ORIGINAL, None)
+    if values["rope_type"] == "dynamic":
+        rope_block.refuse_other_original(values.get(_ORIGINAL, context_tokens), outside["tokens"], where)
     if values["rope_type"] in _TRAINED_LENGTH or values["rope_type"] == "dynamic":
         values.setdefault(_ORIGINAL, context_tokens)
     original = values.get(_ORIGINAL)
     if values["rope_type"] == "longrope" and type(original) is int and original > 0:
         values.setdefault("factor", max(1.0, outside["tokens"] / original))  # as transformers does
-    kept = screen_keys(values, where)
+    kept = rope_block.screen_keys(values, where)
     if kept.get(_ORIGINAL) != family.default_rope.get(_ORIGINAL):  # else the class wrote it, whatever the context
-        refuse_long_original(kept, outside["tokens"], where)
+        rope_block.refuse_long_original(kept, outside["tokens"], where)
     return kept
 
 
@@ -217,6 +219,7 @@ def find_rotary_share(config: Mapping[str, Any], family: Family, *, head_dim: in
         _refuse_partial(config, family, where)
         return 1.0
     inside = block.get("partial_rotary_factor") if isinstance(block, Mapping) else None
+    rope_block.refuse_null_share(config, block, family, where)
     found = {f"rope_parameters.{_SHARE_KEYS[0]}": inside, _SHARE_KEYS[0]: config.get(_SHARE_KEYS[0])}
     if family.rotary_key not in found:
         given = config.get(family.rotary_key)

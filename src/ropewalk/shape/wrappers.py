@@ -26,7 +26,7 @@ class Wrapper:
     """A multimodal class. ``text`` is the model_type of its text part where the file names none.
 
     ``runs`` are text parts with a model_type of their own and the class that computes the same; others are the class of
-    that model_type. ``assumed`` are the defaults of the class's text config where the text class has others, or none.
+    that model_type. ``assumed`` are defaults of the text config of ``text`` where the text class has others, or none.
     ``always`` are values that the class computes with, whatever its file says, where the text class reads a key.
     ``axes``: positions have three axes (M-RoPE), which are equal for text. ``flat``: old files have the text's keys at
     the top. ``windows``: the text config has keys for windows. ``text_ties``: a text config that ties its head wins.
@@ -55,6 +55,15 @@ _GEMMA3 = {
     "num_key_value_heads": 4,
     "max_position_embeddings": 131_072,
 }
+_LLAMA = {
+    "vocab_size": 32_000,
+    "hidden_size": 4096,
+    "intermediate_size": 11_008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "max_position_embeddings": 2048,
+}
+"""Sizes that files of LLaVA 1.5 and Idefics3 leave out."""
 _QWEN2 = {"rope_theta": 1_000_000.0, "rms_norm_eps": 1e-5, "hidden_act": "silu"}
 
 WRAPPERS: Mapping[str, Wrapper] = {
@@ -100,9 +109,9 @@ WRAPPERS: Mapping[str, Wrapper] = {
     "Qwen3_5MoeForConditionalGeneration": Wrapper("qwen3_5_moe_text"),
     "AyaVisionForConditionalGeneration": Wrapper("cohere2"),
     "InternVLForConditionalGeneration": Wrapper("qwen2"),
-    "LlavaForConditionalGeneration": Wrapper("llama"),
-    "SmolVLMForConditionalGeneration": Wrapper("llama"),
-    "Idefics3ForConditionalGeneration": Wrapper("llama"),
+    "LlavaForConditionalGeneration": Wrapper("llama", assumed=_LLAMA, text_ties=True),
+    "SmolVLMForConditionalGeneration": Wrapper("llama", assumed=_LLAMA),
+    "Idefics3ForConditionalGeneration": Wrapper("llama", assumed=_LLAMA),
 }
 """The multimodal classes whose text part is extended and trained, by the class name in config.json."""
 
@@ -130,11 +139,11 @@ def read_text_config(config: Mapping[str, Any], where: str) -> Mapping[str, Any]
     for key in _ROPE_BLOCKS:
         if row.axes and isinstance(text.get(key), Mapping):
             text[key] = _drop_axes(text[key])
-    for key, value in row.assumed.items():
+    kind = _find_kind(raw, row)
+    for key, value in row.assumed.items() if kind == row.text else ():
         if text.get(key) is None and not (key == "rope_theta" and _has_theta(text)):
             text[key] = value
     text |= row.always
-    kind = _find_kind(raw, row)
     architecture = _find_class(kind, row)
     family = SUPPORTED.get(architecture)
     if family is not None and not row.obeys_rules:
@@ -218,12 +227,12 @@ def _find_class(kind: str, row: Wrapper) -> str:
 
 def _find_tied(config: Mapping[str, Any], raw: Mapping[str, Any], row: Wrapper) -> Any:
     """Whether the head is the embedding. transformers asks the top of the file, and files often have it only there."""
-    if row.text_ties and raw.get(_TIED):
+    family = SUPPORTED.get(_find_class(_find_kind(raw, row), row))
+    if row.text_ties and raw.get(_TIED, family is not None and family.tied):
         return True
     for level in (config, raw):
         if level.get(_TIED) is not None:
             return level[_TIED]
-    family = SUPPORTED.get(_find_class(_find_kind(raw, row), row))
     return family is not None and family.tied
 
 
