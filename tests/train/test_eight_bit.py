@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
+from torch.distributed.tensor.debug import CommDebugMode
 
 from ropewalk.checkpoint.eight_bit import decode_moments, encode_moments, find_nearest
 from ropewalk.checkpoint.load import load_checkpoint, newest
@@ -130,6 +131,16 @@ def test_bytes_are_sharded_like_their_weight() -> None:
             **dict.fromkeys(("exp_avg", "exp_avg_sq"), (torch.uint8, (rows, WIDTH))),
             **dict.fromkeys(("exp_avg_scale", "exp_avg_sq_scale"), (torch.float32, (rows, 2))),
         }
+
+
+def test_no_rank_gathers_a_matrix_to_make_its_moments() -> None:
+    def count() -> int:
+        state = make_state(eight_bit=False)
+        with CommDebugMode() as messages:
+            make_optimizer(state.model, weight_decay=0.1, betas=(0.9, 0.95), eight_bit=True)
+        return messages.get_total_counts()
+
+    assert run_ranks(count, 2, threads=1) == [0, 0], "a whole matrix may not fit into the memory of a device"
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])

@@ -60,7 +60,7 @@ def read_other_form(
                 stored[name] = map_shard(ours, torch.zeros_like, dtype=torch.float32)
             else:
                 stored[name] = map_shard(ours, torch.zeros_like, dtype=torch.uint8)
-                stored[name_scale(name)] = zeros_by_row(ours, (len(ours), _count_blocks(ours)))
+                stored[name_scale(name)] = zeros_by_row(ours, (len(ours), count_blocks(ours)))
         fill(stored)
         for name in batch:
             _write_over(name, tensors, stored)
@@ -73,7 +73,8 @@ def zeros_by_row(like: Shaped[Tensor, "rows ..."], shape: tuple[int, int]) -> Fl
     return torch.zeros(shape, device=like.device)
 
 
-def _count_blocks(matrix: Shaped[Tensor, "rows ..."]) -> int:
+def count_blocks(matrix: Shaped[Tensor, "rows ..."]) -> int:
+    """Return the number of scales of a row. It is found by the shape, as a row of a DTensor is gathered by messages."""
     return math.ceil(math.prod(matrix.shape[1:]) / BLOCK_ELEMENTS)
 
 
