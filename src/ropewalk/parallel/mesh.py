@@ -66,8 +66,9 @@ def make_mesh(ranks: int, context: int, *, replicas: int = 1) -> Mesh:
     ``replicas`` of the parameters, does not divide the number of ranks.
     """
     require_even(ranks, context=context, replicas=replicas)
-    assert dist.get_world_size() == ranks, "run_ranks has checked the number"
-    known = _meshes.setdefault(dist.group.WORLD, {})
+    world = dist.group.WORLD
+    assert world is not None and dist.get_world_size() == ranks, "run_ranks has checked the number"
+    known = _meshes.setdefault(world, {})
     if (ranks, context, replicas) not in known:
         known[ranks, context, replicas] = _lay_out(ranks, context, replicas)
     return known[ranks, context, replicas]
