@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from place import Place
 from ropewalk import commands
@@ -110,6 +111,19 @@ def test_the_quickstart_is_small_and_a_real_model_is_not() -> None:
     assert shape.parameters <= SMALL_PARAMETERS < 100_000_000
     asked = RankSetup("cpu", small=True, deterministic=True)
     assert set_up_ranks(Parallel(device="cpu", deterministic=True), shape) == asked
+
+
+def test_messages_may_take_longer_than_the_longest_sound_step() -> None:
+    """The host queues the messages of a whole step ahead, and their time begins there."""
+    shape = read_shape(find_model("tiny-base"))
+
+    def ask() -> float:
+        group = dist.distributed_c10d._get_default_group()
+        return float(group._get_backend(torch.device("cpu")).options._timeout.total_seconds())
+
+    for hang_seconds, seconds in ((None, 600), (60, 600), (1200, 1500)):
+        setup = set_up_ranks(Parallel(device="cpu", hang_seconds=hang_seconds), shape)
+        assert run_ranks(ask, 1, setup=setup) == [seconds]
 
 
 @pytest.mark.parametrize(

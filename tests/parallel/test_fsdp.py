@@ -1,5 +1,7 @@
 """Sharding changes where numbers lie, not what they are: sums of gradients, float32 masters, one AdamW step."""
 
+import gc
+import weakref
 from collections import OrderedDict
 from typing import Literal
 
@@ -131,3 +133,23 @@ def test_weights_are_gathered_one_block_ahead() -> None:
             expected = {index, ahead} & set(range(4))
             assert {place for place, there in enumerate(gathered) if there} >= expected, (way, index, gathered)
             assert len([there for there in gathered if there]) <= 2, (way, index, gathered)
+
+
+def test_a_model_that_is_no_longer_used_is_freed_before_the_next_is_sharded() -> None:
+    """Such as the base, once it is measured, and under torchrun the model of the stage before."""
+
+    def look() -> list[bool]:
+        gc.collect()
+        gc.disable()  # else a collection of Python's own may hide what is tested
+        model = Stack()
+        mesh = make_mesh(2, 1)
+        shard_model(model, mesh, precision="float32", whole_bytes=0)
+        with torch.no_grad():
+            model(rows_of(mesh.rank))
+        shard = weakref.ref(model.head)
+        del model
+        held = [shard() is not None]
+        shard_model(Stack(), mesh, precision="float32", whole_bytes=0)
+        return [*held, shard() is not None]
+
+    assert run_ranks(look, 2, threads=1) == [[True, False]] * 2

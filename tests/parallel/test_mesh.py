@@ -38,6 +38,16 @@ def test_a_replica_is_sharded_over_neighbours() -> None:
         run_ranks(lambda: make_mesh(3, 1, replicas=2), 3, threads=1)
 
 
+def test_stages_share_their_groups() -> None:
+    def count() -> tuple[int, int]:
+        first = make_mesh(4, 2, replicas=2)
+        before = len(dist.distributed_c10d._world.pg_map)
+        assert make_mesh(4, 2, replicas=2).context_group is first.context_group
+        return before, len(dist.distributed_c10d._world.pg_map)
+
+    assert all(before == after for before, after in run_ranks(count, 4, threads=1))
+
+
 def test_degrees_that_do_not_divide_are_refused() -> None:
     with pytest.raises(UserError, match="3 ranks cannot be divided into groups of 2 context ranks"):
         run_ranks(describe, 3, 3, 2)

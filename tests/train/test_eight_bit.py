@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
+from torch.distributed.tensor.debug import CommDebugMode
 
+from ropewalk.checkpoint.convert_moments import zeros_by_row
 from ropewalk.checkpoint.eight_bit import decode_moments, encode_moments, find_nearest
 from ropewalk.checkpoint.load import load_checkpoint, newest
 from ropewalk.checkpoint.save import save_checkpoint
@@ -130,6 +132,36 @@ def test_bytes_are_sharded_like_their_weight() -> None:
             **dict.fromkeys(("exp_avg", "exp_avg_sq"), (torch.uint8, (rows, WIDTH))),
             **dict.fromkeys(("exp_avg_scale", "exp_avg_sq_scale"), (torch.float32, (rows, 2))),
         }
+
+
+def test_scales_lie_where_the_bytes_lie() -> None:
+    """Beside a GPU the states may be on the host; here a shard without memory stands for one that is not on a GPU."""
+
+    def look() -> list[tuple[str, int, tuple[int, ...], torch.dtype, bool]]:
+        with torch.device("meta"):
+            model = Wide()
+        shard_model(model, make_mesh(2, 1), precision="float32", whole_bytes=0)
+        found = []
+        for matrix in (model.inner.weight, model.inner.weight.unflatten(1, (3, 100))):
+            with CommDebugMode() as messages:
+                scales = zeros_by_row(matrix, (INNER, 2))
+            own = scales.to_local()
+            found.append(
+                (own.device.type, messages.get_total_counts(), tuple(own.shape), own.dtype, own.is_contiguous())
+            )
+        return found
+
+    assert run_ranks(look, 2, threads=1) == [[("meta", 0, (INNER // 2, 2), torch.float32, True)] * 2] * 2
+
+
+def test_no_rank_gathers_a_matrix_to_make_its_moments() -> None:
+    def count() -> int:
+        state = make_state(eight_bit=False)
+        with CommDebugMode() as messages:
+            make_optimizer(state.model, weight_decay=0.1, betas=(0.9, 0.95), eight_bit=True)
+        return messages.get_total_counts()
+
+    assert run_ranks(count, 2, threads=1) == [0, 0], "a whole matrix may not fit into the memory of a device"
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])

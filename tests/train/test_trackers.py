@@ -7,6 +7,7 @@ import struct
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +181,23 @@ def test_one_that_does_not_answer_is_not_waited_for(
         for rows in ROWS:
             sinks.log(rows)
     assert "it is 4 steps behind" in capfd.readouterr().err
-    os.write(writing, b"xx")  # the threads end, and with them the test
+    os.write(writing, b"xx")  # the threads end
+
+
+def test_one_that_does_not_answer_keeps_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(trackers.OPENERS, "wandb", lambda run: os.read(os.pipe()[0], 1))  # type: ignore[arg-type,misc]
+    monkeypatch.setattr(trackers, "_CLOSE_SECONDS", 0.2)
+
+    def track() -> None:
+        with Trackers(["wandb"], TrackedRun(tmp_path, {}, 0)) as sinks:
+            sinks.log(ROWS[0])
+
+    process = get_context("fork").Process(target=track)
+    process.start()
+    process.join(10)
+    ended = process.exitcode
+    process.kill()
+    assert ended == 0, "a server that never answers would hold the machine of rank 0"
 
 
 def test_a_missing_package_is_told_before_anything_is_trained(

@@ -60,20 +60,24 @@ def read_other_form(
                 stored[name] = map_shard(ours, torch.zeros_like, dtype=torch.float32)
             else:
                 stored[name] = map_shard(ours, torch.zeros_like, dtype=torch.uint8)
-                stored[name_scale(name)] = zeros_by_row(ours, (len(ours), _count_blocks(ours)))
+                stored[name_scale(name)] = zeros_by_row(ours, (len(ours), count_blocks(ours)))
         fill(stored)
         for name in batch:
             _write_over(name, tensors, stored)
 
 
 def zeros_by_row(like: Shaped[Tensor, "rows ..."], shape: tuple[int, int]) -> Float32[Tensor, "rows blocks"]:
-    """Return float32 zeros of ``shape`` whose matrix rows are placed on the same ranks as those of ``like``."""
-    if isinstance(like, DTensor):
+    """Return float32 zeros of ``shape`` whose matrix rows are on the same ranks and devices as those of ``like``."""
+    if not isinstance(like, DTensor):
+        return torch.zeros(shape, device=like.device)
+    if own_shard(like).device.type == like.device_mesh.device_type:
         return sharded.zeros(shape, device_mesh=like.device_mesh, placements=like.placements)
-    return torch.zeros(shape, device=like.device)
+    # States on the host: as in map_shard, only torch's dispatch leaves a shard on another device than the mesh's.
+    return torch.zeros_like(like.detach().flatten(1)[:, :1].expand(shape), dtype=torch.float32)
 
 
-def _count_blocks(matrix: Shaped[Tensor, "rows ..."]) -> int:
+def count_blocks(matrix: Shaped[Tensor, "rows ..."]) -> int:
+    """Return the number of scales of a row. It is found by the shape, as a row of a DTensor is gathered by messages."""
     return math.ceil(math.prod(matrix.shape[1:]) / BLOCK_ELEMENTS)
 
 

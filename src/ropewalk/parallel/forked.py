@@ -61,6 +61,7 @@ class Outcome:
 class RankStart:
     """The place of one ``rank`` among ``ranks``, with ``threads`` threads and a device of ``kind``.
 
+    A message between them may take ``message_seconds``.
     The ranks exchange their addresses through files in ``folder``.
     """
 
@@ -70,6 +71,7 @@ class RankStart:
     threads: int
     kind: Kind
     deterministic: bool
+    message_seconds: float
 
 
 def be_rank(

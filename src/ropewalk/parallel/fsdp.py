@@ -7,8 +7,10 @@ replicas, gradients are summed within each replica and then over all replicas. S
 without further messages.
 """
 
+import gc
 from itertools import pairwise
 from typing import Protocol, runtime_checkable
+from weakref import WeakSet
 
 import torch
 from torch import nn
@@ -23,6 +25,9 @@ from torch.distributed.fsdp import (
 from ropewalk.parallel.mesh import Mesh
 from ropewalk.plan.memory import UNIT_BYTES, WHOLE_BYTES
 from ropewalk.plan.precision import Precision, choose_precision
+
+_sharded: WeakSet[nn.Module] = WeakSet()
+"""The models that this process has sharded and that still hold memory."""
 
 
 @runtime_checkable
@@ -61,6 +66,10 @@ def shard_model(
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
     place = CPUOffloadPolicy(pin_memory=mesh.device.type == "cuda") if states_on_host else OffloadPolicy()
     weight_bytes = sum(parameter.nbytes for parameter in model.parameters())
+    if weight_bytes > whole_bytes and _sharded:
+        # A model and torch's hooks refer to each other: without a collection, the base that was measured or the model
+        # of the stage before would keep its memory beside this one.
+        gc.collect()
     for block in model.blocks if weight_bytes > whole_bytes else ():
         for part in _find_heavy(block, unit_bytes):
             fully_shard(part, mesh=mesh.sharding, mp_policy=policy, offload_policy=place)
@@ -71,6 +80,7 @@ def shard_model(
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)  # gloo supports neither averages nor scaled sums
     _prefetch([block for block in model.blocks if isinstance(block, FSDPModule)])
+    _sharded.add(model)
 
 
 def _prefetch(blocks: list[FSDPModule]) -> None:

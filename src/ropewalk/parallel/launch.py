@@ -39,8 +39,6 @@ from ropewalk.plan.rank_setup import Kind, RankSetup
 
 __all__ = ["RankError", "leave_ranks", "run_ranks"]
 
-_TIMEOUT = timedelta(minutes=10)
-"""The timeout of one message between ranks. It is longer than the patience of hang.py, which names the hanging rank."""
 _JOIN_TIMEOUT = timedelta(minutes=2)
 _STARTS = 3
 """The most attempts to start the ranks. On a busy machine one start in 300 forms no group, and it is repeated."""
@@ -92,7 +90,9 @@ def run_ranks(
             results = _run_forked(
                 partial(function, *args),
                 ranks,
-                lambda rank, folder: RankStart(rank, ranks, folder, threads, kind, setup.deterministic),
+                lambda rank, folder: RankStart(
+                    rank, ranks, folder, threads, kind, setup.deterministic, setup.message_seconds
+                ),
             )
         except RankError as error:
             stop_if_asked()  # a rank that was ended by a signal is not an error
@@ -183,7 +183,8 @@ def _join_group(start: RankStart) -> None:
     if loopback:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback[0])
     store = dist.FileStore(str(start.folder / "store"), start.ranks)  # type: ignore[attr-defined]
-    _init_group(store, start.rank, start.ranks, device=_set_up_rank(start.kind, start.rank, start.deterministic))
+    device = _set_up_rank(start.kind, start.rank, start.deterministic)
+    _init_group(store, start.rank, start.ranks, device=device, message_seconds=start.message_seconds)
 
 
 def _choose_kind(setup: RankSetup, ranks: int, *, speaks: bool = True) -> Kind:
@@ -218,14 +219,15 @@ def _repeat_results() -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # ours reads none
 
 
-def _init_group(store: Any, rank: int, ranks: int, *, device: torch.device) -> None:
+def _init_group(store: Any, rank: int, ranks: int, *, device: torch.device, message_seconds: float) -> None:
     """Set up the process group. Return when all ranks have exchanged a first message.
 
     So no rank begins to work before all ranks can.
     """
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     store.set_timeout(_JOIN_TIMEOUT)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=ranks, timeout=_TIMEOUT)
+    timeout = timedelta(seconds=message_seconds)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=ranks, timeout=timeout)
     dist.all_reduce(torch.zeros(1))
 
 
@@ -258,7 +260,7 @@ def _join_torchrun(setup: RankSetup) -> None:
     rank, ranks, store = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), open_torchrun_store()
     kind = _agree(store, rank, ranks, _choose_kind(setup, count_started_here(), speaks=is_first()))
     device = _set_up_rank(kind, int(os.environ["LOCAL_RANK"]), setup.deterministic)
-    _init_group(store, rank, ranks, device=device)
+    _init_group(store, rank, ranks, device=device, message_seconds=setup.message_seconds)
     take_place(open_torchrun_store, say)
 
 

@@ -7,6 +7,7 @@ once.
 """
 
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
@@ -53,14 +54,27 @@ class Mesh:
         return self.rank % self.context_ranks
 
 
+_meshes: WeakKeyDictionary[dist.ProcessGroup, dict[tuple[int, int, int], Mesh]] = WeakKeyDictionary()
+
+
 def make_mesh(ranks: int, context: int, *, replicas: int = 1) -> Mesh:
     """Return the mesh of ``ranks`` ranks with ``context`` ranks in each context-parallel group.
+
+    It is made once: each group of NCCL keeps buffers on the device, and under torchrun all stages are one process.
 
     Every rank must call it, inside ``run_ranks``. Raises UserError where the context degree, or the number of
     ``replicas`` of the parameters, does not divide the number of ranks.
     """
     require_even(ranks, context=context, replicas=replicas)
-    assert dist.get_world_size() == ranks, "run_ranks has checked the number"
+    world = dist.group.WORLD
+    assert world is not None and dist.get_world_size() == ranks, "run_ranks has checked the number"
+    known = _meshes.setdefault(world, {})
+    if (ranks, context, replicas) not in known:
+        known[ranks, context, replicas] = _lay_out(ranks, context, replicas)
+    return known[ranks, context, replicas]
+
+
+def _lay_out(ranks: int, context: int, replicas: int) -> Mesh:
     device = rank_device()
     grid = init_device_mesh(device.type, (ranks // context, context), mesh_dim_names=("data", "context"))
     line = init_device_mesh(device.type, (ranks,), mesh_dim_names=("ranks",))

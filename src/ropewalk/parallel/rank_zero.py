@@ -5,6 +5,7 @@ and then. Under torchrun this also works before a process group exists. Then the
 and can read text in several processes, as if it were alone. Beside gloo's threads or a GPU in use it could not.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -13,27 +14,65 @@ from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from uuid import uuid4
 
 import torch.distributed as dist
 
 from ropewalk.core.error import EXIT_CODE, RankError, UserError
 from ropewalk.parallel.collective import rank_and_ranks, share_from_first, wait_for_ranks
 from ropewalk.parallel.hang import has_place, open_place
-from ropewalk.parallel.torchrun import by_itself, is_first, is_started, name_attempt
+from ropewalk.parallel.torchrun import by_itself, is_first, is_started
 
 Store = Any
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.01, 1.0
 _DONE = "done"
 _JOIN_TIMEOUT = timedelta(minutes=2)
+_START_SECONDS = 600.0
+"""In which every rank must have begun: a first import over a shared file system takes minutes."""
 _INTERRUPTED = 130
 _turns = count()
 """All ranks make the same calls in the same order, so a counter is enough to name a call in the store."""
 
 
 def open_torchrun_store() -> Store:
-    """Return torchrun's own store with this attempt's prefix: the store still holds entries of earlier attempts."""
-    store, _, _ = next(dist.rendezvous("env://", timeout=_JOIN_TIMEOUT))  # type: ignore[attr-defined]
-    return dist.PrefixStore(name_attempt(), store)  # type: ignore[attr-defined]
+    """Return torchrun's own store with this attempt's prefix: the store still holds entries of earlier attempts.
+
+    A process' first call returns when all ranks have made theirs. Raises RankError where one does not in ten minutes.
+    """
+    store, rank, ranks = next(dist.rendezvous("env://", timeout=_JOIN_TIMEOUT))  # type: ignore[attr-defined]
+    if not _attempts:
+        _attempts.append(agree_on_attempt(store, rank, ranks))
+    return dist.PrefixStore(_attempts[0], store)  # type: ignore[attr-defined]
+
+
+_attempts: list[str] = []
+
+
+def agree_on_attempt(store: Store, rank: int, ranks: int, *, patience_seconds: float = _START_SECONDS) -> str:
+    """Return a name for this start of the ranks: the same on all of them, and another than that of any earlier start.
+
+    torchrun's count of restarts is no such name: a machine whose ranks were sound does not count the restart. So each
+    rank asks by a word of its own, which no earlier start has used, and rank 0 answers to that word. Raises RankError
+    on rank 0 where a rank does not ask within ``patience_seconds``.
+    """
+    word = uuid4().hex
+    if rank:
+        store.set(f"asks/{rank}", word)
+        name = _wait_for(store, f"answers/{word}")
+        store.set(f"{name}/heard/{rank}", _DONE)
+        return name
+    missing, deadline = set(range(1, ranks)), time.monotonic() + patience_seconds
+    while missing:
+        if time.monotonic() > deadline:
+            raise RankError(
+                f"ranks that have not begun within {patience_seconds:.0f} s: {', '.join(map(str, sorted(missing)))}"
+            )
+        for each in missing:
+            if store.check([f"asks/{each}"]):  # again in each round: the first word may be that of an earlier start
+                store.set(f"answers/{store.get(f'asks/{each}').decode()}", word)
+        time.sleep(_FIRST_PAUSE_SECONDS)
+        missing = {each for each in missing if not store.check([f"{word}/heard/{each}"])}
+    return word
 
 
 def first_alone(work: Callable[[], None]) -> None:
@@ -86,14 +125,16 @@ def scratch_folder(prefix: str) -> Iterator[Path]:
         wait_for_ranks()
 
 
-_stores: list[Store] = []
+_stores: dict[int, Store] = {}
+"""By process: a forked rank has its parent's entry, whose connection belongs to the parent."""
 
 
 def _open_store() -> Store:
     """Return the store. It is opened only once in a process, because torch's file store counts its users."""
-    if not _stores:
-        _stores.append(open_place() if has_place() else open_torchrun_store())
-    return _stores[0]
+    process = os.getpid()
+    if process not in _stores:
+        _stores[process] = open_place() if has_place() else open_torchrun_store()
+    return _stores[process]
 
 
 def _take_turn() -> str:

@@ -36,11 +36,6 @@ def name_visible_gpus() -> str | None:
     return os.environ.get("CUDA_VISIBLE_DEVICES")
 
 
-def name_attempt() -> str:
-    """Return a name for torchrun's current attempt. torchrun may start the ranks several times."""
-    return f"ropewalk attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
-
-
 def is_by_itself() -> bool:
     """Return whether this process is in a block of ``by_itself``. The ranks that it forks there are not."""
     return os.getpid() in _by_itself

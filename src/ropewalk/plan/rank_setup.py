@@ -15,6 +15,9 @@ from ropewalk.shape.model_shape import ModelShape
 
 Kind = Literal["cpu", "cuda"]
 
+MESSAGE_SECONDS = 600.0
+"""The timeout of a message between ranks. It is longer than a hang's usual limit, since only that names the rank."""
+_LONGER_THAN_HANG = 1.25
 SMALL_PARAMETERS = 20_000_000
 """A model of at most so many parameters is trained on a CPU in minutes, so it may be, where GPUs are too few."""
 
@@ -23,19 +26,26 @@ SMALL_PARAMETERS = 20_000_000
 class RankSetup:
     """How ranks are to start. ``small`` says that the model may be trained on a CPU if there are too few GPUs.
 
-    The number of ranks must be a multiple of ``group``; what errors offer is.
+    The number of ranks must be a multiple of ``group``; what errors offer is. ``message_seconds`` is the timeout of a
+    message between them.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     small: bool = False
     deterministic: bool = False
     group: int = 1
+    message_seconds: float = MESSAGE_SECONDS
 
 
 def set_up_ranks(parallel: Parallel, shape: ModelShape) -> RankSetup:
-    """Return the setup of a recipe's ranks for a model of ``shape``."""
+    """Return the setup of a recipe's ranks for a model of ``shape``.
+
+    Messages may take longer than the longest step that is no hang: on a GPU the host queues those of a whole step
+    ahead, and NCCL counts the time from then.
+    """
     small = shape.parameters <= SMALL_PARAMETERS
-    return RankSetup(parallel.device, small, parallel.deterministic, group_ranks(parallel))
+    message_seconds = max(MESSAGE_SECONDS, _LONGER_THAN_HANG * (parallel.hang_seconds or 0.0))
+    return RankSetup(parallel.device, small, parallel.deterministic, group_ranks(parallel), message_seconds)
 
 
 def choose_kind(setup: RankSetup, *, ranks: int, gpus: int, without: str = "the driver shows none") -> tuple[Kind, str]:

@@ -6,7 +6,6 @@ ranks, bit for bit. In torchao blocks run over a rank's own shard, so another nu
 compiler is needed.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,8 +13,8 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from ropewalk.checkpoint.convert_moments import zeros_by_row
-from ropewalk.checkpoint.eight_bit import BLOCK_ELEMENTS, SCALE, decode_moments, encode_moments
+from ropewalk.checkpoint.convert_moments import count_blocks, zeros_by_row
+from ropewalk.checkpoint.eight_bit import SCALE, decode_moments, encode_moments
 from ropewalk.parallel.rank_shards import map_shard, own_shard
 from ropewalk.train.moments_kernel import MomentsKernel, has_its_blocks, load_moments_kernel
 from ropewalk.train.sharded_adamw import ShardedAdamW, move_shards
@@ -87,8 +86,7 @@ def _first_state(parameter: Float[Tensor, "..."]) -> dict[str, Shaped[Tensor, ".
     state = {"step": torch.zeros((), device=parameter.device)}
     if parameter.dim() < 2 or parameter.numel() < _SMALLEST_ELEMENTS:
         return state | {name: map_shard(parameter, torch.zeros_like) for name in ("exp_avg", "exp_avg_sq")}
-    blocks = math.ceil(parameter[0].numel() / BLOCK_ELEMENTS)
     for name in ("exp_avg", "exp_avg_sq"):
         state[name] = map_shard(parameter, torch.zeros_like, dtype=torch.uint8)
-        state[name + SCALE] = zeros_by_row(parameter, (len(parameter), blocks))
+        state[name + SCALE] = zeros_by_row(parameter, (len(parameter), count_blocks(parameter)))
     return state

@@ -10,9 +10,9 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
+from multiprocessing.pool import AsyncResult, ThreadPool
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -195,14 +195,16 @@ class Trackers:
 
 
 class _Thread:
-    """The thread of one tracker. ``_waiting`` holds the calls that are not done yet."""
+    """The thread of one tracker. ``_waiting`` holds the calls that are not done yet.
+
+    It is a daemon, as those of a ThreadPool are: a process would not end while an executor's thread waits for a server.
+    """
 
     def __init__(self, name: Tracker, opener: Callable[[TrackedRun], Sink], run: TrackedRun) -> None:
-        self._name = name
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"tracker {name}")
-        self._opening = self._thread.submit(opener, run)
-        self._waiting: deque[Future[Any]] = deque([self._opening])
-        self._given_up = False
+        self._name, self._errors = name, deque[BaseException]()
+        self._pool, self._given_up = ThreadPool(1), False
+        self._opening = self._pool.apply_async(opener, (run,), error_callback=self._errors.append)
+        self._waiting: deque[AsyncResult[Any]] = deque([self._opening])
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self._tell(lambda sink: sink.log(step, values))
@@ -211,27 +213,33 @@ class _Thread:
 
     def close(self) -> None:
         self._tell(lambda sink: sink.close())
-        if wait(self._waiting, timeout=_CLOSE_SECONDS).not_done:
-            self._give_up(f"it did not end within {_CLOSE_SECONDS:.0f} s")
+        deadline = time.monotonic() + _CLOSE_SECONDS
+        for call in tuple(self._waiting):
+            call.wait(max(0.0, deadline - time.monotonic()))
         self._look()
-        self._thread.shutdown(wait=False)
+        if self._waiting:
+            self._give_up(f"it did not end within {_CLOSE_SECONDS:.0f} s")
+        self._pool.close()
 
     def _tell(self, order: Callable[[Sink], object]) -> None:
         if not self._given_up:
-            self._waiting.append(self._thread.submit(lambda: order(self._opening.result())))
+            self._waiting.append(self._pool.apply_async(self._do, (order,), error_callback=self._errors.append))
             self._look()
 
+    def _do(self, order: Callable[[Sink], object]) -> None:
+        if not self._given_up:
+            order(self._opening.get())
+
     def _look(self) -> None:
-        while self._waiting and self._waiting[0].done():
-            done = self._waiting.popleft()
-            if not done.cancelled() and (error := done.exception()) is not None:
-                self._give_up(f"{type(error).__name__}: {error}")
+        while self._waiting and self._waiting[0].ready():
+            self._waiting.popleft()
+        if self._errors:
+            self._give_up(f"{type(self._errors[0]).__name__}: {self._errors[0]}")
 
     def _give_up(self, why: str) -> None:
         if not self._given_up:
             self._given_up = True
             warn(f"WARNING: the tracker {self._name} receives no more metrics, but training continues: {why}")
-            self._thread.shutdown(wait=False, cancel_futures=True)
             self._waiting.clear()
 
 
