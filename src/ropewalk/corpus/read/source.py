@@ -118,8 +118,9 @@ def read_found(source: Source, file: File | None = None) -> Iterator[Found]:
 
 
 def _read_files(source: Source, file: File | None) -> Iterator[Found]:
-    found = source_files(source)
-    files = found.files if file is None else (file,)
+    # A source may have a hundred thousand files: they are not listed again for each of them.
+    found = source_files(source) if file is None else Files(file.path.parent, (file,))
+    files = found.files
     options = source.record_options
     assert isinstance(options, FileOptions)
     records = [each for each in files if each.is_record and each.kind not in ("tar", "zip")]
