@@ -176,7 +176,8 @@ def _sample_of(name: str) -> str:
 def _tar_members(file: File) -> Iterator[_Member]:
     """The files of a tar, read in one pass. Raises TornArchiveError where it ends early."""
     stream: Any = ChunkStream(read_chunks(file.path))
-    with tarfile.open(fileobj=stream, mode="r|") as archive:
+    # names in another encoding, such as GBK, become escapes: they are ids, and must be text
+    with tarfile.open(fileobj=stream, mode="r|", encoding="utf-8", errors="backslashreplace") as archive:
         while (entry := _next_entry(archive)) is not None:
             if entry.isreg():
                 yield _Member(entry.name, entry.size, lambda entry=entry: _opened(archive.extractfile(entry)))  # type: ignore[misc]

@@ -30,7 +30,7 @@ from ropewalk.corpus.read_options import FileOptions, RecordOptions
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.text.language import judge_language
 from ropewalk.corpus.text.reject import Reject as Reject
-from ropewalk.corpus.text.reject import text_bytes
+from ropewalk.corpus.text.reject import spell_name, text_bytes
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -269,7 +269,8 @@ def _size_of(record: Mapping[str, object] | WholeText) -> int:
 
 
 def _id_of(record: Mapping[str, object], place: Place) -> str:
-    return str(record.get("id", place.id))
+    id = record.get("id")
+    return place.id if id in (None, "") else spell_name(str(id))
 
 
 def _are_spans(spans: object, characters: int) -> bool:
