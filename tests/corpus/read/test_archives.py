@@ -1,6 +1,7 @@
 """Archives of files, web archives, texts by line and nested fields give the documents that plain files give."""
 
 import gzip
+import importlib
 import io
 import json
 import stat
@@ -9,6 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
@@ -402,6 +404,34 @@ def test_files_on_the_network_read_as_plain_files(tmp_path: Path, bucket: Callab
     assert [(unread.sort, unread.files) for unread in source_files(source).unread] == [("(hidden)", 1), (".png", 1)]
     assert texts(read("memory://bucket/a/*.txt")) == [TEXTS["a/one.txt"]]
     assert texts(read("memory://bucket/a/one.txt")) == [TEXTS["a/one.txt"]]
+
+
+def test_files_on_the_web_are_read_by_their_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As fsspec's HTTPFileSystem has them: a file is named by its whole address, and a server may tell no size."""
+    fsspec = pytest.importorskip("fsspec")
+    held = {"https://host/law/a.jsonl": LINES.encode()}
+
+    class Web(fsspec.AbstractFileSystem):  # type: ignore[misc, name-defined]
+        protocol = ("http", "https")
+        cachable = False
+
+        @classmethod
+        def _strip_protocol(cls, path: str) -> str:
+            return path
+
+        def info(self, path: str, **_: Any) -> dict[str, Any]:
+            if path not in held:
+                raise FileNotFoundError(path)
+            return {"name": path, "size": None, "type": "file"}
+
+        def get_file(self, rpath: str, lpath: str, **_: Any) -> None:
+            Path(lpath).write_bytes(held[rpath])
+
+    monkeypatch.setitem(importlib.import_module("fsspec.registry")._registry, "https", Web)
+    (address,) = held
+    source = Source.model_validate({"name": "s", "path": address, "role": "general"})
+    assert texts(read(address)) == [json.loads(line)["text"] for line in LINES.splitlines()]
+    assert [file.shown for file in source_files(source).files] == [address] and [*digest_files(source)] == ["a.jsonl"]
 
 
 def test_a_fault_on_the_network_names_the_address(bucket: Callable[[str, str | bytes], str]) -> None:

@@ -67,7 +67,7 @@ class File:
     shown: str = ""
     """What messages call the file, where this is not its path: its address, or its place in an archive."""
     remote_bytes: int = -1
-    """The size of a file that lies on the network; -1 for one on this machine."""
+    """The size of a file that lies on the network, 0 where its store does not say; -1 for one on this machine."""
 
     @property
     def is_remote(self) -> bool:
