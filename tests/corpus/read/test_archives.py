@@ -1,5 +1,6 @@
 """Archives of files, web archives, texts by line and nested fields give the documents that plain files give."""
 
+import gc
 import gzip
 import importlib
 import io
@@ -9,6 +10,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -477,3 +479,16 @@ def test_records_are_not_joined_by_folder(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text(LINES)
     with pytest.raises(UserError, match="records are not joined"):
         read(tmp_path, join={"by": "folder"})
+
+
+def test_members_of_a_tar_are_not_kept_in_memory(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        for number in range(50):
+            entry = tarfile.TarInfo(f"{number}.txt")
+            entry.size = 4
+            archive.addfile(entry, io.BytesIO(b"text"))
+    del archive, entry
+    gc.collect()
+    items = read_source(Source(name="s", path=str(tmp_path), role="general"), seed=0)
+    assert len([*islice(items, 50)]) == 50
+    assert sum(isinstance(each, tarfile.TarInfo) for each in gc.get_objects()) < 10
