@@ -9,9 +9,11 @@ import pytest
 
 from made_texts import sentence
 from ropewalk.core.error import UserError
+from ropewalk.corpus.inspect.sample import sample_source
 from ropewalk.corpus.prepare import sources
 from ropewalk.corpus.prepare.build import build
 from ropewalk.corpus.read import remote, source
+from ropewalk.corpus.read.files import File
 from ropewalk.corpus.spec import CorpusSpec
 from ropewalk.corpus.tokens.tokenizer import Tokenizer
 
@@ -54,6 +56,21 @@ def test_a_file_is_digested_once_and_not_listed_for_each_other(
     few, many = (count_calls(monkeypatch, tmp_path / f"{files}", tokenizer, files) for files in (3, 9))
     assert (few["digest_file"], many["digest_file"]) == (3, 9)
     assert few["find_files"] == many["find_files"] > 0
+
+
+def test_files_are_not_compared_with_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A source of a hundred thousand files would take five milliards of comparisons."""
+    (web,) = write_files(tmp_path, 3).sources
+    (tmp_path / "web" / "a.txt").write_text(sentence(1, 60))
+    (tmp_path / "web" / "b.txt").write_text(sentence(2, 60))
+
+    def compare(*_: object) -> bool:
+        raise AssertionError("two files were compared")
+
+    monkeypatch.setattr(File, "__eq__", compare)
+    assert len([*source.read_source(web, seed=0)]) == 3 * 3 + 2
+    sample = sample_source(web, seed=0)
+    assert sample is not None and sample.files == 5
 
 
 def test_a_file_that_comes_meanwhile_is_told(

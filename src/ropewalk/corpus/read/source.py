@@ -135,7 +135,8 @@ def _read_files(source: Source, file: File | None) -> Iterator[Found]:
     for each in by_record:
         with local_copy(each) as here:
             yield from read_records(here, source)
-    texts = [each for each in files if each not in by_record]
+    known = {*by_record}
+    texts = [each for each in files if each not in known]
     if source.reads_lines and texts:
         raise UserError(
             "a file has no lines of text",
