@@ -197,7 +197,8 @@ def _tar_members(file: File) -> Iterator[_Member]:
 def _next_entry(archive: tarfile.TarFile) -> tarfile.TarInfo | None:
     try:
         entry = archive.next()
-        archive.members.clear()  # a list of all members so far, with half a kilobyte for each
+        # a list of all members so far, with half a kilobyte for each
+        archive.members.clear()  # type: ignore[attr-defined]
         return entry
     except (ValueError, OverflowError, struct.error) as error:  # of numbers and names in a damaged header
         raise _BrokenArchiveError(str(error)) from None
