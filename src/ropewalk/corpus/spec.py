@@ -97,6 +97,11 @@ class Source(Spec):
             raise ValueError(f"source {self.name} has tokens: {self.tokens}, but only text is scored: leave out score")
         if self.provenance is not None and (self.tokens is not None or self.embedded is not None):
             raise ValueError(f"source {self.name} has no records with fields: leave out provenance")
+        if self.tokens and (unused := self.model_dump(include={*_OF_TEXT}, exclude_defaults=True)):
+            raise ValueError(
+                f"source {self.name} has tokens: {self.tokens}, which are all read as they are: leave out "
+                f"{', '.join(unused)}"
+            )
         if self.tokens is not None and self.path is None:
             raise ValueError(f"source {self.name} has tokens: {self.tokens}, but no path")
         if self.role == "instruction" and (self.fill_in_middle or self.tasks):
@@ -184,6 +189,8 @@ class Source(Spec):
         return named == "code" or (named is None and self.language == "code" and self.role != "instruction")
 
 
+_OF_TEXT = ("size_bytes", "text_key", "profile")
+"""Keys that a source of token ids has no use for."""
 _OF_ARRANGEMENT = ("arrange", "chunks", "knots")
 """Keys of related joins that came after the first corpora with such joins; in a chain none of them decides anything."""
 

@@ -169,6 +169,15 @@ def test_words_sentences_and_settings_are_whole() -> None:
     assert {(task.about[0], task.answer) for task in ask(settings, "overwrite")} == {("width", "4")}
 
 
+def test_no_number_ends_a_sentence_where_the_search_does() -> None:
+    for before in range(235, 245):
+        line = f"{('harbour ' + 'ab ' * 90)[: before - 2]} 3.14 metres were seen by all that came that way."
+        text = read_terms("\n".join([line, *["The harbour is old."] * 3, *["ab cd ef"] * 400]), "en")
+        random = stream("numbers")
+        tasks = [make_task(text, "mention", random) for _ in range(40)]
+        assert not [task for task in tasks if task and task.answer.endswith("3.")], before
+
+
 def test_a_line_is_searched_for_sentences_once() -> None:
     """As by the expression that tries each character for a beginning, in quadratic time."""
     close = r"[\"'”’)\]」』）]*"

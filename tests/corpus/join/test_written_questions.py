@@ -219,12 +219,23 @@ PASSAGE = "The lamp of Orla is kept in the seventh drawer.\nNobody opens it.\n" 
         ({"answer": "drawer"}, "no question or no answer"),
         ({"question": "Seen?", "answer": "drawer"}, "asked before"),
         ({"question": "x" * 700, "answer": "drawer"}, "too long"),
+        (json.loads('{"question": "Where \\ud83d?", "answer": "drawer"}'), "half a surrogate pair"),
         ("drawer", "no list of questions"),
     ],
 )
 def test_questions_are_judged(pair: Any, reason: str | None) -> None:
     text = read_terms(PASSAGE + "filling. " * 40 + "the end", "en")
     assert judge_question(pair, text, PASSAGE, known={"Seen?": None}) == reason
+
+
+def test_half_a_character_of_an_answer_is_spelled_and_kept(stub: Stub, tmp_path: Path) -> None:
+    rules = WrittenRules(endpoint=stub.address, model="m", tries=1)
+    stub.reply = lambda *_: (200, "half \ud83d")
+    for _ in range(2):
+        assert [text for _, text in endpoint_module.Endpoint(rules, tmp_path, where="x").ask(["one"])] == [
+            r"half \ud83d"
+        ]
+    assert len(stub.sent) == 1
 
 
 def test_what_models_reply() -> None:

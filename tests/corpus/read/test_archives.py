@@ -1,6 +1,8 @@
 """Archives of files, web archives, texts by line and nested fields give the documents that plain files give."""
 
+import gc
 import gzip
+import importlib
 import io
 import json
 import stat
@@ -8,7 +10,9 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
@@ -404,6 +408,34 @@ def test_files_on_the_network_read_as_plain_files(tmp_path: Path, bucket: Callab
     assert texts(read("memory://bucket/a/one.txt")) == [TEXTS["a/one.txt"]]
 
 
+def test_files_on_the_web_are_read_by_their_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As fsspec's HTTPFileSystem has them: a file is named by its whole address, and a server may tell no size."""
+    fsspec = pytest.importorskip("fsspec")
+    held = {"https://host/law/a.jsonl": LINES.encode()}
+
+    class Web(fsspec.AbstractFileSystem):  # type: ignore[misc, name-defined]
+        protocol = ("http", "https")
+        cachable = False
+
+        @classmethod
+        def _strip_protocol(cls, path: str) -> str:
+            return path
+
+        def info(self, path: str, **_: Any) -> dict[str, Any]:
+            if path not in held:
+                raise FileNotFoundError(path)
+            return {"name": path, "size": None, "type": "file"}
+
+        def get_file(self, rpath: str, lpath: str, **_: Any) -> None:
+            Path(lpath).write_bytes(held[rpath])
+
+    monkeypatch.setitem(importlib.import_module("fsspec.registry")._registry, "https", Web)
+    (address,) = held
+    source = Source.model_validate({"name": "s", "path": address, "role": "general"})
+    assert texts(read(address)) == [json.loads(line)["text"] for line in LINES.splitlines()]
+    assert [file.shown for file in source_files(source).files] == [address] and [*digest_files(source)] == ["a.jsonl"]
+
+
 def test_a_fault_on_the_network_names_the_address(bucket: Callable[[str, str | bytes], str]) -> None:
     address = bucket("a.jsonl", '{"text": "fine"}\n{"text": \n')
     with pytest.raises(UserError, match=r"memory://+bucket/a\.jsonl, line 2"):
@@ -447,3 +479,16 @@ def test_records_are_not_joined_by_folder(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text(LINES)
     with pytest.raises(UserError, match="records are not joined"):
         read(tmp_path, join={"by": "folder"})
+
+
+def test_members_of_a_tar_are_not_kept_in_memory(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        for number in range(50):
+            entry = tarfile.TarInfo(f"{number}.txt")
+            entry.size = 4
+            archive.addfile(entry, io.BytesIO(b"text"))
+    del archive, entry
+    gc.collect()
+    items = read_source(Source(name="s", path=str(tmp_path), role="general"), seed=0)
+    assert len([*islice(items, 50)]) == 50
+    assert sum(isinstance(each, tarfile.TarInfo) for each in gc.get_objects()) < 10

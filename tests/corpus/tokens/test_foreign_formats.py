@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from made_texts import han, sentence
 from ropewalk.core.error import UserError
 from ropewalk.corpus.prepare.build import build
-from ropewalk.corpus.spec import CorpusSpec
+from ropewalk.corpus.spec import CorpusSpec, Source
 from ropewalk.corpus.tokens.corpus_folder import Corpus, open_corpus
 from ropewalk.corpus.tokens.foreign_formats import Format, read_tokens, write_tokens
 from ropewalk.corpus.tokens.tokenizer import Tokenizer
@@ -124,9 +125,24 @@ def test_ids_of_another_tokenizer_are_refused(tmp_path: Path, tokenizer: Tokeniz
     assert "the tokenizer has 400" in caught.value.why and not (tmp_path / "corpus").exists()
 
 
+@pytest.mark.parametrize("keys", [{"size_bytes": 1000}, {"text_key": "ids"}, {"profile": "law"}])
+def test_keys_of_text_are_refused(keys: dict[str, object]) -> None:
+    asked = {"name": "law", "path": "law.bin", "tokens": "megatron", "role": "domain"}
+    assert Source.model_validate(Source.model_validate(asked).model_dump()).tokens == "megatron"
+    with pytest.raises(ValidationError, match=f"leave out {next(iter(keys))}"):
+        Source.model_validate({**asked, **keys})
+
+
 @pytest.mark.parametrize(
     ("format", "damage"),
-    [("megatron", "index"), ("megatron", "head"), ("megatron", "ids"), ("datatrove", "index"), ("datatrove", "ids")],
+    [
+        ("megatron", "index"),
+        ("megatron", "head"),
+        ("megatron", "ids"),
+        ("datatrove", "index"),
+        ("datatrove", "ids"),
+        ("datatrove", "mask"),
+    ],
 )
 def test_torn_files_are_refused(tmp_path: Path, format: Format, damage: str) -> None:
     target, index, *_ = write_tokens(iter(made(1000)), tmp_path / "law", format=format, vocabulary=1000)
@@ -134,6 +150,8 @@ def test_torn_files_are_refused(tmp_path: Path, format: Format, damage: str) -> 
         index.unlink()
     elif damage == "head":
         index.write_bytes(b"x" + index.read_bytes()[1:])
+    elif damage == "mask":
+        target.with_name(f"{target.name}.loss").write_bytes(bytes(7))
     else:
         target.write_bytes(target.read_bytes()[:-2])
     with pytest.raises(UserError, match="cannot be read"):

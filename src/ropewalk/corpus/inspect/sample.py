@@ -72,7 +72,8 @@ def sample_source(source: Source, *, seed: int) -> SourceSample | None:
     sizes = [content_bytes(file.path) for file in found.files]
     records = [file for file in found.files if file.is_record or (source.reads_lines and file.kind == "text")]
     lengths, whole, excerpt = _read_records(source, records, seed)
-    texts = [file for file in found.files if file not in records]
+    known = {*records}
+    texts = [file for file in found.files if file not in known]
     if texts:
         lengths += _measure_texts(texts, source, found.root)
         chosen = texts[:: max(1, -(-len(texts) // _READ_FILES))] if not excerpt else ()

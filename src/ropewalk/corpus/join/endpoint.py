@@ -21,6 +21,7 @@ from ropewalk.core.quantity import format_count
 from ropewalk.core.read_json import read_written
 from ropewalk.core.secret import read_secret
 from ropewalk.corpus.task_rules import WrittenRules
+from ropewalk.corpus.text.reject import spell_name
 
 _PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 1.0, 60.0
 _BUSY = 429
@@ -133,4 +134,4 @@ def _read_answer(content: Any) -> str:
         raise ValueError("no choices[0].message.content") from None
     if not isinstance(answer, str):
         raise ValueError("choices[0].message.content is no text")
-    return answer
+    return spell_name(answer)  # a server may cut a character in two

@@ -206,8 +206,9 @@ def _sentence_around(text: Text, at: int) -> str | None:
     """The sentence with a character, if it is not too long to quote."""
     line = text.text.rfind("\n", 0, at) + 1
     begin = max(line, *(text.text.rfind(mark, line, at) + 1 for mark in "。！？"))
-    line_end = text.text.find("\n", at, at + _LONGEST_QUOTE)  # no sentence goes on behind it
-    stop = line_end + 1 if line_end >= 0 else min(len(text.text), at + _LONGEST_QUOTE)
+    # No sentence goes on behind a line. One that ends where the search does, as 3. of 3.14, is longer than a quote.
+    line_end = text.text.find("\n", at, at + _LONGEST_QUOTE)
+    stop = line_end + 1 if line_end >= 0 else min(len(text.text), at + _LONGEST_QUOTE + 1)
     if not any(text.text.find(mark, at, stop) >= 0 for mark in _MARKS):
         return None
     for match in SENTENCES.finditer(text.text, begin, stop):

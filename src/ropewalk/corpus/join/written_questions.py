@@ -14,6 +14,7 @@ from ropewalk.corpus.join.endpoint import Endpoint
 from ropewalk.corpus.join.task_text import Text
 from ropewalk.corpus.join.task_wordings import REQUESTS
 from ropewalk.corpus.task_rules import WrittenRules
+from ropewalk.corpus.text.reject import spell_name
 
 _FENCED = re.compile(r"```(?:json)?\s*(.*?)```", re.DOTALL)
 _LONGEST_ANSWER, _LONGEST_QUESTION = 240, 600
@@ -85,6 +86,8 @@ def judge_question(pair: Any, text: Text, passage: str, *, known: Sequence[str] 
     if not (isinstance(question, str) and question.strip() and isinstance(answer, str) and answer.strip()):
         return "no question or no answer"
     question, answer = question.strip(), answer.strip()
+    if spell_name(question) != question:
+        return "half a surrogate pair"  # which JSON may spell, and no tokenizer reads
     if len(question) > _LONGEST_QUESTION or len(answer) > _LONGEST_ANSWER or "\n" in question + answer:
         return "too long"
     if answer not in passage or text.text.find(answer) >= text.early:

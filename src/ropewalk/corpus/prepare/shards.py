@@ -10,7 +10,7 @@ are made of their clean text, and the stream is not read again.
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import groupby
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 
 from ropewalk.core.artifact import is_finished, new_folder, write_whole
 from ropewalk.core.digest import digest_value
+from ropewalk.core.error import UserError
 from ropewalk.core.owned import Owned
 from ropewalk.core.record import Document
 from ropewalk.corpus.dedup.decontaminate import Prompts
@@ -28,7 +29,6 @@ from ropewalk.corpus.prepare.survey import read_survey, write_survey
 from ropewalk.corpus.prepare.tokenized import Gathered, write_documents
 from ropewalk.corpus.read.chat import MESSAGES, ChatTemplate, lay_out
 from ropewalk.corpus.read.files import File
-from ropewalk.corpus.read.remote import digest_content
 from ropewalk.corpus.read.source import read_items, read_source, source_files, source_megabytes
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.text.reject import Reject, item_bytes
@@ -72,6 +72,13 @@ class Job:
         if self.source.path is None or self.source.size_bytes is not None or self.source.tokens:
             return [None]
         files = source_files(self.source).files
+        if {file.name for file in files} != {*self.inputs["origin"]}:
+            raise UserError(
+                "the files of a source are others than a moment ago",
+                where=f"source {self.source.name}: {self.source.path}",
+                why="files were added or removed while the corpus was prepared",
+                fix="start again when all files are there; what was made of the others is kept",
+            )
         return [*files] if all(file.is_record for file in files) else [None]
 
     @cached_property
@@ -87,10 +94,18 @@ class Job:
     @cached_property
     def folders(self) -> list[Path]:
         """The shard folder of each stream, named by its inputs, so that shards of other files stay valid."""
+        return self._name_folders(self.inputs)
+
+    @cached_property
+    def _survey_folders(self) -> list[Path] | None:
+        return None if self.survey is None else self._name_folders(self.survey)
+
+    def _name_folders(self, inputs: dict[str, Any]) -> list[Path]:
+        """The digests of files are those in ``inputs``: to read them here would read the whole source in each worker,
+        and for each file again."""
         folders = []
         for stream in self.streams:
-            origin = None if stream is None else {stream.name: digest_content(stream)}
-            made_of = self.inputs if origin is None else {**self.inputs, "origin": origin}
+            made_of = inputs if stream is None else {**inputs, "origin": {stream.name: inputs["origin"][stream.name]}}
             folders.append(self.store / FOLDER / digest_value([made_of, self.shard_bytes]))
         return folders
 
@@ -114,9 +129,9 @@ class Job:
 
     def find_surveys(self, stream: int) -> list[Path] | None:
         """The surveys of all shards of a stream, in order; None unless all of them exist."""
-        if self.survey is None:
+        if self._survey_folders is None:
             return None
-        folder = replace(self, inputs=self.survey, survey=None).folders[stream]
+        folder = self._survey_folders[stream]
         if missing_shards(folder) != []:
             return None
         return [folder / f"{number:05d}" for number in range(_count_shards(folder))]

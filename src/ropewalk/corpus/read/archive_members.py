@@ -176,7 +176,8 @@ def _sample_of(name: str) -> str:
 def _tar_members(file: File) -> Iterator[_Member]:
     """The files of a tar, read in one pass. Raises TornArchiveError where it ends early."""
     stream: Any = ChunkStream(read_chunks(file.path))
-    with tarfile.open(fileobj=stream, mode="r|") as archive:
+    # names in another encoding, such as GBK, become escapes: they are ids, and must be text
+    with tarfile.open(fileobj=stream, mode="r|", encoding="utf-8", errors="backslashreplace") as archive:
         while (entry := _next_entry(archive)) is not None:
             if entry.isreg():
                 yield _Member(entry.name, entry.size, lambda entry=entry: _opened(archive.extractfile(entry)))  # type: ignore[misc]
@@ -195,7 +196,10 @@ def _tar_members(file: File) -> Iterator[_Member]:
 
 def _next_entry(archive: tarfile.TarFile) -> tarfile.TarInfo | None:
     try:
-        return archive.next()
+        entry = archive.next()
+        # a list of all members so far, with half a kilobyte for each
+        archive.members.clear()  # type: ignore[attr-defined]
+        return entry
     except (ValueError, OverflowError, struct.error) as error:  # of numbers and names in a damaged header
         raise _BrokenArchiveError(str(error)) from None
 

@@ -14,7 +14,7 @@ from ropewalk.corpus.read.encodings import guess_encoding, marked_encoding
 from ropewalk.corpus.read.files import File
 from ropewalk.corpus.read_options import FileOptions
 from ropewalk.corpus.spec import Source
-from ropewalk.corpus.text.reject import Reject, excerpt, text_bytes
+from ropewalk.corpus.text.reject import Reject, excerpt, spell_name, text_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,7 @@ def reject(
 
     ``offer`` is a change of the source that would read the record.
     """
+    why = spell_name(why)  # it may name keys of a record
     if source.faults != "error":
         return Reject(place.inside, reason, size_bytes, why, place.inside, excerpt(text))
     raise UserError(

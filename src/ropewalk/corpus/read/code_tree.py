@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ropewalk.corpus.read.files import File
+from ropewalk.corpus.text.reject import spell_name
 
 _MANIFESTS = (
     "pyproject.toml",
@@ -47,7 +48,10 @@ def group_files(files: Sequence[File], by: str, root: Path) -> Iterator[tuple[st
 
     ordered = sorted(files, key=lambda file: (home(file), file.path))
     for folder, members in groupby(ordered, key=home):
-        yield folder.relative_to(root).as_posix(), [Member(each, _seen_from(folder, each.path)) for each in members]
+        yield (
+            spell_name(folder.relative_to(root).as_posix()),
+            [Member(each, _seen_from(folder, each.path)) for each in members],
+        )
 
 
 def describe_file(member: Member, id: str) -> dict[str, str]:
@@ -57,7 +61,7 @@ def describe_file(member: Member, id: str) -> dict[str, str]:
 
 
 def _seen_from(folder: Path, path: Path) -> str:
-    return path.relative_to(folder).as_posix() if path != folder else path.name
+    return spell_name(path.relative_to(folder).as_posix() if path != folder else path.name)
 
 
 def _find_repository(path: Path, root: Path) -> Path:

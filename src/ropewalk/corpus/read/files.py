@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from ropewalk.corpus.read.archive import PACKED, TornArchiveError, read_chunks
+from ropewalk.corpus.text.reject import spell_name
 
 Kind = Literal["lines", "json", "csv", "tsv", "parquet", "tar", "zip", "warc", "text", "page", "pdf", "tokens", "saved"]
 """How a file is read. ``tokens`` and ``saved`` come from the source and do not depend on the suffix."""
@@ -66,7 +67,7 @@ class File:
     shown: str = ""
     """What messages call the file, where this is not its path: its address, or its place in an archive."""
     remote_bytes: int = -1
-    """The size of a file that lies on the network; -1 for one on this machine."""
+    """The size of a file that lies on the network, 0 where its store does not say; -1 for one on this machine."""
 
     @property
     def is_remote(self) -> bool:
@@ -84,9 +85,9 @@ def suffix_of(path: Path) -> str:
 
     A number is written as ``.0``, so that all parts of one output have the same suffix.
     """
-    name = path.name.lower()
+    name = spell_name(path.name).lower()
     packed = next((ending for ending in PACKED if name.endswith(ending)), "")
-    inner = Path(name.removesuffix(packed)).suffix if packed else path.suffix.lower()
+    inner = Path(name.removesuffix(packed)).suffix
     return _NUMBER.sub("0", inner) + packed if inner[1:].isdigit() else inner + packed
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from ropewalk.core.error import UserError
 from ropewalk.corpus.read.archive import PACKED
 from ropewalk.corpus.read.files import CODE, File, Kind, kind_of, sniff_kind, suffix_of, why_unread
+from ropewalk.corpus.text.reject import spell_name
 
 _DATASET_MARKS = ("dataset_dict.json", "state.json")
 PASSED_OVER = ("node_modules", "__pycache__", "vendor")
@@ -65,7 +66,7 @@ def find_files(path: str, *, code: bool, where: str) -> FoundFiles:
         kind = kind_of(named, code=code) or _sniff(named) or ("text" if suffix_of(named) in ("", *PACKED) else None)
         if kind is None:
             raise _refuse(named, f"{where}: {path}", code=code)
-        return FoundFiles(named.parent, (File(named, named.name, kind),))
+        return FoundFiles(named.parent, (File(named, spell_name(named.name), kind),))
     root, met = _meet(named)
     kinds = {m.path: kind_of(m.path, code=code) or _sniff(m.path) for m in met if m.sort is None}
     if code:
@@ -79,7 +80,7 @@ def find_files(path: str, *, code: bool, where: str) -> FoundFiles:
         elif m.path in again:
             unread[_LINK, _AGAIN] += 1
         else:
-            files.append(File(m.path, m.path.relative_to(root).as_posix(), kind))
+            files.append(File(m.path, _name_in(root, m.path), kind))
     told = tuple(Unread(sort, why, count) for (sort, why), count in sorted(unread.items()))
     if not files:
         raise without_files(_nothing_at(named), told, where=f"{where}: {path}")
@@ -90,9 +91,9 @@ def find_all(path: str, *, kind: Kind, where: str) -> FoundFiles:
     """All files of a path, with any suffix, read as one ``kind``: token ids or a saved dataset."""
     named = _local(path, where)
     if named.is_file():
-        return FoundFiles(named.parent, (File(named, named.name, kind),))
+        return FoundFiles(named.parent, (File(named, spell_name(named.name), kind),))
     root, met = _meet(named)
-    files = [File(m.path, m.path.relative_to(root).as_posix(), kind) for m in met if m.sort is None]
+    files = [File(m.path, _name_in(root, m.path), kind) for m in met if m.sort is None]
     if not files:
         raise without_files(_nothing_at(named), (), where=f"{where}: {path}")
     return FoundFiles(root, tuple(sorted(files, key=lambda file: Path(file.name))))
@@ -125,6 +126,10 @@ def without_files(nothing: str, unread: Sequence[Unread], *, where: str) -> User
     """The error for a path of which no file is read: because of ``unread``, or else because of ``nothing``."""
     why = f"none of its files can be read: {'; '.join(map(str, unread))}" if unread else nothing
     return UserError("a source has no files", where=where, why=why, fix="correct the path, or the files in it")
+
+
+def _name_in(root: Path, path: Path) -> str:
+    return spell_name(path.relative_to(root).as_posix())
 
 
 def _nothing_at(named: Path) -> str:

@@ -18,7 +18,7 @@ from ropewalk.corpus.read.imports import order_by_imports
 from ropewalk.corpus.read.nested_keys import find_value
 from ropewalk.corpus.read.pages import read_file
 from ropewalk.corpus.spec import Source
-from ropewalk.corpus.text.reject import Reject
+from ropewalk.corpus.text.reject import Reject, spell_name
 
 PART = "join"
 """The key of a document's metadata that holds ``{key, order, header, answers, in_circle}``."""
@@ -101,4 +101,6 @@ def read_joined(texts: Sequence[File], source: Source, root: Path) -> Iterator[F
 
 def _is_value(value: object) -> bool:
     """Whether a field's value can be a key or a place in an order."""
-    return bool(value.strip()) if isinstance(value, str) else type(value) is int or is_finite(value)
+    if isinstance(value, str):
+        return bool(value.strip()) and spell_name(value) == value  # half a surrogate pair is no text
+    return type(value) is int or is_finite(value)

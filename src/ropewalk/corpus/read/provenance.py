@@ -10,6 +10,7 @@ from typing import Any
 from ropewalk.core.quantity import format_count
 from ropewalk.corpus.read.nested_keys import find_value
 from ropewalk.corpus.spec import Source
+from ropewalk.corpus.text.reject import spell_name
 
 ORIGIN = "origin"
 """Key of a document's metadata, and of its line in ``documents.jsonl``: ``{address, license, date}``, what is known."""
@@ -21,7 +22,7 @@ def find_provenance(record: Any, source: Source) -> dict[str, str]:
     if asked is None or not isinstance(record, Mapping):
         return {}
     values = {name: find_value(record, key) for name, key in asked.model_dump().items() if key is not None}
-    return {name: str(value) for name, value in values.items() if value not in (None, "")}
+    return {name: spell_name(str(value)) for name, value in values.items() if value not in (None, "")}
 
 
 def describe_unseen_fields(records: Iterable[Mapping[str, Any]], source: Source) -> Iterator[str]:

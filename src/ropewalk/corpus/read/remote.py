@@ -50,7 +50,7 @@ def find_remote_files(path: str, *, code: bool, where: str) -> FoundFiles:
         else:
             sizes = {name: held["size"] for name, held in system.find(named, detail=True).items() if _is_file(held)}
     root = Path(named)
-    paths = {Path(name): size for name, size in sizes.items()}
+    paths = {Path(name): name for name in sizes}
     passed = {path: found for path in paths if (found := _passed_over(PurePosixPath(path.relative_to(root))))}
     kinds = {path: None if path in passed else kind_of(path, code=code) for path in paths}
     if code:
@@ -63,7 +63,11 @@ def find_remote_files(path: str, *, code: bool, where: str) -> FoundFiles:
     unread = tuple(Unread(sort, why, count) for (sort, why), count in sorted(counts.items()))
     files = [
         File(
-            each, each.relative_to(root).as_posix(), kind, system.unstrip_protocol(str(each)), remote_bytes=paths[each]
+            each,
+            each.relative_to(root).as_posix(),
+            kind,
+            shown=_address_of(system, paths[each]),
+            remote_bytes=sizes[paths[each]] or 0,
         )
         for each, kind in kinds.items()
         if kind is not None
@@ -84,7 +88,7 @@ def local_copy(file: File) -> Iterator[File]:
         with _reachable(file.shown, "a source"):
             system, name = _connect(file.shown)
             system.get_file(name, str(here))
-        if here.stat().st_size != file.remote_bytes:
+        if file.remote_bytes and here.stat().st_size != file.remote_bytes:
             raise UserError(
                 "a file was not copied as a whole",
                 where=file.shown,
@@ -116,6 +120,11 @@ def content_bytes_of(file: File) -> int:
 def _connect(address: str) -> tuple[Any, str]:
     system, name = url_to_fs(address)
     return system, str(name)
+
+
+def _address_of(system: Any, name: str) -> str:
+    """The address of a file by its name in a store. A name on the web is its address; a path would lose a slash."""
+    return name if is_remote(name) else str(system.unstrip_protocol(name))
 
 
 def _is_file(held: dict[str, Any]) -> bool:

@@ -30,7 +30,7 @@ from ropewalk.corpus.read_options import FileOptions, RecordOptions
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.text.language import judge_language
 from ropewalk.corpus.text.reject import Reject as Reject
-from ropewalk.corpus.text.reject import text_bytes
+from ropewalk.corpus.text.reject import spell_name, text_bytes
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -118,8 +118,9 @@ def read_found(source: Source, file: File | None = None) -> Iterator[Found]:
 
 
 def _read_files(source: Source, file: File | None) -> Iterator[Found]:
-    found = source_files(source)
-    files = found.files if file is None else (file,)
+    # A source may have a hundred thousand files: they are not listed again for each of them.
+    found = source_files(source) if file is None else Files(file.path.parent, (file,))
+    files = found.files
     options = source.record_options
     assert isinstance(options, FileOptions)
     records = [each for each in files if each.is_record and each.kind not in ("tar", "zip")]
@@ -134,7 +135,8 @@ def _read_files(source: Source, file: File | None) -> Iterator[Found]:
     for each in by_record:
         with local_copy(each) as here:
             yield from read_records(here, source)
-    texts = [each for each in files if each not in by_record]
+    known = {*by_record}
+    texts = [each for each in files if each not in known]
     if source.reads_lines and texts:
         raise UserError(
             "a file has no lines of text",
@@ -268,7 +270,8 @@ def _size_of(record: Mapping[str, object] | WholeText) -> int:
 
 
 def _id_of(record: Mapping[str, object], place: Place) -> str:
-    return str(record.get("id", place.id))
+    id = record.get("id")
+    return place.id if id in (None, "") else spell_name(str(id))
 
 
 def _are_spans(spans: object, characters: int) -> bool:

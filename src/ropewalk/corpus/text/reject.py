@@ -38,6 +38,12 @@ def excerpt(text: str) -> str:
     return shown.encode("utf-8", "replace").decode()
 
 
+def spell_name(name: str) -> str:
+    """A name or an id as text that can be written: half a surrogate pair, and a byte of a file's name that is no UTF-8,
+    become an escape such as ``\\udcb7``, so that two names stay two."""
+    return name if name.isascii() else name.encode("utf-8", "backslashreplace").decode()
+
+
 def text_bytes(text: str) -> int:
     """The size of a text in UTF-8, in bytes, also where halves of surrogate pairs are in it."""
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
