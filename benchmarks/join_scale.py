@@ -50,7 +50,7 @@ def join_records(records: int) -> dict[str, Any]:
                 file.write(json.dumps({"id": f"r{number}", PART: place}, ensure_ascii=False) + "\n")
         idle, begin = _peak_mb(), time.process_time()
         places = read_places(Path(scratch), order.astype(np.uint64))
-    parts = chain_groups(places.order, places.group[places.order], np.full(records, 500), None)
+    parts = chain_groups(places.order, places.group[places.order])
     table = make_pieces(
         parts,
         tokens=np.full(records, 500),

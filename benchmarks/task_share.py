@@ -90,7 +90,7 @@ def store(texts: list[str], tokenizer: Tokenizer, folder: Path) -> tuple[PieceTa
     digests = np.arange(len(texts), dtype=np.uint64)
     places = unplaced(digests)
     table = make_pieces(
-        chain_groups(places.order, places.group[places.order], documents.lengths[places.order], None),
+        chain_groups(places.order, places.group[places.order]),
         tokens=documents.lengths,
         headers=places.headers,
         separator="",

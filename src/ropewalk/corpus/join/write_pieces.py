@@ -107,19 +107,38 @@ class PartOrder:
 def chain_groups(
     documents: Int64[np.ndarray, "parts"],
     group: Int64[np.ndarray, "parts"],
-    tokens: Int64[np.ndarray, "parts"],
-    most_tokens: int | None,
+    *,
+    sizes: Int64[np.ndarray, "parts 2"] | None = None,
+    most_tokens: int | None = None,
 ) -> PartOrder:
-    """Join neighbours of one group. A chain closes before the part that would make it longer than ``most_tokens``."""
+    """Join neighbours of one group. A chain closes before the part that would make it longer than ``most_tokens``, by
+    the ``sizes`` of the parts (``measure_parts``)."""
     opens = np.diff(group, prepend=-1) != 0
     groups = int(opens.sum())
     if most_tokens is not None:
-        size = 0
-        for part, count in enumerate(tokens.tolist()):
-            size = count if opens[part] else size + count
-            if size > most_tokens and not opens[part]:
-                opens[part], size = True, count
+        assert sizes is not None
+        total = 0
+        for part, (opening, following) in enumerate(sizes.tolist()):
+            total = opening if opens[part] else total + following
+            if total > most_tokens and not opens[part]:
+                opens[part], total = True, opening
     return PartOrder(documents, opens, int(opens.sum()) - groups)
+
+
+def measure_parts(
+    tokens: Int64[np.ndarray, "parts"],
+    headers: Sequence[str],
+    separator: str,
+    *,
+    keeps_ends: bool,
+    tokenizer: Tokenizer,
+) -> Int64[np.ndarray, "parts 2"]:
+    """What each part adds to a joined document, in tokens: where it opens one, and where it follows another part."""
+    size = {text: len(tokenizer.encode_inside(text)) for text in {separator, *headers}}
+    opening = tokens + np.array([size[header] for header in headers], dtype=np.int64)
+    # a part that follows loses its BOS, and the part before it its EOS
+    between = size[separator] - int(tokenizer.bos_id is not None) - int(not keeps_ends)
+    return np.stack([opening, opening + between], axis=1)
 
 
 def make_pieces(

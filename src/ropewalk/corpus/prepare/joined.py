@@ -18,7 +18,7 @@ from ropewalk.corpus.join.fill_in_middle import fill_in_middle, find_sentinels
 from ropewalk.corpus.join.insert_tasks import insert_tasks
 from ropewalk.corpus.join.places import Places, read_places, unplaced
 from ropewalk.corpus.join.related import chain_related
-from ropewalk.corpus.join.write_pieces import PieceTable, chain_groups, make_pieces
+from ropewalk.corpus.join.write_pieces import PieceTable, chain_groups, make_pieces, measure_parts
 from ropewalk.corpus.join.written_questions import QuestionWriter
 from ropewalk.corpus.prepare.hold_out_documents import HELD_OUT, TRAIN
 from ropewalk.corpus.prepare.tokenized import Tokenized
@@ -132,8 +132,14 @@ def _compose(
     shards = tuple(open_shards(stored.folder, vocabulary=tokenizer.vocabulary, manifest={}))
     documents = places.order[chosen[places.order]]
     tokens = stored.tokens[documents]
-    if rules is None or rules.related is None:
-        parts = chain_groups(documents, places.group[documents], tokens, None if rules is None else rules.most_tokens)
+    separator = "" if rules is None else rules.separator
+    keeps_ends = source.embedded is None and source.record_options.is_chat
+    if rules is None or (rules.most_tokens is None and rules.related is None):
+        parts = chain_groups(documents, places.group[documents])
+    elif rules.related is None:
+        headers = [places.headers[number] for number in documents.tolist()]
+        sizes = measure_parts(tokens, headers, separator, keeps_ends=keeps_ends, tokenizer=tokenizer)
+        parts = chain_groups(documents, places.group[documents], sizes=sizes, most_tokens=rules.most_tokens)
     else:
         mapped = np.load(stored.folder / "signatures.npy", mmap_mode="r", allow_pickle=False)
         signatures = np.asarray(mapped[documents])
@@ -146,8 +152,8 @@ def _compose(
         parts,
         tokens=stored.tokens,
         headers=places.headers,
-        separator="" if rules is None else rules.separator,
-        keeps_ends=source.embedded is None and source.record_options.is_chat,
+        separator=separator,
+        keeps_ends=keeps_ends,
         trains_added=not any(shard.mask.strides != (0,) for shard in shards),
         tokenizer=tokenizer,
     )
