@@ -247,6 +247,8 @@ def read_all(bench: Bench, end: float) -> bool:
         seconds = paid[reading.tokens] = time.monotonic() - begun
         entry |= {"key": reading.key, "seconds": round(seconds, 1), "threads": torch.get_num_threads()}
         entry["cpu_seconds"] = round(time.process_time() - cpu, 1)
+        if reading.kind not in PROBES:  # other targets cut the book elsewhere: only equal texts make a pair
+            entry["begin"] = reading.number * max(bench.targets)
         entry |= {"precision": bench.precision, "date": time.strftime("%Y-%m-%d %H:%M"), "model": bench.model.name}
         with bench.file.open("a") as file:
             file.write(json.dumps(entry) + "\n")

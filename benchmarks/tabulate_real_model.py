@@ -23,11 +23,12 @@ from ropewalk.core.quantity import format_length, format_seconds
 from ropewalk.evaluate.score import difference, wilson_of_prompts
 
 ROUNDS, PROMPTS = 4, ("key_value", "needle")
-TEXTS = {"questions": " in texts with hidden facts", "loss": "", "quote": " in texts that end in quotations"}
+METHODS = ("unchanged", "theta", "ntk", "yarn")
+TEXTS = {"questions": " with hidden facts", "loss": "", "quote": " with quotations alone"}
 ANSWERS = {
-    "needle": "Numbers of towns hidden in the text",
-    "key_value": "Colours of things hidden in the text",
-    "quotation": "Passages of the text continued",
+    "needle": "Numbers",
+    "key_value": "Colours",
+    "quotation": "Quotations",
 }
 Reading = dict[str, Any]
 Cells = dict[tuple[str, str, str, int, int], list[Reading]]
@@ -40,8 +41,9 @@ def read_cells(paths: Sequence[Path]) -> Cells:
     for line in (line for path in paths for line in path.read_text().splitlines()):
         reading = json.loads(line)
         number, kind, arm, target, tokens = reading["key"]
+        # the place in the book names a text; older readings have its number alone
         cells[f"{reading['model']}, {reading['precision']}", kind, arm, target, tokens].append(
-            reading | {"number": number}
+            reading | {"number": reading.get("begin", number)}
         )
     for readings in cells.values():
         readings.sort(key=lambda reading: int(reading["number"]))
@@ -63,7 +65,8 @@ def _tabulate_texts(cells: Cells) -> Iterator[str]:
     for kind, target in sorted(
         {(key[1], key[3]) for key in cells if key[1] in TEXTS}, key=lambda each: ([*TEXTS].index(each[0]), each[1])
     ):
-        here = {key[2]: readings for key, readings in cells.items() if (key[1], key[3]) == (kind, target)}
+        found = {key[2]: readings for key, readings in cells.items() if (key[1], key[3]) == (kind, target)}
+        here = {arm: found[arm] for arm in sorted(found, key=_rank)}
         borders = next(iter(here.values()))[0]["borders"]
         names = [f"to {format_length(end)}" for end in borders[1:]]
         rows: list[list[str]] = []
@@ -71,7 +74,7 @@ def _tabulate_texts(cells: Cells) -> Iterator[str]:
             sums = np.array([[reading["nll"], reading["count"]] for reading in readings]).sum(axis=0)
             compared = "-" if arm == "unchanged" else _compare(readings, here.get("unchanged", []), -1)
             rows.append([arm, *(f"{value:.3f}" for value in sums[0] / sums[1]), compared, str(len(readings))])
-        yield f"Loss by position to {format_length(target)}{TEXTS[kind]}, nats per token:"
+        yield f"Loss by position to {format_length(target)}{TEXTS[kind]}, nats:"
         yield _write_table(["method", *names, "last, less unchanged", "texts"], rows)
         added = [
             [arm, *(_compare(readings, here[arm.partition("+")[0]], place) for place in range(len(names)))]
@@ -79,10 +82,16 @@ def _tabulate_texts(cells: Cells) -> Iterator[str]:
             if "+" in arm and arm.partition("+")[0] in here
         ]
         if added:
-            yield "What training added: the same, less the same method untrained, on the texts that both have read:"
+            yield "The same, less the same method untrained, on the texts that both have read:"
             yield _write_table(["trained", *names], added)
         if kind != "loss":
             yield from _tabulate_asked(here)
+
+
+def _rank(arm: str) -> tuple[bool, int, str]:
+    """Untrained methods first, in the order of METHODS."""
+    method, _, trained = arm.partition("+")
+    return bool(trained), METHODS.index(method), trained
 
 
 def _tabulate_asked(arms: dict[str, list[Reading]]) -> Iterator[str]:
@@ -92,7 +101,7 @@ def _tabulate_asked(arms: dict[str, list[Reading]]) -> Iterator[str]:
     ends = dict(zip(kinds, np.cumsum([*kinds.values()]).tolist(), strict=True))
     for kind in sorted(kinds, key=[*ANSWERS].index):
         own = slice(ends[kind] - kinds[kind], ends[kind])
-        yield f"{ANSWERS[kind]}, {kinds[kind]} a text; nats per token of the answers, the last interval over answers:"
+        yield f"{ANSWERS[kind]}, {kinds[kind]} a text:"
         taken = {arm: [_take_answers(reading, own) for reading in readings] for arm, readings in arms.items()}
         yield _tabulate_kind(taken)
 
@@ -111,7 +120,7 @@ def _tabulate_kind(arms: dict[str, list[Reading]]) -> str:
             sum(sum(each["nll"]) for each in answers) / sum(sum(each["count"]) for each in answers)
             for answers in (asked, alone)
         ]
-        plain = arms.get(arm.partition("+")[0], []) if "+" in arm else []
+        plain = [] if arm == "unchanged" else arms.get(arm.partition("+")[0] if "+" in arm else "unchanged", [])
         flat = [_flatten_answers(each) for each in (readings, plain)]
         change = _compare(*flat, -1)
         rows.append(
@@ -123,7 +132,7 @@ def _tabulate_kind(arms: dict[str, list[Reading]]) -> str:
         "right without the text",
         "nats",
         "nats without the text",
-        "nats, less untrained",
+        "nats, less unchanged; trained: less untrained",
         "texts",
     ]
     return _write_table(columns, rows)
@@ -184,8 +193,7 @@ def _tell_cost(cells: Cells) -> str:
     few = sum(len(readings) < ROUNDS for readings in cells.values())
     return (
         f"{len(every)} readings of {tokens:,} tokens took {format_seconds(seconds)} on {threads[-1]} thread, "
-        f"{every[0]['precision']}, on {', '.join(dates)}. {few} of these cells have fewer than {ROUNDS} texts, and "
-        "cells that are not in the tables have none: the same command continues."
+        f"{every[0]['precision']}, on {', '.join(dates)}. {few} of these cells have fewer than {ROUNDS} texts."
     )
 
 

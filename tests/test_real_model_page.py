@@ -42,7 +42,7 @@ def test_a_reading_holds_all_of_its_text() -> None:
         if reading.get("borders"):
             end, read = reading["borders"][-1], sum(reading["count"])
             least = {"loss": 1.0, "quote": 0.95, "questions": 0.9}[kind]
-            assert read == end - 1 or (kind == "questions" and 0.95 * end < read < end)
+            assert read == end - 1 or (kind == "questions" and 0.94 * end < read < end)
             assert end == tokens if kind == "loss" else least < end / tokens < 1
             sums += [reading[name] for name in ("answers", "alone") if kind != "loss"]
         assert kind == "loss" or len(sums[-1]["count"]) == sum(reading.get("kinds", {kind: QUESTIONS}).values())
