@@ -70,7 +70,8 @@ def read_tokens(path: Path, *, format: Format, vocabulary: int, eos_id: int) -> 
     masks = path.with_name(f"{path.name}.loss")
     mask = _map(masks, np.dtype("u1")) if masks.exists() else np.broadcast_to(np.uint8(1), ids.shape)
     if len(mask) != len(ids):
-        raise _broken(path, f"{masks.name} has {len(mask):,} bytes, but the file has {format_count(len(ids), 'id')}")
+        told = format_count(len(mask), "byte")
+        raise _broken(path, f"{masks.name} has {told}, but the file has {format_count(len(ids), 'id')}")
     begin = 0
     for end in ends.tolist():
         yield ids[begin:end], np.asarray(mask[begin:end])
