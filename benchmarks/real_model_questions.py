@@ -4,7 +4,7 @@ Into the text, between its paragraphs, come sentences with the secret numbers of
 things (keys with their values), at all depths. After the text the same sentences begin again, each up to its number or
 colour, which is asked; before them the beginnings of passages of the text itself, each of which is to be continued
 (quotations). So one pass gives the loss by position and 80 answers, where a text, a prompt of pairs and a prompt of
-needles take three. What a model guesses is read from the questions alone: 900 tokens.
+needles take three. What a model guesses is read from the questions alone: 1,130 tokens.
 """
 
 from dataclasses import dataclass
@@ -16,45 +16,16 @@ from ropewalk.core.seed import stream
 from ropewalk.corpus.tokens.tokenizer import Tokenizer
 from ropewalk.evaluate.items import Item
 from ropewalk.evaluate.loss_by_position import PositionLoss
+from ropewalk.probe.haystack import split_list
 from ropewalk.probe.vocabulary import VOCABULARIES
 
 KINDS = {"quotation": 16, "needle": 32, "key_value": 32}
 """The kinds of answers in their order, and how many of each."""
 CUE_TOKENS, ANSWER_TOKENS = 16, 8
-_TOWNS = [
-    "Lisbon",
-    "Oslo",
-    "Cairo",
-    "Lima",
-    "Seoul",
-    "Quito",
-    "Dakar",
-    "Hanoi",
-    "Prague",
-    "Athens",
-    "Dublin",
-    "Havana",
-    "Nairobi",
-    "Tunis",
-    "Riga",
-    "Ankara",
-    "Bogota",
-    "Manila",
-    "Geneva",
-    "Kyoto",
-    "Tbilisi",
-    "Valencia",
-    "Bergen",
-    "Cusco",
-    "Marseille",
-    "Toronto",
-    "Adelaide",
-    "Zagreb",
-    "Bombay",
-    "Denver",
-    "Panama",
-    "Sofia",
-]
+_TOWNS = split_list("""
+Lisbon|Oslo|Cairo|Lima|Seoul|Quito|Dakar|Hanoi|Prague|Athens|Dublin|Havana|Nairobi|Tunis|Riga|Ankara
+Bogota|Manila|Geneva|Kyoto|Tbilisi|Valencia|Bergen|Cusco|Marseille|Toronto|Adelaide|Zagreb|Bombay|Denver|Panama|Sofia
+""")
 _BETWEEN = "\n\n"
 Ids = Int64[np.ndarray, "tokens"]
 

@@ -84,8 +84,28 @@ def _tabulate_texts(cells: Cells) -> Iterator[str]:
         if added:
             yield "The same, less the same method untrained, on the texts that both have read:"
             yield _write_table(["trained", *names], added)
+        if kind == "questions":
+            yield from _tell_change(here, cells)
         if kind != "loss":
             yield from _tabulate_asked(here)
+
+
+def _tell_change(arms: dict[str, list[Reading]], cells: Cells) -> Iterator[str]:
+    """What the facts do to the loss of the same pieces, which were read with quotations alone as well."""
+    changes = []
+    for (_, kind, arm, target, _), readings in cells.items():
+        plain = {reading["number"]: reading for reading in readings if kind == "quote" and arm != "unchanged"}
+        for reading in arms.get(arm, []):
+            other = plain.get(reading["number"])
+            if other is not None and reading["key"][3] == target:
+                both = (np.array(each["nll"]) / np.array(each["count"]) for each in (reading, other))
+                changes.append(np.subtract(*both))
+    if changes:
+        every = np.concatenate(changes)
+        yield (
+            f"Facts change a part's nats by {every.mean():+.3f} in the mean ({every.min():+.3f} to {every.max():+.3f}; "
+            f"{len(changes)} pieces were also read with quotations alone)."
+        )
 
 
 def _rank(arm: str) -> tuple[bool, int, str]:

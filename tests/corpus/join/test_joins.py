@@ -228,6 +228,21 @@ def test_a_join_that_exceeds_the_limit_goes_on_in_another_document(joined: Corpu
     assert told["tokens_in"] == joined.ledger["books"]["joins"]["train"]["tokens_in"]
 
 
+def relatives() -> list[dict[str, str]]:
+    """Texts of which every ninth speaks of the same."""
+    return [
+        {"text": f"{sentence(n, 30)} {' '.join(han(9000 + n % 9, 4 + n % 3) for _ in range(5))}"} for n in range(36)
+    ]
+
+
+def test_a_chain_of_related_texts_counts_its_separators(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    rules = {"related": {"target_tokens": 600}, "separator": "\n\n" + "- " * 40 + "\n\n"}
+    documents = make(tmp_path, [relatives()], tokenizer, join=rules).train("books")
+    assert isinstance(documents, JoinedDocuments)
+    joined = [number for number in range(len(documents)) if len(documents.part_starts(number)) > 1]
+    assert joined and max(documents.lengths[joined]) <= 600
+
+
 def test_rules_without_any_effect_are_told(joined: Corpus, tokenizer: Tokenizer, tmp_path: Path) -> None:
     """A join of which no two parts are in one document, and tasks of documents that are all too short."""
     corpus = make(tmp_path, [chapters(12)], tokenizer, join={"by": "id", "order": "chapter"}, tasks={"share": 0.02})
@@ -319,9 +334,7 @@ def test_natural_order() -> None:
 
 
 def test_related_texts_of_a_corpus_are_joined_once_each(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    texts = [
-        {"text": f"{sentence(n, 30)} {' '.join(han(9000 + n % 9, 4 + n % 3) for _ in range(5))}"} for n in range(36)
-    ]
+    texts = relatives()
     rules = {"related": {"target_tokens": 600}}
     corpus = make(tmp_path, shuffled(texts, seed=3, files=2), tokenizer, join=rules)
     found = "\n\n".join(read_all(corpus, tokenizer)).split("\n\n")

@@ -134,18 +134,17 @@ def _compose(
     tokens = stored.tokens[documents]
     separator = "" if rules is None else rules.separator
     keeps_ends = source.embedded is None and source.record_options.is_chat
-    if rules is None or (rules.most_tokens is None and rules.related is None):
-        parts = chain_groups(documents, places.group[documents])
-    elif rules.related is None:
-        headers = [places.headers[number] for number in documents.tolist()]
-        sizes = measure_parts(tokens, headers, separator, keeps_ends=keeps_ends, tokenizer=tokenizer)
-        parts = chain_groups(documents, places.group[documents], sizes=sizes, most_tokens=rules.most_tokens)
+    headers = [places.headers[number] for number in documents.tolist()]
+    sizes = measure_parts(tokens, headers, separator, keeps_ends=keeps_ends, tokenizer=tokenizer)
+    if rules is None or rules.related is None:
+        most_tokens = None if rules is None else rules.most_tokens
+        parts = chain_groups(documents, places.group[documents], sizes=sizes, most_tokens=most_tokens)
     else:
         mapped = np.load(stored.folder / "signatures.npy", mmap_mode="r", allow_pickle=False)
         signatures = np.asarray(mapped[documents])
         # Held-out text is read in its own order, so that its loss can be compared with that of other corpora.
         related = rules.related if seed is not None else rules.related.model_copy(update={"arrange": "chain"})
-        parts = chain_related(StoredDocuments(shards, documents), tokens, signatures, related)
+        parts = chain_related(StoredDocuments(shards, documents), sizes.max(axis=1), signatures, related)
         if related.arrange != "chain":
             parts = arrange(parts, all_documents(shards), related, TextCutter(tokenizer))
     made = make_pieces(
