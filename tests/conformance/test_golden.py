@@ -35,7 +35,7 @@ def test_published_angles(case: dict[str, Any]) -> None:
     ):
         settings.pop(key, None)
     settings |= case["config"]
-    if "global_head_dim" not in case["config"]:
+    if "head_dim" not in case["config"]:
         settings["head_dim"] = case["head_dim"]
     settings["num_key_value_heads"] = case["config"].get("num_key_value_heads", settings["num_attention_heads"])
     shape = parse_shape(settings, "config.json")

@@ -4,6 +4,7 @@ again; the second Ctrl-C ends at once."""
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -187,3 +188,26 @@ def test_a_lost_rank_is_still_a_lost_rank(start: Callable[[Scenario], Command]) 
         run_ranks(work, 2)
 
     assert start(scenario).end() == 1
+
+
+@pytest.mark.parametrize("of_rank", [True, False], ids=["rank", "command"])
+def test_a_signal_that_another_thread_receives_is_heard(
+    of_rank: bool, start: Callable[[Scenario], Command], tmp_path: Path
+) -> None:
+    """The kernel chooses the thread. Python's handler runs in the main thread alone, which is waiting."""
+
+    def signal_this_thread() -> None:
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+        time.sleep(LONG)
+
+    def scenario(folder: Path) -> None:
+        def work() -> None:
+            if dist.get_rank() and of_rank:
+                signal_this_thread()
+            wait_here(folder)
+
+        if not of_rank:
+            threading.Timer(0.5, signal_this_thread).start()
+        run_ranks(work, 2)
+
+    assert start(scenario).end() == (1 if of_rank else 75), (tmp_path / "said").read_text()

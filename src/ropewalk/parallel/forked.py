@@ -7,6 +7,7 @@ signals and detects that the parent has died.
 
 import os
 import pickle
+import select
 import signal
 import threading
 import time
@@ -30,6 +31,9 @@ from ropewalk.parallel.hang import take_place
 from ropewalk.parallel.stop import SIGNALS, answer_stop
 from ropewalk.plan.rank_setup import Kind
 
+_SIGNAL_SECONDS = 0.5
+"""The longest wait of a main thread. A signal may reach another thread, or arrive just before the wait begins. Python
+then calls its handler when the main thread runs again."""
 _GRACE_SECONDS = 0.2
 _STOP_SECONDS = 0.5
 
@@ -95,7 +99,8 @@ def be_rank(
     # In the caller's context: a kernel that is named around run_ranks is named in the ranks too.
     worker = threading.Thread(target=copy_context().run, args=(_work, start, pipe, join, work))
     worker.start()
-    os.read(reading_end, 1)  # no process writes into the pipe: the call returns when the parent's end is closed
+    while not select.select([reading_end], [], [], _SIGNAL_SECONDS)[0]:
+        pass  # no process writes into the pipe: it is readable when the parent's end is closed
     worker.join(timeout=_STOP_SECONDS)
     if worker.is_alive():
         os._exit(1)  # the parent is dead
@@ -146,7 +151,7 @@ def collect(processes: Sequence[BaseProcess], pipes: Sequence[Connection]) -> li
     deadline: float | None = None
     open_pipes = dict(zip(pipes, range(len(pipes)), strict=True))
     while open_pipes and (deadline is None or time.monotonic() < deadline):
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        left = _SIGNAL_SECONDS if deadline is None else max(0.0, deadline - time.monotonic())
         for pipe in wait(list(open_pipes), timeout=left):
             assert isinstance(pipe, Connection)
             rank = open_pipes.pop(pipe)
