@@ -77,7 +77,8 @@ def write_recipe(bench: Any, kind: str, method: str, row: int) -> tuple[Path, Pa
         "checkpoint_steps": 4,  # a stop saves too
         "log_steps": 1,
     }
-    stage |= RATES[kind] | ({"pose": {"reach": target}} if row < target else {})
+    # the unchanged model is trained as it is, a control for what the book alone teaches
+    stage |= RATES[kind] | ({"pose": {"reach": target}} if row < target and method != "unchanged" else {})
     recipe = {
         "model": str(bench.model),
         "run": str(run),

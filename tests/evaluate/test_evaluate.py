@@ -2,8 +2,10 @@
 
 import shutil
 from pathlib import Path
+from typing import get_args
 
 import pytest
+import torch
 from torch.distributed.tensor import DTensor
 
 from made_texts import sentence
@@ -14,10 +16,12 @@ from ropewalk.corpus.tokens.train_tokenizer import train_tokenizer
 from ropewalk.evaluate import evaluate as room
 from ropewalk.evaluate.evaluate import evaluate_models
 from ropewalk.evaluate.length_gain import score_lengths
+from ropewalk.model import open_model as opening
 from ropewalk.model.model_with_loss import ModelWithLoss
-from ropewalk.model.open_model import open_model
+from ropewalk.model.open_model import open_model, read_dtype
 from ropewalk.model.weights import Dtype
 from ropewalk.parallel.launch import run_ranks
+from ropewalk.plan.precision import Precision
 from ropewalk.recipe.spec import EvaluateSpec
 from swapped_tokenizer import swap_two_tokens
 
@@ -183,3 +187,11 @@ def test_sums_that_a_cpu_reads_in_float32_are_kept_apart(monkeypatch: pytest.Mon
         monkeypatch.setattr(room, "multiplies_slowly", lambda dtype, slow=slow: slow and dtype == "bfloat16")
         keys |= {str(room.describe_written(EvaluateSpec(precision=each), [])) for each in ("bfloat16", "float32")}
     assert len(keys) == 3
+
+
+@pytest.mark.parametrize(("device", "same"), [("cuda", "bfloat16"), ("cpu", "float32")])
+def test_auto_reads_and_keeps_sums_as_the_device_does(device: str, same: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "rank_device", lambda: torch.device(device))
+    keys = {each: room.describe_written(EvaluateSpec(precision=each), []) for each in get_args(Precision)}
+    assert keys["auto"] == keys[same] and keys["bfloat16"] != keys["float32"]
+    assert read_dtype("auto") == same and read_dtype("float32") == "float32"

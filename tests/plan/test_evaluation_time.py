@@ -88,12 +88,14 @@ def test_as_many_models_are_counted_as_are_measured(tmp_path: Path, monkeypatch:
 
 
 def test_the_precision_of_the_evaluation_counts_and_not_that_of_training() -> None:
-    """By default models are read in float32, in which an H100 multiplies 15 times more slowly."""
+    """``auto`` is bfloat16 on a GPU; an H100 multiplies float32 15 times more slowly."""
     asked: dict[str, Any] = {"hardware": "h100-sxm x 8", "parallel": {"ranks": 8, "precision": "bfloat16"}}
-    wide, narrow = (make_planned(evaluate={"precision": each}, **asked) for each in ("float32", "bfloat16"))
+    wide, narrow, auto = (
+        make_planned(evaluate={"precision": each}, **asked) for each in ("float32", "bfloat16", "auto")
+    )
     plan = forecast_recipe(narrow, LLAMA)[-1]
-    times = [estimate_evaluation(each, LLAMA, plan) for each in (wide, narrow)]
-    assert times[0] / times[1] == pytest.approx(989 / 67)
+    times = [estimate_evaluation(each, LLAMA, plan) for each in (wide, narrow, auto)]
+    assert times[0] / times[1] == pytest.approx(989 / 67) and times[2] == times[1]
     only = make_planned(evaluate={"precision": "bfloat16", "lengths": [1], "answers": 600, "position_lengths": 1,
                                   "documents": 1, "short_tokens": 1}, **asked)  # fmt: skip
     base = LLAMA.context_tokens  # 600 answers are 100 prompts, and there is one document

@@ -104,8 +104,9 @@ class EvaluateSpec(Spec):
     """Files of LongBench v2, LongBench Pro and HELMET that you have (docs/benchmarks.md): the models write text."""
     seed: int = 1_000_003
     """Draws prompts and held-out text."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Of matrix products; a CPU that multiplies no bfloat16 reads in float32, if its memory allows."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of matrix products; ``auto`` is bfloat16 on a GPU, float32 on a CPU. A CPU that multiplies no bfloat16 reads in
+    float32, if its memory allows."""
 
     @field_validator("foreign")
     @classmethod
