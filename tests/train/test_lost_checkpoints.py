@@ -1,8 +1,11 @@
 """What a stage stands on and does not find again ends it: its own checkpoints, and the moments of the stage before."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
@@ -15,6 +18,7 @@ from ropewalk.core.record import Metric, append_metrics, read_metrics
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.parallel.launch import RankError, run_ranks
 from ropewalk.recipe.spec import Recipe
+from ropewalk.train.lost_checkpoints import refuse_lost_steps
 from ropewalk.train.stage import train_stage
 from tiny_run import make_recipe
 
@@ -79,6 +83,27 @@ def test_rows_beyond_the_first_save_are_enough_to_tell(prepared: Prepared, new_r
     append_metrics(run / "metrics.jsonl", [Metric(0, step, "lr", 0.1, "1") for step in (1, 2, 3)])
     with pytest.raises(UserError, match=r"metrics\.jsonl has 3 steps, more than before the first save"):
         train(make_recipe(**SHORT, parallel=ONE), run, prepared)
+
+
+def test_a_first_save_that_was_due_later_in_the_session_before_is_not_lost(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever is stopped before the first save may then ask for an earlier one."""
+    append_metrics(tmp_path / "metrics.jsonl", [Metric(0, step, "lr", 0.1, "1") for step in (1, 2, 3)])
+    context: Any = SimpleNamespace(
+        number=0,
+        is_first_rank=True,
+        spec=make_recipe(**SHORT).stages[0],
+        metrics=tmp_path / "metrics.jsonl",
+        folder=RunFolder(tmp_path).stage(0),
+    )
+    sessions = [{"stage": stage, "means": {"checkpoint_steps": steps}} for stage, steps in ((0, 3), (1, 9))]
+    RunFolder(tmp_path).sessions.write_text(json.dumps(sessions))
+    refuse_lost_steps(context)
+    assert "it was stopped at step 3" in capfd.readouterr().err
+    RunFolder(tmp_path).sessions.write_text(json.dumps(sessions[1:]))
+    with pytest.raises(UserError, match="more than before the first save"):
+        refuse_lost_steps(context)
 
 
 def test_who_ended_before_the_first_save_begins_again_and_is_told(
