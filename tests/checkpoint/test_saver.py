@@ -139,6 +139,19 @@ def test_ranks_share_the_reading_of_a_checkpoint_that_is_there(tmp_path: Path, m
     assert mine == [shards[0], shards[0], "state.json", "state.json"] and theirs == [shards[1], shards[1]]
 
 
+def test_the_spared_step_stays_beside_the_newest(tmp_path: Path) -> None:
+    def save() -> None:
+        state = make_state(1)
+        with Saver(tmp_path, keep=1, spared_step=2) as saver:
+            for _ in range(4):
+                state = train(state, 1)
+                saver.begin(state)
+            saver.finish()
+
+    run_ranks(save, 1)
+    assert [path.name[-1] for path in list_checkpoints(tmp_path)] == ["4", "2"]
+
+
 def test_what_a_kill_left_goes(tmp_path: Path) -> None:
     for name in (".tmp-step-00000007", ".trash-step-00000001", ".damaged-step-00000002-0"):
         (tmp_path / name).mkdir()

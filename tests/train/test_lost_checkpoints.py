@@ -12,6 +12,7 @@ import yaml
 
 from ropewalk.checkpoint.load import list_checkpoints, newest, read_facts
 from ropewalk.commands.plan_growth import plan_growth
+from ropewalk.commands.train import write_trained
 from ropewalk.core.artifact import new_folder
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Metric, append_metrics, read_metrics
@@ -151,6 +152,9 @@ def test_moments_of_the_middle_of_a_stage_are_not_those_of_its_end(prepared: Pre
     shutil.rmtree(RunFolder(run).checkpoints(0) / "step-00000003")
     with pytest.raises(UserError, match="step-00000002 is not the last checkpoint of the stage"):
         train(recipe, run, prepared, stage=1)
+    with pytest.raises(UserError, match="step-00000002, the newest that can be verified, is not the last checkpoint"):
+        run_ranks(write_trained, 2, recipe, RunFolder(run), 0)
+    assert not RunFolder(run).trained(0).exists(), "no model of the middle of a stage"
 
 
 def test_carry_moments_may_be_set_in_the_middle_of_a_run(tmp_path: Path) -> None:
