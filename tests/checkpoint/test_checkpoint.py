@@ -115,6 +115,31 @@ def test_load_moments_leaves_weights_and_counters(saved: tuple[Path, dict[str, A
     assert after["weight/inner.weight"] == fresh.get("weight/inner.weight")
 
 
+def test_moments_go_on_for_the_weights_that_both_stages_train(tmp_path: Path) -> None:
+    """The stage before trained all but one weight, and the next one all but another."""
+
+    def make(frozen: str) -> TrainState:
+        state = make_state(1)
+        state.model.get_parameter(frozen).requires_grad_(False)
+        return state
+
+    def carry() -> tuple[dict[str, Any], dict[str, Any]]:
+        before = train(make("inner.bias"), 3)
+        save_checkpoint(before, tmp_path)
+        after = load_moments(make("head.bias"), tmp_path / "step-00000003")
+        return describe(before), describe(train(after, 0))
+
+    before, after = run_ranks(carry, 1)[0]
+    assert (after["updates"], after["missed"]) == (3, {"inner.bias": 3})
+    assert not any(name.startswith(("exp_avg", "step")) and name.endswith("head.bias") for name in after)
+    moments = {name for name in after if name.startswith(("exp_avg", "step/"))}
+    shared = {name for name in moments if not name.endswith("inner.bias")}
+    assert len(shared) == 3 * 3 and {name: after[name] for name in shared} == {name: before[name] for name in shared}
+    zero = digest_bytes(torch.zeros(WIDTH).numpy().tobytes())
+    assert after["exp_avg/inner.bias"] == after["exp_avg_sq/inner.bias"] == zero
+    assert after["step/inner.bias"] == digest_bytes(torch.zeros(()).numpy().tobytes())
+
+
 def test_no_pickle(saved: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     folder, before = saved
     for path in (folder / "step-00000003").iterdir():

@@ -12,8 +12,10 @@ import torch.distributed as dist
 from ropewalk.checkpoint import save as save_module
 from ropewalk.checkpoint import saver as saver_module
 from ropewalk.checkpoint.load import list_checkpoints, load_checkpoint, newest
+from ropewalk.checkpoint.save import save_checkpoint
 from ropewalk.checkpoint.saver import Saver
 from ropewalk.core.error import UserError
+from ropewalk.parallel import verify_folder
 from ropewalk.parallel.launch import run_ranks
 from small_state import describe, make_state, train
 
@@ -74,6 +76,80 @@ def fail_on_one(folder: Path) -> list[str]:
 def test_a_failure_is_raised_on_every_rank_and_the_older_one_stands(tmp_path: Path) -> None:
     assert run_ranks(fail_on_one, 2, tmp_path) == [["the disk of rank 1 is gone"]] * 2
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+
+
+def test_what_fails_on_the_first_rank_alone_is_raised_on_every_rank(tmp_path: Path) -> None:
+    """Its small files, and old folders; the other ranks would go on and wait for it."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    def fail(module: Any, name: str) -> list[str]:
+        told, folder = [], tmp_path / name
+        with Saver(folder, keep=1) as saver:
+            saver.begin(train(make_state(2), 1))
+            saver.finish()
+            plain = getattr(module, name)
+            setattr(module, name, refuse)
+            try:
+                saver.begin(train(make_state(2), 2))
+                saver.finish()
+            except UserError as error:
+                told.append(error.why)
+            setattr(module, name, plain)
+        return told
+
+    def fail_everywhere() -> list[list[str]]:
+        places = ((saver_module, "note_begun"), (saver_module, "note_saved"), (save_module, "discard"))
+        return [fail(*place) for place in places]
+
+    assert run_ranks(fail_everywhere, 2) == [[["[Errno 28] No space left on device"]] * 3] * 2
+
+
+def test_a_saver_leaves_no_connection_behind(tmp_path: Path) -> None:
+    def count() -> list[int]:
+        counts = []
+        for number in range(3):
+            with Saver(tmp_path / str(number), keep=1) as saver:
+                saver.begin(make_state(2))
+                saver.finish()
+            counts.append(len(list(Path("/proc/self/fd").iterdir())))
+        return counts
+
+    for first, second, third in run_ranks(count, 2):
+        assert first == second == third
+
+
+def test_ranks_share_the_reading_of_a_checkpoint_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, read = verify_folder.find_change, list[str]()
+
+    def note(folder: Path, files: Any) -> str | None:
+        read.extend(files)
+        return plain(folder, files)
+
+    def save_twice() -> list[str]:
+        save_checkpoint(make_state(2), tmp_path)
+        read.clear()
+        save_checkpoint(make_state(2), tmp_path)
+        return sorted(read)
+
+    monkeypatch.setattr(verify_folder, "find_change", note)
+    mine, theirs = run_ranks(save_twice, 2)
+    shards = [f"shard-{number:05}-model-00001-of-00001.safetensors" for number in (1, 2)]
+    assert mine == [shards[0], shards[0], "state.json", "state.json"] and theirs == [shards[1], shards[1]]
+
+
+def test_the_spared_step_stays_beside_the_newest(tmp_path: Path) -> None:
+    def save() -> None:
+        state = make_state(1)
+        with Saver(tmp_path, keep=1, spared_step=2) as saver:
+            for _ in range(4):
+                state = train(state, 1)
+                saver.begin(state)
+            saver.finish()
+
+    run_ranks(save, 1)
+    assert [path.name[-1] for path in list_checkpoints(tmp_path)] == ["4", "2"]
 
 
 def test_what_a_kill_left_goes(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from ropewalk.recipe.spec import Recipe
 from ropewalk.rope.layers import LayerRule
 from ropewalk.rope.scaling import Dynamic, Nope, Proportional, Rope, Unchanged, Yarn
 from ropewalk.train.learning_rate import interpolation_share
+from ropewalk.train.replay import replay
 from ropewalk.train.stage import train_stage
 from tiny_run import CONTEXT_TOKENS, make_recipe
 
@@ -110,6 +111,11 @@ def test_a_kill_while_annealing_is_made_good_bit_for_bit(
         train(recipe, killed, prepared[1])
     assert train(recipe, killed, prepared[1]) == "limit"
     assert weights_of(killed) == weights_of(straight) and losses(killed) == losses(straight)
+    rows = {row.name: row.value for row in read_metrics(straight / "metrics.jsonl") if row.step == 2}
+    record = {"stage": 0, "step": 2, "rollbacks": 0, "first_sequence": 4}
+    record |= {"loss": rows["loss/train"], "grad_norm": rows["grad_norm"], "sequences": [{}] * 4}
+    again = run_ranks(replay, recipe.parallel.ranks, record, recipe, straight, prepared[1], threads=1)[0]
+    assert again["same"], "a step is replayed at its own positions"
     # It began where the base stands, as a sudden change does not.
     base, sudden = straight.with_name("base"), annealing_run("sudden")
     (base / "stages" / "0").mkdir(parents=True)

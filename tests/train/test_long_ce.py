@@ -8,14 +8,18 @@ import numpy as np
 import pytest
 import torch
 
+from place import Place
 from ropewalk.core.record import Batch, read_metrics
 from ropewalk.corpus.tokens.corpus_folder import open_corpus
 from ropewalk.model.load import load_model
 from ropewalk.model.loss import LossRules, score_labels
 from ropewalk.parallel.launch import run_ranks
+from ropewalk.partition.choose import make_sharing
+from ropewalk.partition.cost import Heads
 from ropewalk.recipe.long_ce import LongCE
 from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage_dataset import open_stage
+from ropewalk.train.batches import make_batches
 from ropewalk.train.long_ce import cut_blocks, list_readings
 from ropewalk.train.stage import train_stage
 from tiny_run import CONTEXT_TOKENS, make_recipe
@@ -129,6 +133,21 @@ def test_a_step_is_the_brute_force_one(prepared: Prepared, new_run: NewRun, para
     assert found["grad_norm"] == pytest.approx(expected["grad_norm"], rel=1e-4)
     assert found["long_ce/weight"] == pytest.approx(expected["long_ce/weight"], rel=1e-5)
     assert expected["long_ce/weight"] != pytest.approx(1.0, abs=1e-4), "an untrained model sees little, but it does"
+
+
+def test_tokens_without_a_loss_are_not_weighed(prepared: Prepared) -> None:
+    """A source whose labels count nothing: its full nll is not computed, so there is nothing to compare."""
+    recipe = make_recipe(**LONG_CE, loss_weights={"counted": 0.0})
+    dataset = open_stage(recipe, 0, open_corpus(prepared[1]))
+    sharing = make_sharing(Heads(4, 2, 8), device="cpu", element_bytes=4)
+    mesh = Place(context_ranks=1, context_rank=0, device=torch.device("cpu"))
+    batches = make_batches(dataset, 0, sequences=4, spec=recipe.stages[0], mesh=mesh, sharing=sharing)
+    weighed = asked = 0
+    for micro in batches.micro:
+        assert micro.weighed is not None and (micro.source[micro.weighed] == dataset.sources.index("plain")).all()
+        weighed += int(micro.weighed.sum())
+        asked += sum(int(reading.weights.sum()) for reading in micro.truncated)
+    assert weighed == asked > 20
 
 
 def test_what_cannot_be_weighed_is_refused() -> None:

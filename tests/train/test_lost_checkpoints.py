@@ -1,20 +1,25 @@
 """What a stage stands on and does not find again ends it: its own checkpoints, and the moments of the stage before."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
 
 from ropewalk.checkpoint.load import list_checkpoints, newest, read_facts
 from ropewalk.commands.plan_growth import plan_growth
+from ropewalk.commands.train import write_trained
 from ropewalk.core.artifact import new_folder
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Metric, append_metrics, read_metrics
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.parallel.launch import RankError, run_ranks
 from ropewalk.recipe.spec import Recipe
+from ropewalk.train.lost_checkpoints import refuse_lost_steps
 from ropewalk.train.stage import train_stage
 from tiny_run import make_recipe
 
@@ -81,6 +86,27 @@ def test_rows_beyond_the_first_save_are_enough_to_tell(prepared: Prepared, new_r
         train(make_recipe(**SHORT, parallel=ONE), run, prepared)
 
 
+def test_a_first_save_that_was_due_later_in_the_session_before_is_not_lost(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever is stopped before the first save may then ask for an earlier one."""
+    append_metrics(tmp_path / "metrics.jsonl", [Metric(0, step, "lr", 0.1, "1") for step in (1, 2, 3)])
+    context: Any = SimpleNamespace(
+        number=0,
+        is_first_rank=True,
+        spec=make_recipe(**SHORT).stages[0],
+        metrics=tmp_path / "metrics.jsonl",
+        folder=RunFolder(tmp_path).stage(0),
+    )
+    sessions = [{"stage": stage, "means": {"checkpoint_steps": steps}} for stage, steps in ((0, 3), (1, 9))]
+    RunFolder(tmp_path).sessions.write_text(json.dumps(sessions))
+    refuse_lost_steps(context)
+    assert "it was stopped at step 3" in capfd.readouterr().err
+    RunFolder(tmp_path).sessions.write_text(json.dumps(sessions[1:]))
+    with pytest.raises(UserError, match="more than before the first save"):
+        refuse_lost_steps(context)
+
+
 def test_who_ended_before_the_first_save_begins_again_and_is_told(
     prepared: Prepared, new_run: NewRun, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -126,6 +152,9 @@ def test_moments_of_the_middle_of_a_stage_are_not_those_of_its_end(prepared: Pre
     shutil.rmtree(RunFolder(run).checkpoints(0) / "step-00000003")
     with pytest.raises(UserError, match="step-00000002 is not the last checkpoint of the stage"):
         train(recipe, run, prepared, stage=1)
+    with pytest.raises(UserError, match="step-00000002, the newest that can be verified, is not the last checkpoint"):
+        run_ranks(write_trained, 2, recipe, RunFolder(run), 0)
+    assert not RunFolder(run).trained(0).exists(), "no model of the middle of a stage"
 
 
 def test_carry_moments_may_be_set_in_the_middle_of_a_run(tmp_path: Path) -> None:

@@ -23,6 +23,13 @@ def test_rewind_drops_later_rows_and_a_torn_line(tmp_path: Path) -> None:
     assert list(read_metrics(metrics_log.path)) == [row(0, 1), row(0, 2)]
 
 
+def test_a_stage_that_is_only_written_again_leaves_the_next_one_its_rows(tmp_path: Path) -> None:
+    metrics_log = MetricsLog(tmp_path / "metrics.jsonl", writes=True)
+    metrics_log.append([row(0, 1), row(0, 2), row(0, 3), row(1, 1), row(1, 2)])
+    metrics_log.rewind(0, 2)
+    assert list(read_metrics(metrics_log.path)) == [row(0, 1), row(0, 2), row(1, 1), row(1, 2)]
+
+
 def test_other_ranks_write_nothing(tmp_path: Path) -> None:
     metrics_log = MetricsLog(tmp_path / "metrics.jsonl", writes=False)
     metrics_log.append([row(0, 1)])

@@ -5,7 +5,8 @@ import json
 import math
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,13 @@ import torch
 import torch.distributed as dist
 
 from ropewalk.checkpoint.load import list_checkpoints
+from ropewalk.checkpoint.saver import Saver
+from ropewalk.checkpoint.state import TrainState
 from ropewalk.core.error import UserError
 from ropewalk.core.record import TIMED, Metric, read_metrics
 from ropewalk.core.run_folder import RunFolder, StageFolder
 from ropewalk.core.seed import stream
+from ropewalk.parallel.hang import Clock
 from ropewalk.parallel.launch import RankError, run_ranks
 from ropewalk.recipe.gates import Guard
 from ropewalk.recipe.spec import Recipe
@@ -45,6 +49,9 @@ def test_spikes_are_seen_and_wiggles_are_not() -> None:
     assert judge_step(recent, 2.0, 0.001, guard=GUARD) == "", "less is no spike"
     assert judge_step(recent, 5.0, 14.0, guard=Guard(spike=None)) == ""
     assert judge_step(recent[:-1], 5.0, 1.0, guard=GUARD) == "", "too little is known"
+    few = Guard(window=8)
+    assert "the loss, 5, is" in judge_step(recent[:4], 5.0, 1.0, guard=few), "half of a short window is enough"
+    assert judge_step(recent[:3], 5.0, 1.0, guard=few) == ""
     for loss, norm in ((math.nan, 1.0), (3.0, math.inf), (-math.inf, math.nan)):
         assert "not finite" in judge_step([], loss, norm, guard=Guard(spike=None))
 
@@ -87,6 +94,25 @@ def rows_of(run: Path) -> list[Metric]:
     return [row for row in read_metrics(run / "metrics.jsonl") if row.name not in TIMED]
 
 
+def wait_at_leisure(patch: pytest.MonkeyPatch) -> None:
+    """Whoever waits for a save has stopped the clock by which a hang is found: a save takes as long as its disk."""
+    clocks: list[Clock] = []
+    watch, finish = loop.watch_for_hang, Saver.finish
+
+    @contextmanager
+    def keep_clock(patience_seconds: float | None) -> Iterator[Clock]:
+        with watch(patience_seconds) as clock:
+            clocks.append(clock)
+            yield clock
+
+    def look(saver: Saver) -> None:
+        assert clocks[-1]._leisure
+        finish(saver)
+
+    patch.setattr(loop, "watch_for_hang", keep_clock)
+    patch.setattr(Saver, "finish", look)
+
+
 ASTRAY = {"checkpoint_steps": 2, "log_steps": 2, "guard": {"skipped_steps": 1}}
 
 
@@ -95,6 +121,7 @@ def test_too_many_skips_lead_back_and_past_the_data(
 ) -> None:
     """Steps 5 and 6 are poison: back to step 4, whose successor takes the rows after them. A kill changes nothing."""
     monkeypatch.setattr(loop, "train_step", spoil_rows(16, 24))
+    wait_at_leisure(monkeypatch)
     run, corpus = new_run("astray"), prepared[1]
     assert train(make_recipe(**ASTRAY), run, corpus) == "limit"
     state = json.loads((list_checkpoints(RunFolder(run).checkpoints(0))[0] / "state.json").read_text())
@@ -123,6 +150,16 @@ def test_too_many_skips_lead_back_and_past_the_data(
     assert rows_of(killed) == rows and rollback.read_history(StageFolder(killed / "stages" / "0")) == [entry]
 
 
+def test_rollbacks_that_are_not_recorded_are_refused(tmp_path: Path) -> None:
+    model = torch.nn.Linear(1, 1)
+    state = TrainState(model, torch.optim.AdamW(model.parameters()), stage=0, cursor=24, rollbacks=1)
+    folder = StageFolder(tmp_path)
+    with pytest.raises(UserError, match=r"rollbacks is incomplete[\s\S]*after 1 rollback, and the file has 0"):
+        rollback.go_past(state, folder)
+    folder.rollbacks.write_text(json.dumps([{"to_step": 4, "cursor": 24}]))
+    assert rollback.go_past(state, folder) is state
+
+
 def test_it_goes_back_only_so_often(prepared: Prepared, new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "train_step", spoil_rows(16, 10**9))
     changes = {**ASTRAY, "guard": {"skipped_steps": 1, "rollbacks": 1}}
@@ -146,6 +183,9 @@ def test_a_spike_is_skipped_and_replayed_row_by_row(
         guard={"spike": 8.0},
         parallel={"ranks": 2, "context_parallel": 2},
     )
+    # The limit is reached by all steps together, and not by those up to the replayed one.
+    limit = {"when_dry": "spread", "max_repeats": 0.7, "mix": {"plain": 3.0, "counted": 1.0}}
+    recipe = recipe.model_copy(update={"corpus": recipe.corpus.model_copy(update=limit)})
     run, corpus = new_run("spike"), prepared[1]
     original = loop.train_step
 

@@ -162,7 +162,7 @@ def test_resume_on_another_number_of_ranks(straight: Path, prepared: Prepared, n
 
 @pytest.mark.parametrize(
     ("metric", "value", "ending", "steps"),
-    [("loss/source/plain", 100.0, "solved", 3), ("accuracy/source/counted", 1.1, "limit", 5)],
+    [("loss/role/general", 100.0, "solved", 3), ("accuracy/source/counted", 1.1, "limit", 5)],
 )
 def test_until(prepared: Prepared, new_run: NewRun, metric: str, value: float, ending: str, steps: int) -> None:
     run = new_run("until")

@@ -20,16 +20,19 @@ from torch.distributed.checkpoint.state_dict_loader import load as read_shards
 
 from ropewalk.checkpoint.convert_moments import find_other_form, name_scale, read_other_form
 from ropewalk.checkpoint.state import (
+    MOMENTS,
     SHARES,
     WEIGHT,
     TrainState,
     name_tensors,
+    name_weights,
     random_states,
     set_random_states,
     set_updates,
 )
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say, warn
+from ropewalk.core.quantity import format_count
 from ropewalk.core.run_folder import CHECKPOINT_STATE
 from ropewalk.model.lazy_weights import LazyWeights
 from ropewalk.model.read_rows import STORED_TYPES, StoredTensor, read_rows
@@ -104,11 +107,23 @@ def load_checkpoint(state: TrainState, checkpoint: Path) -> TrainState:
 
 
 def load_moments(state: TrainState, checkpoint: Path) -> TrainState:
-    """Read only the optimizer's moments and its count of updates from ``checkpoint``, for use in the next stage."""
+    """Read only the optimizer's moments and its counts of updates from ``checkpoint``, for use in the next stage.
+
+    A weight that the stage before did not train begins with moments of 0, as if it had been frozen until now.
+    """
     facts = read_facts(checkpoint)
+    trained = {name.partition("/")[2] for name in facts["tensors"] if name.startswith(f"{MOMENTS[0]}/")}
+    now = [name for name, _ in name_weights(state.model)]
+    kept, new = trained & {*now}, [name for name in now if name not in trained]
+    held = {name: entry for name, entry in facts["tensors"].items() if name.partition("/")[2] in kept}
     moments = {name: tensor for name, tensor in name_tensors(state).items() if not name.startswith((WEIGHT, SHARES))}
-    _read_tensors(moments, facts, checkpoint)
-    state = state.with_figures({**state.figures(), "updates": facts["updates"], "missed": facts.get("missed", {})})
+    moments = {name: tensor for name, tensor in moments.items() if name.partition("/")[2] in kept}
+    _read_tensors(moments, {**facts, "tensors": held}, checkpoint)
+    if new and rank_and_ranks()[0] == 0:
+        say(f"fresh moments for {format_count(len(new), 'weight')} that the stage before did not train ({new[0]} ..)")
+    missed = {name: count for name, count in facts.get("missed", {}).items() if name in kept}
+    missed |= dict.fromkeys(new, facts["updates"])
+    state = state.with_figures({**state.figures(), "updates": facts["updates"], "missed": missed})
     set_updates(state)
     return state
 

@@ -9,6 +9,7 @@ its own position (streamed_writer.py).
 import json
 import math
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_saver import save as write_shards
 from torch.distributed.tensor import DTensor
 
-from ropewalk.checkpoint.load import find_fault_together, find_folder_fault, list_checkpoints, step_of
+from ropewalk.checkpoint.load import find_fault_together, list_checkpoints, step_of
 from ropewalk.checkpoint.state import Snapshot, TrainState, take_snapshot
 from ropewalk.checkpoint.streamed_writer import StreamedWriter
 from ropewalk.core.artifact import discard, flush_files, publish, require_free, write_manifest
@@ -48,7 +49,7 @@ def write_snapshot(
     ``keep`` newest ones.
     """
     target = folder / name_checkpoint(snapshot.step)
-    if share_from_first(_make_way(target), group=group):
+    if _make_way(target, group):
         _write_new(snapshot, target, group)
     _remove_old(folder, keep, spared_step, group)
     return target
@@ -63,17 +64,44 @@ def remove_stale(folder: Path) -> None:
         shutil.rmtree(path)
 
 
-def _make_way(target: Path) -> bool:
-    """Return whether ``target`` must be written. Only rank 0 checks; a damaged folder is renamed, never removed."""
-    if rank_and_ranks()[0] or not target.exists():
+def first_changes(work: Callable[[], None], folder: Path, *, group: Group = None) -> None:
+    """Call ``work()``, which changes small things in ``folder``, on rank 0 while the others wait.
+
+    Raises UserError, on every rank, where it cannot. Every rank must call it.
+    """
+    fault: UserError | None = None
+    if rank_and_ranks()[0] == 0:
+        try:
+            work()
+        except UserError as error:
+            fault = error
+        except OSError as error:
+            fault = UserError(
+                "the folder of the checkpoints cannot be changed",
+                where=str(folder),
+                why=str(error),
+                fix="free some disk space or repair the folder, then run the same command: it continues from the "
+                "newest checkpoint",
+            )
+    fault = share_from_first(fault, group=group)
+    if fault is not None:
+        raise fault
+
+
+def _make_way(target: Path, group: Group) -> bool:
+    """Return whether ``target`` must be written. A damaged folder is renamed, never removed."""
+    if not share_from_first(target.exists(), group=group):
         return True
-    fault = find_folder_fault(target)
-    if fault is None:
-        return False
+    fault = find_fault_together(target, group=group)
+    if fault is not None:
+        first_changes(lambda: _put_aside(target, fault), target.parent, group=group)
+    return fault is not None
+
+
+def _put_aside(target: Path, fault: str) -> None:
     aside = next(path for i in range(1000) if not (path := target.with_name(f".damaged-{target.name}-{i}")).exists())
     say(f"{target} is damaged ({fault}); it is now {aside.name}")
     target.rename(aside)
-    return True
 
 
 def _write_new(snapshot: Snapshot, target: Path, group: Group) -> None:
@@ -161,14 +189,21 @@ def _remove_old(folder: Path, keep: int, spared_step: int | None, group: Group) 
     Each checkpoint is read back and verified here. A damaged one does not count.
     """
     assert keep > 0
-    whole = 0
+    whole, old = 0, list[Path]()
     for path in share_from_first(list_checkpoints(folder), group=group):
         if step_of(path) == spared_step:
             continue
         if whole < keep:
             whole += find_fault_together(path, group=group) is None
-        elif rank_and_ranks()[0] == 0:
-            discard(path)
+        else:
+            old.append(path)
+    if old:
+        first_changes(lambda: _discard_all(old), folder, group=group)
+
+
+def _discard_all(paths: Sequence[Path]) -> None:
+    for path in paths:
+        discard(path)
 
 
 def _local_bytes(tensors: dict[str, Any]) -> int:

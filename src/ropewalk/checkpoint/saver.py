@@ -11,11 +11,11 @@ from types import TracebackType
 
 import torch.distributed as dist
 
-from ropewalk.checkpoint.save import remove_stale, write_snapshot
+from ropewalk.checkpoint.save import first_changes, remove_stale, write_snapshot
 from ropewalk.checkpoint.save_record import note_begun, note_saved
 from ropewalk.checkpoint.staging import HostStage
 from ropewalk.checkpoint.state import Snapshot, TrainState, take_snapshot
-from ropewalk.parallel.collective import rank_and_ranks, wait_for_ranks
+from ropewalk.parallel.collective import wait_for_ranks
 from ropewalk.parallel.device import rank_device, use_device
 from ropewalk.parallel.flight_recorder import SAVING
 
@@ -31,9 +31,7 @@ class Saver:
         self._folder, self._keep, self._spared = folder, keep, spared_step
         self._pending: Future[Path] | None = None
         self._stage = HostStage(rank_device())
-        if rank_and_ranks()[0] == 0:
-            remove_stale(folder)
-        wait_for_ranks()
+        first_changes(lambda: remove_stale(folder), folder)
         # gloo, because the messages are small and lie in host memory.
         self._group = dist.new_group(backend="gloo", group_desc=SAVING)
         self._thread = ThreadPoolExecutor(
@@ -47,14 +45,12 @@ class Saver:
         """
         self.finish()
         snapshot = take_snapshot(state, self._stage)
-        if rank_and_ranks()[0] == 0:
-            note_begun(self._folder, snapshot.step)
+        first_changes(lambda: note_begun(self._folder, snapshot.step), self._folder)
         self._pending = self._thread.submit(self._write, snapshot)
 
     def _write(self, snapshot: Snapshot) -> Path:
         path = write_snapshot(snapshot, self._folder, keep=self._keep, spared_step=self._spared, group=self._group)
-        if rank_and_ranks()[0] == 0:
-            note_saved(self._folder, snapshot.step)
+        first_changes(lambda: note_saved(self._folder, snapshot.step), self._folder, group=self._group)
         return path
 
     @property
@@ -74,7 +70,9 @@ class Saver:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End the thread. After an error do not wait for it: the save may itself wait for this rank."""
+        """End the thread and its group. After an error do not wait for it: the save may itself wait for this rank."""
         self._thread.shutdown(wait=kind is None)
-        if kind is None:  # else the thread may still read the copy
+        if kind is None:  # else the thread may still read the copy, and wait for a message
             self._stage.close()
+            wait_for_ranks()  # a rank that closed its connections first would break the last message of another one
+            dist.destroy_process_group(self._group)

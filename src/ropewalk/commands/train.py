@@ -7,7 +7,7 @@ from ropewalk.commands.extend import extend_stage
 from ropewalk.commands.on_ranks import on_ranks
 from ropewalk.commands.run_inputs import base_model, rank_setup, require, stage_input
 from ropewalk.core.artifact import is_finished, write_whole
-from ropewalk.core.error import RankError
+from ropewalk.core.error import RankError, UserError
 from ropewalk.core.progress import say, warn
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.parallel.stop import Stopped
@@ -82,9 +82,10 @@ def write_trained(recipe: Recipe, folder: RunFolder, stage: int) -> None:
     """Write the stage's last checkpoint as a model folder in float32 for evaluation and for the next stage.
 
     If the stage has ``merge_with_base`` below 1, the weights are merged with the run's base first. Every rank calls
-    this, because the ranks agree on the checkpoint; the first one writes.
+    this, because the ranks agree on the checkpoint; the first one writes. Raises UserError, on every rank, where the
+    last checkpoint has been lost since the stage ended.
     """
-    from ropewalk.checkpoint.load import newest
+    from ropewalk.checkpoint.load import newest, read_facts
     from ropewalk.model.export import export as export_folder
     from ropewalk.model.lazy_weights import merge_weights, read_weights
     from ropewalk.parallel.rank_zero import first_does
@@ -92,7 +93,15 @@ def write_trained(recipe: Recipe, folder: RunFolder, stage: int) -> None:
 
     require_intact(folder.extended(stage), together=True)
     checkpoint = newest(folder.checkpoints(stage))
-    assert checkpoint is not None
+    if checkpoint is None or not read_facts(checkpoint)["ended"]:
+        raise UserError(
+            "the last checkpoint of the stage cannot be used",
+            where=str(folder.checkpoints(stage)),
+            why="no checkpoint there can be verified"
+            if checkpoint is None
+            else f"{checkpoint.name}, the newest that can be verified, is not the last checkpoint of the stage",
+            fix="run the same command: it takes the steps since then again, or says what is missing",
+        )
 
     def write() -> None:
         weights, share = read_trained(checkpoint, folder.extended(stage)), recipe.stages[stage].merge_with_base

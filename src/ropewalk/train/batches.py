@@ -8,7 +8,7 @@ sequences. Skip-wise positions (PoSE) are drawn for each sequence on its own, fr
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int, Int64
+from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 
 from ropewalk.attention.copy_to_device import copy_to_device
@@ -79,9 +79,10 @@ def make_batches(
     for wave in zip(*waves, strict=True):
         numbers = tuple(cursor + sequence for sequence in wave[mesh.data_rank])
         batch = _read_sequences(dataset, numbers, spec=spec) if numbers else _empty_sequence(dataset)
+        batch = replace(batch, weights=batch.weights * factors[batch.source])
         partition = choose_partition(batch.document, ranks=mesh.context_ranks, sharing=sharing).partition
         pairs += float(partition.pairs[mesh.context_rank])
-        made = replace(_cut_batch(batch, partition, factors=factors, mesh=mesh), sequences=numbers)
+        made = replace(_cut_batch(batch, partition, mesh=mesh), sequences=numbers)
         if spec.long_ce is not None:
             longest = max(tokens for sequences in wave for sequence in sequences for tokens in held[sequence])
             made = _add_truncated(made, batch, spec.long_ce, longest_tokens=longest, mesh=mesh, sharing=sharing)
@@ -101,11 +102,9 @@ def _read_sequences(dataset: Dataset, numbers: tuple[int, ...], *, spec: Stage) 
     return replace(batch, positions=pose_positions(batch.document, spec.pose, random=random))
 
 
-def _cut_batch(
-    batch: Batch, partition: AnyPartition, *, factors: Float32[np.ndarray, "sources_and_padding"], mesh: Mesh
-) -> MicroBatch:
-    rank, scaled = mesh.context_rank, batch.weights * factors[batch.source]
-    whole = (batch.tokens, batch.positions, batch.labels, scaled, batch.source)
+def _cut_batch(batch: Batch, partition: AnyPartition, *, mesh: Mesh) -> MicroBatch:
+    rank = mesh.context_rank
+    whole = (batch.tokens, batch.positions, batch.labels, batch.weights, batch.source)
     fields = [local_shard(partition, rank, field) for field in whole]
     fields += [partition.document_tokens(rank), np.flatnonzero(fields[3])]
     prepare_attention(partition, rank)

@@ -93,14 +93,13 @@ def run_loop(
             monitor.metrics_log.append(metrics)
             trackers.log(metrics)
             show(metrics)
-            if is_astray(state.recent, guard=spec.guard):
-                saver.finish()
-                break
-            ending = bool(state.ended) or status.asked
+            astray = is_astray(state.recent, guard=spec.guard)
+            ending = astray or bool(state.ended) or status.asked
+            due = ending or state.step % spec.checkpoint_steps == 0 or state.step == rates.plateau_steps
             with clock.at_leisure():
                 if status.save_failed:
                     saver.finish()
-                if ending or state.step % spec.checkpoint_steps == 0 or state.step == rates.plateau_steps:
+                if due and not astray:
                     monitor.metrics_log.flush()
                     saver.begin(state)
                 if ending:
@@ -117,7 +116,7 @@ def take_step(
 ) -> StepResult:
     """Take one step with its learning rate and its RoPE interpolation."""
     spec = context.spec
-    interpolate_positions(state.model, interpolation_share(state.step, steps=spec.rope_interpolation_steps))
+    place_positions(state, spec)
     return train_step(
         state,
         batches,
@@ -128,6 +127,11 @@ def take_step(
         guard=spec.guard,
         frozen=trains_new_only(spec, state.step),
     )
+
+
+def place_positions(state: TrainState, spec: Stage) -> None:
+    """Give the model the positions of the step that follows ``state.step``, on their way to those of the stage."""
+    interpolate_positions(state.model, interpolation_share(state.step, steps=spec.rope_interpolation_steps))
 
 
 def trains_new_only(spec: Stage, step: int) -> bool:

@@ -52,6 +52,15 @@ class LossMetrics:
         return [f"{kind}/{name}" for kind, names in kinds.items() for name in names]
 
     @property
+    def averaged(self) -> list[str]:
+        """The names of all that ``averages`` may yield: the groups, and the larger groups of sources."""
+        return [*self.groups, *self._kind_names]
+
+    @property
+    def _kind_names(self) -> list[str]:
+        return sorted({kind for name in self.sources for kind in self.kinds.get(name, ())})
+
+    @property
     def shape(self) -> tuple[int, int]:
         return len(self.groups), 4
 
@@ -96,7 +105,7 @@ class LossMetrics:
                 yield Metric(stage, step, f"tokens/{name}", tokens, "tokens")
 
     def _kind_sums(self, table: Float64[Tensor, "groups 4"]) -> Iterator[tuple[str, list[float]]]:
-        for kind in sorted({kind for name in self.sources for kind in self.kinds.get(name, ())}):
+        for kind in self._kind_names:
             members = [number for number, name in enumerate(self.sources) if kind in self.kinds.get(name, ())]
             yield kind, table[members].sum(0).tolist()
 

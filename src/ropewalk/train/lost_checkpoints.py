@@ -11,6 +11,7 @@ from ropewalk.core.progress import say
 from ropewalk.core.quantity import format_count
 from ropewalk.parallel.collective import share_from_first
 from ropewalk.train.metrics_log import MetricsLog
+from ropewalk.train.sessions import read_sessions
 from ropewalk.train.stage_context import StageContext
 
 
@@ -54,10 +55,16 @@ def _find_loss(context: StageContext) -> tuple[str, int]:
             f"{format_count(len(damaged), 'checkpoint')} can be verified",
             known,
         )
-    if begun is None and known > context.spec.checkpoint_steps:
+    if begun is None and known > _first_save(context):
         return (
             f"metrics.jsonl has {format_count(known, 'step')}, more than before the first save, but there is no "
             "checkpoint",
             known,
         )
     return "", known
+
+
+def _first_save(context: StageContext) -> int:
+    """The latest step at which the first save was due: ``checkpoint_steps`` may differ from session to session."""
+    own = [each["means"] for each in read_sessions(context.metrics.parent) if each["stage"] == context.number]
+    return max([context.spec.checkpoint_steps, *(int(means["checkpoint_steps"]) for means in own)])

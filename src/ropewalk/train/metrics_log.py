@@ -20,10 +20,13 @@ class MetricsLog:
     writes: bool
 
     def rewind(self, stage: int, step: int) -> None:
-        """Remove all metrics after ``step`` of ``stage``, and an incomplete last line."""
+        """Remove the metrics of ``stage`` after ``step``, and an incomplete last line.
+
+        Those of other stages stay: a later one may have gone on when this one is only written again.
+        """
         if not self.writes or not self.path.exists():
             return
-        kept = [metric for metric in read_metrics(self.path) if (metric.stage, metric.step) <= (stage, step)]
+        kept = [metric for metric in read_metrics(self.path) if metric.stage != stage or metric.step <= step]
         work = self.path.with_name(f".tmp-{self.path.name}")
         work.unlink(missing_ok=True)
         append_metrics(work, kept)

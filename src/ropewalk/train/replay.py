@@ -17,7 +17,7 @@ from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage_dataset import open_stage
 from ropewalk.train.batches import StepBatches, make_batches
 from ropewalk.train.learning_rate import RATES, Rates
-from ropewalk.train.loop import take_step, trains_new_only
+from ropewalk.train.loop import place_positions, take_step, trains_new_only
 from ropewalk.train.loss_metrics import LossMetrics
 from ropewalk.train.optimizer import list_frozen
 from ropewalk.train.prepare_model import choose_savings
@@ -38,8 +38,11 @@ def replay(record: dict[str, Any], recipe: Recipe, run: Path, corpus: Path) -> d
     first, sequences = record["first_sequence"], len(record["sequences"])
     context = make_context(recipe, int(record["stage"]), run=run)
     mesh, spec = context.mesh, context.spec
-    dataset = open_stage(recipe, context.number, open_corpus(corpus), sequences=first + sequences)
+    built = open_corpus(corpus)
+    dataset = open_stage(recipe, context.number, built)  # with all sequences: with when_dry: spread they decide shares
     fresh = begin_stage(context, dataset, choose_savings(context.parallel, context.spec, context.shape))
+    if first + sequences > dataset.sequences:  # a rollback has led beyond those that were planned
+        dataset = open_stage(recipe, context.number, built, sequences=first + sequences)
     start = _find_start(record, context.folder.checkpoints)
     state = carry_moments(fresh, context.moments) if start is None else go_on(fresh, start)
     begun, rates = state.step, Rates.from_json(state.plan[RATES])
@@ -61,6 +64,7 @@ def replay(record: dict[str, Any], recipe: Recipe, run: Path, corpus: Path) -> d
         state = take_step(state, take(state.cursor, spec.step_sequences), context, rates, loss_metrics).state
     if context.is_first_rank:
         say(f"trained from step {begun} to {state.step}; now step {record['step']}")
+    place_positions(state, spec)
     whole = look(take(first, sequences))
     same = whole == {name: record[name] for name in whole}
     return {

@@ -82,9 +82,18 @@ def remove_astray(folder: StageFolder) -> None:
 def go_past(state: TrainState, folder: StageFolder) -> TrainState:
     """Return a state that was just loaded, with its cursor after the data of the last rollback.
 
-    If the state already includes all rollbacks, it is returned unchanged.
+    If the state already includes all rollbacks, it is returned unchanged. Raises UserError, on every rank, where it
+    includes rollbacks that are not recorded.
     """
     history = share_from_first(read_history(folder))
+    if state.rollbacks > len(history):
+        raise UserError(
+            "the record of the rollbacks is incomplete",
+            where=str(folder.rollbacks),
+            why=f"the checkpoint was made after {format_count(state.rollbacks, 'rollback')}, and the file has "
+            f"{len(history)}",
+            fix="put the file of that time back, or give the run another folder",
+        )
     if state.rollbacks == len(history):
         return state
     return dataclasses.replace(state, cursor=history[-1]["cursor"], rollbacks=len(history))

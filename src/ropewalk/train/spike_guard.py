@@ -14,7 +14,7 @@ from ropewalk.checkpoint.state import StepRecord
 from ropewalk.recipe.gates import Guard
 
 FEWEST = 32
-"""The number of finite steps that are needed before a finite value can count as a spike."""
+"""The number of finite steps that are needed before a finite value can count as a spike; at most half the window."""
 _LEAST_SHARES = {"loss": 0.02, "gradient norm": 0.75}
 """The smallest deviation, as a share of the median. With a constant loss, small changes must not count as spikes. A
 gradient norm is clipped; in normal training it is sometimes seven times the median (docs/log.md), so its spikes begin
@@ -39,7 +39,7 @@ def judge_step(recent: Sequence[StepRecord], loss: float, norm: float, *, guard:
         ("gradient norm", norm, [sight[1] for sight in recent]),
     ):
         known = [each for each in before[-guard.window :] if each is not None]
-        if len(known) >= FEWEST:
+        if len(known) >= min(FEWEST, max(1, guard.window // 2)):
             middle, deviation = spread(known, least_share=_LEAST_SHARES[name])
             if value > middle + guard.spike * deviation:
                 away = (value - middle) / deviation

@@ -73,7 +73,8 @@ def train_stage(recipe: Recipe, *, stage: int, run: Path, corpus: Path, base: Pa
         if context.is_first_rank:
             require_trackers(recipe.trackers)
         dataset = open_stage(recipe, stage, built)
-        check_names(context.spec, dataset, where=f"stages.{stage}")
+        kinds = kinds_of(recipe.corpus.sources)
+        check_names(context.spec, LossMetrics(dataset.sources, context.spec.reach_tokens, kinds), stage=stage)
         if context.is_first_rank:  # the report reads this file, because it does not open the corpus
             write_whole(context.folder.mix, json.dumps(dict(dataset.planned)) + "\n")
         require_model(built, context.folder.extended)
@@ -102,7 +103,7 @@ def train_stage(recipe: Recipe, *, stage: int, run: Path, corpus: Path, base: Pa
         monitor = Monitor(
             metrics_log=MetricsLog(context.metrics, writes=context.is_first_rank),
             throughput=Throughput(shape, rig, forecast_later_stages(recipe, stage, shape, built), context.spec.lora),
-            groups=kinds_of(recipe.corpus.sources),
+            groups=kinds,
             validation=validation,
             retrieval=retrieval,
             guard=make_guard(read_study_fit(recipe.mix_study), recipe, stage) if context.is_first_rank else None,
@@ -149,14 +150,13 @@ def _open_trackers(recipe: Recipe, state: TrainState, context: StageContext) -> 
     return Trackers(recipe.trackers if context.is_first_rank else (), tracked, steps_before=before)
 
 
-def check_names(spec: Stage, dataset: Dataset, *, where: str) -> None:
+def check_names(spec: Stage, loss_metrics: LossMetrics, *, stage: int) -> None:
     """Raise UserError where ``stop`` of the stage uses a metric that its training will not have."""
-    groups = LossMetrics(dataset.sources, spec.reach_tokens).groups
-    metrics = [RETRIEVAL] + [f"{kind}/{group}" for kind in ("loss", "accuracy") for group in groups]
+    metrics = [RETRIEVAL] + [f"{kind}/{group}" for kind in ("loss", "accuracy") for group in loss_metrics.averaged]
     if spec.stop is not None and spec.stop.saturated is None and spec.stop.metric not in metrics:
         raise UserError(
             f"there is no metric {spec.stop.metric!r}",
-            where=f"{where}.stop.metric",
+            where=f"stages.{stage}.stop.metric",
             why="it is not one of the averaged metrics of this stage",
             fix=f"one of {', '.join(metrics)}",
         )
