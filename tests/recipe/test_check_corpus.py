@@ -118,6 +118,17 @@ def test_shares_are_those_that_the_rows_have(texts: dict[str, Any], corpus: Corp
         assert rules.get("mix") or abs(shares["notes"] - naive) > 0.02
 
 
+def test_more_sequences_begin_with_those_that_were_planned(texts: dict[str, Any], corpus: Corpus) -> None:
+    """After a rollback a stage needs more; their number must not change the shares of a spread mix."""
+    rules = {"languages": {"zh": 9, "other": 1}, "when_dry": "spread", "max_repeats": 2}
+    recipe = make(texts, corpus=rules)
+    planned, longer, shorter = (open_stage(recipe, 0, corpus, sequences=each) for each in (None, ROWS + 40, 30))
+    assert planned.digest == longer.digest == shorter.digest
+    assert np.array_equal(planned.batch(0, ROWS).tokens, longer.batch(0, ROWS).tokens)
+    assert np.array_equal(planned.batch(0, 30).tokens, shorter.batch(0, 30).tokens)
+    assert (longer.batch(ROWS, 40).source >= 0).any(axis=1).all()
+
+
 @pytest.mark.parametrize("lengths", [None, {0: 1, 128: 4}])
 def test_the_share_of_long_documents_is_that_of_the_rows(
     texts: dict[str, Any], corpus: Corpus, lengths: dict[int, int] | None

@@ -60,3 +60,7 @@ def check_mix(mix: dict[str, float], roles: dict[str, Role]) -> None:
             )
     if not any(weight > 0 for weight in mix.values()):
         raise ValueError("mix has no weight above 0")
+
+
+PLAIN = MixRules()
+"""One stratum a source."""

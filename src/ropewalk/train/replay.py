@@ -39,10 +39,9 @@ def replay(record: dict[str, Any], recipe: Recipe, run: Path, corpus: Path) -> d
     context = make_context(recipe, int(record["stage"]), run=run)
     mesh, spec = context.mesh, context.spec
     built = open_corpus(corpus)
-    dataset = open_stage(recipe, context.number, built)  # with all sequences: with when_dry: spread they decide shares
+    reached = first + sequences  # after a rollback these may be beyond those that were planned
+    dataset = open_stage(recipe, context.number, built, sequences=max(spec.sequences, reached))
     fresh = begin_stage(context, dataset, choose_savings(context.parallel, context.spec, context.shape))
-    if first + sequences > dataset.sequences:  # a rollback has led beyond those that were planned
-        dataset = open_stage(recipe, context.number, built, sequences=first + sequences)
     start = _find_start(record, context.folder.checkpoints)
     state = carry_moments(fresh, context.moments) if start is None else go_on(fresh, start)
     begun, rates = state.step, Rates.from_json(state.plan[RATES])

@@ -10,15 +10,16 @@ from ropewalk.core.lazy import export_lazily
 if TYPE_CHECKING:
     from ropewalk.corpus.mix.dataset import Dataset as Dataset
     from ropewalk.corpus.mix.dataset import open_dataset as open_dataset
-    from ropewalk.corpus.mix.dataset import plan_strata as plan_strata
     from ropewalk.corpus.mix.packing import Packing as Packing
+    from ropewalk.corpus.mix.plan_strata import plan_strata as plan_strata
     from ropewalk.corpus.mix.strata import Stratum as Stratum
 else:
     __all__, __getattr__, __dir__ = export_lazily(
         __name__,
         {
-            "dataset": ("Dataset", "open_dataset", "plan_strata"),
+            "dataset": ("Dataset", "open_dataset"),
             "packing": ("Packing",),
+            "plan_strata": ("plan_strata",),
             "strata": ("Stratum",),
         },
     )

@@ -11,23 +11,22 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int32, Int64
+from jaxtyping import Int32, Int64
 
 from ropewalk.core.digest import digest_value
-from ropewalk.core.error import UserError
-from ropewalk.core.quantity import format_amount, format_length
+from ropewalk.core.quantity import format_amount
 from ropewalk.core.record import Batch
-from ropewalk.corpus.mix.mixture import find_members, find_most_off, schedule_sequences
+from ropewalk.corpus.mix.mixture import find_most_off, schedule_sequences
+from ropewalk.corpus.mix.plan_strata import plan_strata
 from ropewalk.corpus.mix.sequences import SourceSequences, StratumSequences, StratumUse
-from ropewalk.corpus.mix.strata import DryTextError, Stratum, advise_dry, share_out, split_source
-from ropewalk.corpus.mix_rules import MixRules
+from ropewalk.corpus.mix.strata import DryTextError, Stratum, advise_dry
+from ropewalk.corpus.mix_rules import PLAIN, MixRules
 from ropewalk.corpus.tokens.corpus_folder import Corpus
-from ropewalk.corpus.tokens.long_documents import BeyondSequence, count_read
+from ropewalk.corpus.tokens.long_documents import BeyondSequence
 from ropewalk.corpus.tokens.store import StoredDocuments
 
 ORDER = 1
 """Increased when the same inputs would give other sequences."""
-PLAIN = MixRules()
 
 
 @dataclass(frozen=True)
@@ -168,10 +167,41 @@ def open_dataset(
     rules: MixRules = PLAIN,
 ) -> Dataset:
     """Plan ``sequences`` sequences of ``context_tokens``. Raises UserError where a stratum has too little text."""
-    amount = sequences * context_tokens
     strata = plan_strata(
-        corpus, mix, context_tokens=context_tokens, tokens=amount, max_repeats=max_repeats, rules=rules
+        corpus,
+        mix,
+        context_tokens=context_tokens,
+        tokens=sequences * context_tokens,
+        max_repeats=max_repeats,
+        rules=rules,
     )
+    return deal_sequences(
+        corpus,
+        strata,
+        context_tokens=context_tokens,
+        sequences=sequences,
+        seed=seed,
+        stage=stage,
+        max_repeats=max_repeats,
+        rules=rules,
+    )
+
+
+def deal_sequences(
+    corpus: Corpus,
+    strata: Sequence[Stratum],
+    *,
+    context_tokens: int,
+    sequences: int,
+    seed: int,
+    stage: int,
+    max_repeats: float,
+    rules: MixRules = PLAIN,
+) -> Dataset:
+    """Deal ``sequences`` sequences from planned ``strata``; a larger number begins with the same sequences.
+
+    Raises UserError where a stratum has too little text.
+    """
     purpose = ("order", ORDER, corpus.digest, seed, stage)
     planned = []
     for name in dict.fromkeys(stratum.source for stratum in strata):
@@ -197,7 +227,7 @@ def open_dataset(
     )
     if len(tokens) and tokens[-1] == 0:
         dry = planned[source[-1]].turn.stratum
-        _refuse_dry(dry, max_repeats, (int(tokens.sum()), amount))
+        _refuse_dry(dry, max_repeats, (int(tokens.sum()), sequences * context_tokens))
     index = np.zeros(len(source), dtype=np.int64)
     for number in range(len(planned)):
         index[source == number] = np.arange((source == number).sum())
@@ -215,26 +245,6 @@ def open_dataset(
     )
 
 
-def plan_strata(
-    corpus: Corpus,
-    mix: Mapping[str, float],
-    *,
-    context_tokens: int,
-    tokens: int,
-    max_repeats: float,
-    rules: MixRules = PLAIN,
-) -> list[Stratum]:
-    """The strata that would be read for ``tokens`` tokens, with their shares. Nothing is packed.
-
-    Raises UserError where a weight has no text that can be read.
-    """
-    strata = _part_sources(corpus, context_tokens, rules)
-    _refuse_unread(corpus, mix, strata, context_tokens)
-    most = [max_repeats * stratum.tokens / max(1, tokens) for stratum in strata]
-    roles = {name: corpus.facts(name).role for name in corpus.sources}
-    return share_out(strata, mix, rules, roles=roles, most=most)
-
-
 def _name_order(corpus: Corpus, strata: Sequence[Stratum], rules: MixRules, place: tuple[int, int, int]) -> str:
     """The digest of all that determines the sequences. Default values are left out, so that old digests stay valid."""
     shares = {stratum.name: stratum.share for stratum in strata}
@@ -242,45 +252,6 @@ def _name_order(corpus: Corpus, strata: Sequence[Stratum], rules: MixRules, plac
     one = next(iter(kinds.values()))
     made_of: list[Any] = [ORDER, corpus.digest, shares, *place, one if {*kinds.values()} == {one} else kinds]
     return digest_value([*made_of, rules.packing] if rules.packing != PLAIN.packing else made_of)
-
-
-def _read_source(corpus: Corpus, name: str, context_tokens: int) -> tuple[Stratum, Bool[np.ndarray, "documents"]]:
-    """All documents of a source that are read, as one stratum, and a mask of these documents."""
-    documents = corpus.train(name)
-    tokens = count_read(documents, context_tokens=context_tokens, long_documents=corpus.long_documents[name])
-    read = tokens > 0
-    if not read.all():
-        documents, tokens = documents.take(np.flatnonzero(read)), tokens[read]
-    return Stratum(name, None, None, documents, tokens), read
-
-
-def _part_sources(corpus: Corpus, context_tokens: int, rules: MixRules) -> list[Stratum]:
-    strata: list[Stratum] = []
-    for name in corpus.sources:
-        stratum, read = _read_source(corpus, name, context_tokens)
-        if rules.parts_sources:
-            names, language = corpus.languages(name)
-            strata += split_source(stratum, rules, names=names, language=language[read])
-        else:
-            strata.append(stratum)
-    return strata
-
-
-def _refuse_unread(corpus: Corpus, mix: Mapping[str, float], strata: Sequence[Stratum], context_tokens: int) -> None:
-    """Raise UserError for a weight whose documents are all longer than a sequence and left out."""
-    read = {stratum.source for stratum in strata if stratum.tokens}
-    roles = {name: corpus.facts(name).role for name in corpus.sources}
-    tokens = {name: corpus.facts(name).tokens for name in corpus.sources}
-    for key in [key for key, weight in mix.items() if weight]:
-        held = find_members(key, mix, roles=roles, tokens=tokens)
-        if not read & {*held}:
-            raise UserError(
-                "all documents of a part of the mix are longer than a sequence",
-                where=f"mix.{key}, sequences of {format_length(context_tokens)}",
-                why=f"long_documents leaves out documents that do not fit: here all documents of {', '.join(held)}",
-                fix="give them no weight at this length, train on longer sequences, or set long_documents of the "
-                "source: truncate keeps whole answers, split cuts at any token",
-            )
 
 
 def _refuse_dry(stratum: Stratum, max_repeats: float, reached_and_planned: tuple[int, int]) -> None:
