@@ -158,12 +158,14 @@ def test_a_run_that_fails_half_way_goes_on_and_asks_nothing_twice(
     with pytest.raises(UserError, match=rf"gave no answer.*\n(.*\n)*.*it keeps {failing} answers"):
         make(tmp_path / "half", tokenizer, stub)
     assert not (tmp_path / "half" / "corpus").exists()
+    left = next((tmp_path / "half" / "store" / "written-questions").iterdir()) / ".tmp-0123.json-node7-21"
+    left.write_text('{"model": ')  # by a process that was killed as it wrote it
     stub.reply = lambda _, prompt: (200, quote(prompt))
     before = len(stub.sent)
     corpus = make(tmp_path / "half", tokenizer, stub)
     assert {*stub.answered} == asked and len(stub.sent) - before == len(asked) - failing
     assert set(stub.answered.values()) == {1}
-    assert corpus.digest == whole.digest and tasks_of(corpus) == tasks_of(whole)
+    assert corpus.digest == whole.digest and tasks_of(corpus) == tasks_of(whole) and not left.exists()
     again, sent = make(tmp_path / "half", tokenizer, stub, "again", endpoint="http://127.0.0.1:9/v1"), len(stub.sent)
     assert again.digest == corpus.digest and len(stub.sent) == sent  # all answers are in the store
     kept = [path for path in tmp_path.rglob("*") if path.is_file()]

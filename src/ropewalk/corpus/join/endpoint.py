@@ -45,6 +45,8 @@ class Endpoint:
     def __init__(self, rules: WrittenRules, folder: Path, *, where: str) -> None:
         self._rules, self._folder, self._where = rules, folder, where
         self._opener = build_opener(_StayHere())
+        for unfinished in folder.glob("*/.tmp-*"):  # of a process that was killed: one at a time holds the store
+            unfinished.unlink()
 
     def ask(self, prompts: Sequence[str]) -> list[tuple[str, str]]:
         """For each prompt the digest of its request, and the model's answer. Raises UserError where it gives none."""

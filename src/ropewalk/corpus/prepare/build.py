@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int8
 
-from ropewalk.core.artifact import hold, is_finished, new_folder, read_manifest
+from ropewalk.core.artifact import hold, is_finished, new_folder, read_manifest, refuse_unfinished
 from ropewalk.core.digest import digest_file, digest_value
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say, warn
@@ -63,11 +63,7 @@ def build(
     ``probes`` holds the prompts of the recipe's own evaluation, by task, for ``decontaminate: [probes]``. Raises
     UserError where text cannot be read, or where the folder holds another corpus.
     """
-    inputs = {"corpus": spec.content, "tokenizer": tokenizer.digest, "seed": seed}
-    if scores := {s.name: digest_file(Path(s.scores)) for s in spec.sources if s.scores and Path(s.scores).is_file()}:
-        inputs["scores"] = scores
-    if made_scores := {source.name: describe_score(source) for source in spec.sources if source.score}:
-        inputs["score"] = made_scores
+    inputs = _describe_inputs(spec, tokenizer, seed)
     if is_finished(folder):
         held = read_manifest(folder)["inputs"]
         held = {**held, "corpus": drop_younger_keys(held["corpus"])}
@@ -79,6 +75,7 @@ def build(
                 fix="name another folder, or remove it; the token store keeps the text that both use",
             )
         return folder
+    refuse_unfinished(folder)  # now, and not after hours of preparation
     for source in spec.sources:
         check_tokens(source, tokenizer)
     store = Path(spec.store)
@@ -110,6 +107,16 @@ def build(
             ledger = _write_corpus(folder, parts, made=made, tokenizer=tokenizer, inputs=inputs)
     say(format_ledger(ledger))
     return folder
+
+
+def _describe_inputs(spec: CorpusSpec, tokenizer: Tokenizer, seed: int) -> dict[str, Any]:
+    """What a corpus folder says that it was made of. Raises UserError where a model to score with is not there."""
+    inputs = {"corpus": spec.content, "tokenizer": tokenizer.digest, "seed": seed}
+    if scores := {s.name: digest_file(Path(s.scores)) for s in spec.sources if s.scores and Path(s.scores).is_file()}:
+        inputs["scores"] = scores
+    if made_scores := {source.name: describe_score(source) for source in spec.sources if source.score}:
+        inputs["score"] = made_scores
+    return inputs
 
 
 def read_tokenizer_texts(spec: CorpusSpec, *, seed: int, size_bytes: int = SAMPLE_BYTES) -> Iterator[str]:
