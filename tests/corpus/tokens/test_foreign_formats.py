@@ -59,6 +59,13 @@ def test_a_mask_that_would_be_lost_is_refused(tmp_path: Path, format: Format) ->
         write_tokens(iter(made(1000, masked=True)), tmp_path / "chat", format=format, vocabulary=1000)
 
 
+def test_a_file_that_numpy_saved_is_not_read_as_ids(tmp_path: Path) -> None:
+    """Its header would be 64 ids that nobody wrote."""
+    np.save(tmp_path / "law.npy", np.concatenate([ids for ids, _ in made(1000)]).astype(np.uint16))
+    with pytest.raises(UserError, match=r"law\.npy\n.*begins with a header of numpy"):
+        next(read_tokens(tmp_path / "law.npy", format="olmo", vocabulary=60_000, eos_id=EOS))
+
+
 @pytest.mark.parametrize("vocabulary", [1000, 150_000])
 def test_megatron_itself_reads_and_writes_the_same(tmp_path: Path, vocabulary: int) -> None:
     megatron = pytest.importorskip("megatron.core.datasets.indexed_dataset")

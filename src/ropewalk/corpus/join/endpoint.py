@@ -82,7 +82,7 @@ class Endpoint:
             if failed:  # what was on its way is kept, too
                 raise self._refuse(failed[0])
             self._keep_refused(refused, [name for name in named if name not in refused])
-        answers = {name: read_written(self._file(name))["answer"] for name in named}
+        answers: dict[str, str | None] = {name: read_written(self._file(name))["answer"] for name in named}
         self._has_answered |= any(answer is not None for answer in answers.values())
         return [(name, answers[name]) for name in map(digest_value, bodies)]
 

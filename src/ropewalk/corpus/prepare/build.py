@@ -22,7 +22,7 @@ from ropewalk.core.record import Document, Role
 from ropewalk.core.run_folder import CORPUS_CONTENT, LEDGER
 from ropewalk.corpus.clean.document import clean_document
 from ropewalk.corpus.dedup.decontaminate import read_prompts
-from ropewalk.corpus.dedup.external_sort import own_scratch
+from ropewalk.corpus.dedup.external_sort import chunks, own_scratch
 from ropewalk.corpus.embedded import EMBEDDED
 from ropewalk.corpus.join.places import Places
 from ropewalk.corpus.mix.strata import Stratum, share_out
@@ -40,6 +40,7 @@ from ropewalk.corpus.prepare.tokenized import Tokenized
 from ropewalk.corpus.read.provenance import describe_unseen_fields
 from ropewalk.corpus.read.source import read_source, source_files
 from ropewalk.corpus.spec import CorpusSpec, Source, drop_younger_keys
+from ropewalk.corpus.tokens.array_file import save_array
 from ropewalk.corpus.tokens.corpus_folder import KIND, Facts, content_digest, point_to, token_digest
 from ropewalk.corpus.tokens.corpus_folder import open_corpus as open_corpus
 from ropewalk.corpus.tokens.store import StoredDocuments, all_documents, open_shards, write_shards
@@ -243,9 +244,9 @@ def _write_choice(folder: Path, stored: Tokenized, choice: DocumentSplits, *, vo
     split = choice.split
     np.save(folder / "train.npy", np.flatnonzero(split == TRAIN).astype(np.int64), allow_pickle=False)
     np.save(folder / "split.npy", split, allow_pickle=False)
-    kept = np.lib.format.open_memmap(folder / "kept.npy", mode="w+", dtype=np.int64, shape=(len(split), 2))
-    kept[:, 0], kept[:, 1] = choice.kept_source, choice.kept_document
-    kept.flush()
+    columns = choice.kept_source, choice.kept_document
+    kept = (np.stack([column[first:last] for column in columns], axis=1) for first, last in chunks(0, len(split)))
+    save_array(folder / "kept.npy", kept, dtype=np.dtype(np.int64), shape=(len(split), 2))
     every = all_documents(open_shards(stored.folder, vocabulary=vocabulary, manifest={}))
     held_out = StoredDocuments(every.shards, np.flatnonzero(split == HELD_OUT).astype(np.int64))
     copies = (held_out.read(document) for document in range(len(held_out)))
