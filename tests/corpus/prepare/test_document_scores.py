@@ -105,8 +105,7 @@ def test_a_copy_of_a_document_that_is_not_selected_is_not_told_as_a_copy_of_a_ke
 def test_values_with_hardly_a_number_between_them_are_counted() -> None:
     held = np.array([0.3, 0.1 + 0.2, 0.1 + 0.2])
     counts, edges = _count_bins(held)
-    assert counts.tolist() == [1, 2] if len(counts) == 2 else counts.sum() == 3
-    assert len(edges) == len(counts) + 1 and edges[0] == 0.3 and edges[-1] == 0.1 + 0.2
+    assert counts.tolist() == [3] and edges.tolist() == [0.3, 0.1 + 0.2]
     spread = np.random.default_rng(0).normal(size=500)
     for values in (spread, spread[:1], np.full(9, 0.3), spread[:0]):
         for mine, numpys in zip(_count_bins(values), np.histogram(values, bins=40), strict=True):
