@@ -132,12 +132,20 @@ def test_ids_of_another_tokenizer_are_refused(tmp_path: Path, tokenizer: Tokeniz
     assert "the tokenizer has 400" in caught.value.why and not (tmp_path / "corpus").exists()
 
 
-@pytest.mark.parametrize("keys", [{"size_bytes": 1000}, {"text_key": "ids"}, {"profile": "law"}])
+@pytest.mark.parametrize(
+    "keys",
+    [{"size_bytes": 1000}, {"text_key": "ids"}, {"profile": "law"}, {"faults": "skip"}, {"options": {"split": "test"}}],
+)
 def test_keys_of_text_are_refused(keys: dict[str, object]) -> None:
     asked = {"name": "law", "path": "law.bin", "tokens": "megatron", "role": "domain"}
     assert Source.model_validate(Source.model_validate(asked).model_dump()).tokens == "megatron"
     with pytest.raises(ValidationError, match=f"leave out {next(iter(keys))}"):
         Source.model_validate({**asked, **keys})
+    if keys.keys() & {"text_key", "faults"}:
+        made = {"name": "law", "embedded": "statutes_zh", "role": "domain"}
+        assert Source.model_validate(Source.model_validate(made).model_dump()).embedded == "statutes_zh"
+        with pytest.raises(ValidationError, match=f"text that ropewalk makes.*: leave out {next(iter(keys))}"):
+            Source.model_validate({**made, **keys})
 
 
 @pytest.mark.parametrize(

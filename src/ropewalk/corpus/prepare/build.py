@@ -25,6 +25,7 @@ from ropewalk.corpus.dedup.decontaminate import read_prompts
 from ropewalk.corpus.dedup.external_sort import chunks, own_scratch
 from ropewalk.corpus.embedded import EMBEDDED
 from ropewalk.corpus.join.places import Places
+from ropewalk.corpus.join_rules import drop_younger_keys
 from ropewalk.corpus.mix.strata import Stratum, share_out
 from ropewalk.corpus.mix_rules import OTHER, MixRules
 from ropewalk.corpus.prepare.document_records import DocumentRecords
@@ -39,7 +40,7 @@ from ropewalk.corpus.prepare.splits import REASONS, DocumentSplits, select_docum
 from ropewalk.corpus.prepare.tokenized import Tokenized
 from ropewalk.corpus.read.provenance import describe_unseen_fields
 from ropewalk.corpus.read.source import read_source, source_files
-from ropewalk.corpus.spec import CorpusSpec, Source, drop_younger_keys
+from ropewalk.corpus.spec import CorpusSpec, Source
 from ropewalk.corpus.tokens.array_file import save_array
 from ropewalk.corpus.tokens.corpus_folder import KIND, Facts, content_digest, point_to, token_digest
 from ropewalk.corpus.tokens.corpus_folder import open_corpus as open_corpus
