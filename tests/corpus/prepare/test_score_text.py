@@ -131,6 +131,15 @@ def test_a_faulty_function_is_refused_and_nothing_is_written(
     assert not (tmp_path / "corpus").exists()
 
 
+def test_a_package_that_cannot_be_loaded_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "broken_package").mkdir()
+    (tmp_path / "broken_package" / "__init__.py").write_text("{}[0]\n")
+    (tmp_path / "broken_package" / "scores.py").write_text(COUNT)
+    with pytest.raises(UserError, match=r"broken_package\.scores cannot be loaded(.|\n)*KeyError: 0 .*, line 1"):
+        scorer_of(callable="broken_package.scores:count")
+
+
 def scorer_of(**score: Any) -> Any:
     source = Source.model_validate({"name": "a", "path": "a", "role": "general", "score": score})
     return make_scorer(source)

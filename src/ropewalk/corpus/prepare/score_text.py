@@ -203,6 +203,9 @@ def _find_module(named: str, source: Source) -> Path | None:
         found = importlib.util.find_spec(module)
     except (ImportError, ValueError):  # ValueError: a module that was made by hand has no spec
         found = None
+    except (Exception, SystemExit) as fault:  # the package around it, which is loaded, can raise anything
+        where = f"source {source.name}: score.callable {named}"
+        raise _failed(f"the module {module} cannot be loaded", fault, where) from fault
     if found is None:
         raise UserError(
             "there is no such module to score with",
