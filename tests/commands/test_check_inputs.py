@@ -106,6 +106,10 @@ def test_a_long_source_is_sampled_and_scaled(tmp_path: Path) -> None:
     apart, together = (sample_source(Source.model_validate(each), seed=0) for each in (joined, joined | options))
     assert apart is not None and apart.lengths == (600, 600)
     assert together is not None and together.lengths == (1200,)
+    (tmp_path / "old.txt").write_bytes("天地玄黄，宇宙洪荒。".encode("gb18030") * 20)
+    old = {"name": "o", "path": str(tmp_path / "old.txt"), "role": "domain", "options": {"encoding": "gb18030"}}
+    sample = sample_source(Source.model_validate(old), seed=0)
+    assert sample is not None and sample.excerpt == "天地玄黄，宇宙洪荒。" * 20  # tokens are counted on it
 
 
 def test_records_that_are_all_skipped_are_not_read_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,6 +124,11 @@ def test_shares_then_prepare_then_report_mix_and_export(recipe: Path, tmp_path: 
 def test_prepared_text_is_shown_where_a_stage_asks_for_more_than_there_is(recipe: Path, tmp_path: Path) -> None:
     """The stage is told as a warning, in the terminal and on the page, which shows what was prepared."""
     say("prepare", str(recipe))
+    # what stood in the mix is refused at every try until the model is extended, not at the first one alone
+    (tmp_path / "leak.jsonl").write_bytes((tmp_path / "law.jsonl").read_bytes())
+    leak = f"evaluate.foreign=[{{name: leak, path: {tmp_path / 'leak.jsonl'}}}]"
+    with pytest.raises(UserError, match="foreign text leak is in the mix"):
+        say("prepare", str(recipe), leak)
     found = CliRunner().invoke(app, ["corpus", "report", str(recipe), "stages.0.tokens=40Mi"], catch_exceptions=False)
     told = found.stdout
     assert found.stderr.endswith(f"then ropewalk check {recipe} stages.0.tokens=40Mi\n") and "train" not in found.stderr

@@ -33,6 +33,11 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     make(tmp_path / "made")
     with pytest.raises(FileExistsError):
         make(tmp_path / "made")
+    (tmp_path / "copied").mkdir()
+    (tmp_path / "copied" / "a.txt").write_text("half of a copy")
+    with pytest.raises(UserError, match="something else is at the place of a folder"):
+        make(tmp_path / "copied")
+    assert (tmp_path / "copied" / "a.txt").read_text() == "half of a copy"
 
 
 def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
@@ -52,6 +57,13 @@ def test_a_killed_writer_leaves_no_finished_folder_and_the_next_one_cleans_up(tm
     assert not (tmp_path / "made").exists() and len(list(tmp_path.iterdir())) == 1
     make(tmp_path / "made")
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
+
+
+def test_what_is_being_written_under_a_longer_name_is_left_alone(tmp_path: Path) -> None:
+    with new_folder(tmp_path / "law-128k", kind="test", inputs={}) as work:
+        (work / "a.txt").write_text("text")
+        make(tmp_path / "law")
+    assert is_finished(tmp_path / "law-128k") and is_finished(tmp_path / "law")
 
 
 @pytest.mark.parametrize("name", ["a.txt", "inner/b.bin"])

@@ -4,8 +4,6 @@ The disk is real, a tmpfs of a size that ends the write at another place in each
 be made, a limit on the size of files does the same.
 """
 
-import ctypes
-import os
 import resource
 import shutil
 from pathlib import Path
@@ -16,8 +14,8 @@ from ropewalk.checkpoint import save as save_module
 from ropewalk.checkpoint.load import find_folder_fault, list_checkpoints
 from ropewalk.core.error import UserError
 from ropewalk.core.run_folder import RunFolder
+from small_disk import mount
 
-_NEW_NAMESPACE, _NEW_USER = 0x00020000, 0x10000000
 _SHARES = (0.0, 0.1, 0.2, 0.3, 0.45, 0.6, 0.7, 0.8)
 _SPARE_BYTES = 24 << 10
 """For rows and folders: an eighth of a checkpoint."""
@@ -52,22 +50,6 @@ def attempt(ground: Ground, trial: str, guarded: bool) -> str:
         return f"{torn} are torn" if torn else "the error does not say that the disk is full"
     train(ground, run, recipe)
     return compare(run, straight)
-
-
-def mount(folder: Path, size_bytes: int, *, again: bool = False) -> bool:
-    """A tmpfs of ``size_bytes`` on ``folder``, seen by this process and its children; False where that is refused."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if not again:
-        ids = os.getuid(), os.getgid()
-        if libc.unshare(_NEW_NAMESPACE | (_NEW_USER if ids[0] else 0)) != 0:
-            return False
-        if ids[0]:
-            Path("/proc/self/setgroups").write_text("deny")
-            for name, own in zip(("uid_map", "gid_map"), ids, strict=True):
-                Path(f"/proc/self/{name}").write_text(f"0 {own} 1")
-        libc.mount(b"none", b"/", None, 0x44000, None)  # private, recursively: nothing gets out
-    flags = 0x20 if again else 0  # remount
-    return libc.mount(b"tmpfs", str(folder).encode(), b"tmpfs", flags, f"size={size_bytes}".encode()) == 0
 
 
 def limit_files(size_bytes: int | None) -> None:

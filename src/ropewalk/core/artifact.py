@@ -7,6 +7,7 @@ is flushed to disk, and one rename publishes the folder. A crash leaves a ``.tmp
 import fcntl
 import json
 import os
+import re
 import shutil
 import socket
 import time
@@ -61,14 +62,17 @@ def new_folder(
     ``inputs`` are the digests and specs that determine the contents. ``facts()`` is called at the end; it returns facts
     that were found during the writing. After an error nothing is left, not even parent folders.
 
-    Raises FileExistsError if ``folder`` exists already: nothing is ever overwritten. Raises UserError if the disk is
-    full, even if a library raises an error of its own for it.
+    Raises FileExistsError if ``folder`` is finished already: nothing is ever overwritten. Raises UserError if something
+    else is at its place, and if the disk is full, even if a library raises an error of its own for it.
     """
+    refuse_unfinished(folder)
     if folder.exists():
         raise FileExistsError(folder)
     made = _make_folder(folder.parent)
-    for stale in folder.parent.glob(f".tmp-{folder.name}-*"):
-        shutil.rmtree(stale)
+    stale_name = re.compile(rf"\.tmp-{re.escape(folder.name)}-\d+")  # not that of a folder whose name only begins so
+    for stale in folder.parent.iterdir():
+        if stale_name.fullmatch(stale.name):
+            shutil.rmtree(stale)
     work = folder.parent / f".tmp-{folder.name}-{os.getpid()}"
     work.mkdir()
     try:
@@ -87,6 +91,18 @@ def new_folder(
                 fix="free some space, or choose a folder on another disk",
             ) from None
         raise
+
+
+def refuse_unfinished(folder: Path) -> None:
+    """Raise UserError where ``folder`` exists and has no manifest: what is made must get this place, and only its owner
+    knows what is in it. A long part asks before it begins."""
+    if folder.exists() and not is_finished(folder):
+        raise UserError(
+            "something else is at the place of a folder",
+            where=str(folder),
+            why=f"it exists and has no {MANIFEST}: somebody made it, or it is a copy that was not finished",
+            fix="remove it, or choose another folder",
+        )
 
 
 def seal(

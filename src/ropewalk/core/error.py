@@ -45,7 +45,10 @@ class UserError(Exception):
 
 
 class RankError(RuntimeError):
-    """A rank raised an error, hung, or was killed. The message names the rank and contains its traceback."""
+    """A rank raised an error, hung, or was killed, or a worker of the preparation was killed.
+
+    The message names the rank and contains its traceback.
+    """
 
 
 def explain_disk_fault(error: OSError) -> UserError | None:

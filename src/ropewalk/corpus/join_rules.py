@@ -4,6 +4,7 @@ A join is an index over the token store. It is made after copies were dropped an
 is tokenised again, and all rules here but those of ``stored`` can change without reading the text.
 """
 
+from copy import deepcopy
 from string import Formatter
 from typing import Annotated, Any, Literal
 
@@ -171,3 +172,21 @@ def fill_header(header: str, values: dict[str, str]) -> str:
     return "".join(
         literal + ("" if field is None else values[field]) for literal, field, _, _ in Formatter().parse(header)
     )
+
+
+_OF_ARRANGEMENT = ("arrange", "chunks", "knots")
+"""Keys of related joins that came after the first corpora with such joins; in a chain none of them decides anything."""
+
+
+def drop_younger_keys(content: dict[str, Any]) -> dict[str, Any]:
+    """``content`` (``CorpusSpec.content``, or what a folder says of itself) without keys that decide nothing in it.
+
+    A folder of before has no such keys, and one of another day has them with their defaults: both are the same corpus.
+    """
+    sources = deepcopy(content["sources"])
+    for source in sources:
+        related = source.get("join", {}).get("related") or {}
+        if related.get("arrange") == "chain":
+            for key in _OF_ARRANGEMENT:
+                related.pop(key, None)
+    return {**content, "sources": sources}

@@ -4,7 +4,6 @@ A source is one body of text of one role. The mix counts tokens, never documents
 from sources of unlike lengths gives 12:87:0.4 in tokens.
 """
 
-from copy import deepcopy
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
@@ -14,7 +13,7 @@ from ropewalk.core.quantity import Count, PositiveCount
 from ropewalk.core.record import ROLES, Role
 from ropewalk.core.spec import Spec
 from ropewalk.corpus.fill_rules import FillRules
-from ropewalk.corpus.join_rules import JoinRules
+from ropewalk.corpus.join_rules import JoinRules, drop_younger_keys
 from ropewalk.corpus.mix_rules import MixRules, check_mix
 from ropewalk.corpus.prompt_rules import GivenRules, PromptRules
 from ropewalk.corpus.read_options import FileOptions, HubOptions
@@ -100,6 +99,11 @@ class Source(Spec):
         if self.tokens and (unused := self.model_dump(include={*_OF_TEXT}, exclude_defaults=True)):
             raise ValueError(
                 f"source {self.name} has tokens: {self.tokens}, which are all read as they are: leave out "
+                f"{', '.join(unused)}"
+            )
+        if self.embedded and (unused := self.model_dump(include={*_OF_FILES}, exclude_defaults=True)):
+            raise ValueError(
+                f"source {self.name} is text that ropewalk makes, which has no fields and no faults: leave out "
                 f"{', '.join(unused)}"
             )
         if self.tokens is not None and self.path is None:
@@ -189,24 +193,10 @@ class Source(Spec):
         return named == "code" or (named is None and self.language == "code" and self.role != "instruction")
 
 
-_OF_TEXT = ("size_bytes", "text_key", "profile")
+_OF_TEXT = ("size_bytes", "text_key", "profile", "faults", "options")
 """Keys that a source of token ids has no use for."""
-_OF_ARRANGEMENT = ("arrange", "chunks", "knots")
-"""Keys of related joins that came after the first corpora with such joins; in a chain none of them decides anything."""
-
-
-def drop_younger_keys(content: dict[str, Any]) -> dict[str, Any]:
-    """``content`` (``CorpusSpec.content``, or what a folder says of itself) without keys that decide nothing in it.
-
-    A folder of before has no such keys, and one of another day has them with their defaults: both are the same corpus.
-    """
-    sources = deepcopy(content["sources"])
-    for source in sources:
-        related = source.get("join", {}).get("related") or {}
-        if related.get("arrange") == "chain":
-            for key in _OF_ARRANGEMENT:
-                related.pop(key, None)
-    return {**content, "sources": sources}
+_OF_FILES = ("text_key", "faults")
+"""Keys that a source of embedded text has no use for."""
 
 
 class CorpusSpec(MixRules):

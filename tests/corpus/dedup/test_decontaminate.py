@@ -255,3 +255,11 @@ def test_a_law_corpus_loses_nothing_to_a_title() -> None:
     laws = Source(name="law", path=str(SHARED / "data" / "law_zh.jsonl.zst"), role="domain", language="zh")
     for _, item in zip(range(400), read_source(laws, seed=0), strict=False):
         assert prompts.find(item.text) is None  # type: ignore[union-attr]
+
+
+def test_probes_of_an_evaluation_that_asks_nothing_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    for probes in (None, {}):
+        assert not read_prompts(rules("probes"), probes).runs
+        assert "decontaminate names probes, but the recipe's evaluation asks no prompts" in capsys.readouterr().err
+    read_prompts(rules("probes"), {"task": ["one two three"]})
+    assert "names probes" not in capsys.readouterr().err

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from made_texts import sentence
-from ropewalk.corpus.inspect.card import describe_data, write_card
+from ropewalk.corpus.inspect.card import _filters, describe_data, write_card
 from ropewalk.corpus.prepare.build import build
 from ropewalk.corpus.read.provenance import describe_unseen_fields
 from ropewalk.corpus.selection_rules import Provenance
@@ -49,6 +49,15 @@ def test_the_card_counts_origins_licences_dates_and_what_was_left_out(tokenizer:
     corpus = open_corpus(build(spec_of_joins, tokenizer=tokenizer, seed=0, folder=tmp_path / "joined"))
     assert corpus.facts("a").documents < 20
     assert "addresses: 20 of 20 parts; a.example 13" in write_card(corpus, spec_of_joins)
+    answers = {"name": "qa", "path": str(tmp_path / "a.jsonl"), "role": "instruction"}  # by_role: copies of them stay
+    strict = {"name": "b", "path": str(tmp_path / "a.jsonl"), "role": "general", "near_duplicates": 0.6}
+    many = CorpusSpec.model_validate({**keys, "sources": [*sources, answers, strict], "worker_count": 1})
+    told = [line for line in _filters(many) if "near copies" in line]
+    assert told == [
+        "near copies: of documents of a similarity from 0.8 on one stays",
+        "qa: its near copies are kept",
+        "b: near copies are dropped from a similarity of 0.6 on",
+    ]
     plain = spec.model_copy(update={"sources": (spec.sources[0].model_copy(update={"provenance": None}),)})
     assert "provenance" not in plain.content["sources"][0] and "addresses" not in write_card(corpus, plain)
     named = spec.sources[0].model_copy(update={"provenance": Provenance(address="meta.link", license="rights")})

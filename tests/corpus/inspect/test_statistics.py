@@ -1,12 +1,15 @@
 """What is counted of a corpus, against its own rows counted by hand; what other weights would give, against rows."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from made_texts import sentence
+from ropewalk.core.read_json import read_written_lines
 from ropewalk.corpus.inspect.duplicates import show_copies
 from ropewalk.corpus.inspect.statistics import CONTEXTS, count_context, survey_corpus
 from ropewalk.corpus.inspect.what_if import format_weighing, weigh
@@ -14,6 +17,7 @@ from ropewalk.corpus.mix.dataset import open_dataset
 from ropewalk.corpus.mix_rules import MixRules
 from ropewalk.corpus.prepare.build import build
 from ropewalk.corpus.spec import CorpusSpec
+from ropewalk.corpus.tokens import corpus_folder
 from ropewalk.corpus.tokens.corpus_folder import Corpus, open_corpus
 from ropewalk.corpus.tokens.tokenizer import Tokenizer
 
@@ -27,9 +31,25 @@ def test_context_is_counted_token_by_token() -> None:
     assert counted == {"tokens": len(before), **{str(least): int((before >= least).sum()) for least in CONTEXTS}}
 
 
-def test_a_survey_is_json_and_agrees_with_the_rows(corpus: Corpus, tokenizer: Tokenizer) -> None:
+def count_passes(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The files of records that are read for ids, each time: one can have ten million lines."""
+    passes: list[Path] = []
+
+    def read(path: Path, *given: Any, **keys: Any) -> Iterator[Any]:
+        passes.append(path)
+        return read_written_lines(path, *given, **keys)
+
+    monkeypatch.setattr(corpus_folder, "read_written_lines", read)
+    return passes
+
+
+def test_a_survey_is_json_and_agrees_with_the_rows(
+    corpus: Corpus, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     dataset = open_dataset(corpus, mix=MIX, context_tokens=512, sequences=60, seed=0, stage=0, max_repeats=4)
+    passes = count_passes(monkeypatch)
     counted = survey_corpus(corpus, {0: dataset}, tokenizer=tokenizer, seed=0)
+    assert len(passes) == len({each["source"] for each in counted["stages"][0]["sequences_shown"]}) < 6
     assert json.loads(json.dumps(counted)) == counted
     stage, batch = counted["stages"][0], dataset.batch(0, 60)
     assert stage["tokens"] == int((batch.document >= 0).sum()) and stage["padding_tokens"] == dataset.padding_tokens
@@ -62,7 +82,9 @@ def test_weights_are_weighed_as_rows_would_come_out(corpus: Corpus) -> None:
     assert set(tight["dry"]) == {"prose", "han", "pairs"} and "more than 0.1 times" in format_weighing(tight)
 
 
-def test_copies_are_shown_beside_what_was_kept(tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_copies_are_shown_beside_what_was_kept(
+    tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     texts = [sentence(n, 300) for n in range(20)]
     near = texts[3].replace(texts[3].split()[200], "elsewhere", 1)
     records = [*texts, texts[5], near + " and so on"]
@@ -77,7 +99,9 @@ def test_copies_are_shown_beside_what_was_kept(tokenizer: Tokenizer, tmp_path: P
         }
     )
     corpus = open_corpus(build(spec, tokenizer=tokenizer, seed=0, folder=tmp_path / "corpus"))
+    passes = count_passes(monkeypatch)
     shown = show_copies(corpus, tokenizer=tokenizer, seed=0)
+    assert len(passes) == 1
     (exact,), (close,) = shown["exact duplicate"], shown["near duplicate"]
     assert {exact["dropped"]["id"], exact["kept"]["id"]} == {"5", "20"} and exact["similarity"] is None
     assert (close["dropped"]["id"], close["kept"]["id"]) == ("3", "21") and 0.8 < close["similarity"] < 1

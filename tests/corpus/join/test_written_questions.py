@@ -138,8 +138,12 @@ def test_answers_stand_in_the_document_and_say_who_wrote_them(stub: Stub, tokeni
     assert all(sent["model"] == "some-model" and sent["temperature"] == 0 for sent in stub.sent)
 
 
-def test_questions_that_find_no_room_are_counted(stub: Stub, tokenizer: Tokenizer, tmp_path: Path) -> None:
-    corpus = make(tmp_path, tokenizer, stub, share=0.02)
+def test_questions_that_find_no_room_are_counted(
+    stub: Stub, tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = make(tmp_path, tokenizer, stub, share=0.02, at_once=64)
+    # more at once than a document has is told
+    assert "tasks.written.at_once is 64, but a document has 2 requests (sections)" in capsys.readouterr().err
     told, used = corpus.ledger["x"]["joins"]["written"], len(tasks_of(corpus))
     assert told["kept"] == used > 0
     assert told["beyond the share or most_tokens"] == told["requests"] - used > 0
@@ -158,12 +162,14 @@ def test_a_run_that_fails_half_way_goes_on_and_asks_nothing_twice(
     with pytest.raises(UserError, match=rf"gave no answer.*\n(.*\n)*.*it keeps {failing} answers"):
         make(tmp_path / "half", tokenizer, stub)
     assert not (tmp_path / "half" / "corpus").exists()
+    left = next((tmp_path / "half" / "store" / "written-questions").iterdir()) / ".tmp-0123.json-node7-21"
+    left.write_text('{"model": ')  # by a process that was killed as it wrote it
     stub.reply = lambda _, prompt: (200, quote(prompt))
     before = len(stub.sent)
     corpus = make(tmp_path / "half", tokenizer, stub)
     assert {*stub.answered} == asked and len(stub.sent) - before == len(asked) - failing
     assert set(stub.answered.values()) == {1}
-    assert corpus.digest == whole.digest and tasks_of(corpus) == tasks_of(whole)
+    assert corpus.digest == whole.digest and tasks_of(corpus) == tasks_of(whole) and not left.exists()
     again, sent = make(tmp_path / "half", tokenizer, stub, "again", endpoint="http://127.0.0.1:9/v1"), len(stub.sent)
     assert again.digest == corpus.digest and len(stub.sent) == sent  # all answers are in the store
     kept = [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -193,6 +199,33 @@ def test_what_waiting_does_not_mend_is_not_tried_again(stub: Stub, tokenizer: To
         with pytest.raises(UserError, match=f"HTTP {code}") as caught:
             make(tmp_path / name, tokenizer, stub, at_once=1)
         assert len(stub.sent) == 1 and KEY not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "refusal", [(400, {"error": "content_filter"}), (200, {"choices": [{"message": {"content": None}}]})]
+)
+def test_a_passage_that_the_model_refuses_is_counted_and_not_asked_again(
+    stub: Stub, tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str], refusal: Reply
+) -> None:
+    whole = make(tmp_path / "whole", tokenizer, stub)
+    assert "at_once" not in capsys.readouterr().err.replace(str(tmp_path), "")
+    refused = stub.sent[2]["messages"][0]["content"]
+    stub.reply = lambda _, prompt: refusal if prompt == refused else (200, quote(prompt))
+    corpus = make(tmp_path / "part", tokenizer, stub)
+    told, all_told = (each.ledger["x"]["joins"]["written"] for each in (corpus, whole))
+    assert told["the model refused the request"] == 1 and told["requests"] == all_told["requests"]
+    assert len(tasks_of(corpus)) == told["kept"] == all_told["kept"] - 1
+    sent = len(stub.sent)
+    assert make(tmp_path / "part", tokenizer, stub, "again").digest == corpus.digest and len(stub.sent) == sent
+
+
+def test_where_every_request_is_refused_the_request_is_wrong(stub: Stub, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    stub.reply = lambda *_: (400, {"error": "unknown option"})
+    with pytest.raises(UserError, match="unknown option"):
+        make(tmp_path, tokenizer, stub)
+    assert not [*tmp_path.rglob("written-questions/*/*.json")]
+    stub.reply = lambda _, prompt: (200, quote(prompt))
+    assert "the model refused the request" not in make(tmp_path, tokenizer, stub).ledger["x"]["joins"]["written"]
 
 
 def test_a_missing_key_is_told_before_anything_is_sent(

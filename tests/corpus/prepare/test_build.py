@@ -95,6 +95,15 @@ def test_a_failed_build_leaves_nothing(spec: CorpusSpec, tokenizer: Tokenizer, t
     assert not (tmp_path / "store").exists()
 
 
+def test_a_folder_in_the_way_is_told_before_any_text_is_read(
+    spec: CorpusSpec, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    (tmp_path / "corpus").mkdir()
+    with pytest.raises(UserError, match="something else is at the place") as caught:
+        build(spec, tokenizer=tokenizer, seed=0, folder=tmp_path / "corpus")
+    assert caught.value.where == str(tmp_path / "corpus") and not (tmp_path / "store").exists()
+
+
 @pytest.mark.parametrize("near_duplicates", [None, 0.8, 0.95])
 def test_no_held_out_document_has_a_copy_in_training(
     spec: CorpusSpec,

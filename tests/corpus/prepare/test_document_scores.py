@@ -13,6 +13,7 @@ from ropewalk.core.error import UserError
 from ropewalk.corpus.clean.long_document_quality import find_length_facts
 from ropewalk.corpus.inspect.dropped import format_columns, inspect_corpus, read_columns
 from ropewalk.corpus.prepare.build import build
+from ropewalk.corpus.prepare.value_pages import _count_bins
 from ropewalk.corpus.selection_rules import Selection
 from ropewalk.corpus.spec import CorpusSpec
 from ropewalk.corpus.tokens.corpus_folder import Corpus, open_corpus
@@ -76,12 +77,39 @@ def test_a_rule_that_judges_no_document_is_told(
 
 
 def test_another_threshold_tokenises_nothing_again(
-    tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     build_scored(tmp_path, tokenizer, [])
+    assert "warning: source a: no rule of select uses its scores file\n" in capsys.readouterr().err
     monkeypatch.setattr(Tokenizer, "encode_documents", lambda *_: pytest.fail("tokenised again"))
     rules = [{"column": "gain", "at_least": 0.25, "at_most": 0.5, "from_tokens": 0}]
     assert len(build_scored(tmp_path, tokenizer, rules, name="other").train("a")) == 11 + 10
+
+
+def test_a_copy_of_a_document_that_is_not_selected_is_not_told_as_a_copy_of_a_kept_one(
+    tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": sentence(n, 60), "id": f"d{n}"}) + "\n" for n in range(4)))
+    (tmp_path / "scores.jsonl").write_text("".join(json.dumps({"id": f"d{n}", "gain": n}) + "\n" for n in range(4)))
+    rules = [{"column": "gain", "at_least": 2, "from_tokens": 0}]
+    chosen = {"name": "a", "path": str(path), "role": "domain", "scores": str(tmp_path / "scores.jsonl")}
+    sources = [{**chosen, "select": rules}, {"name": "b", "path": str(path), "role": "general"}]
+    spec = {"store": str(tmp_path / "store"), "sources": sources, "mix": {"a": 1}, "held_out": 0}
+    build(CorpusSpec.model_validate(spec), tokenizer=tokenizer, seed=0, folder=tmp_path / "corpus")
+    told = [json.loads(line) for line in (tmp_path / "corpus" / "b" / "dropped.jsonl").read_text().splitlines()]
+    whys = [f"100% like d{n} of a, which is {'kept' if n >= 2 else 'not selected'}" for n in range(4)]
+    assert [each["why"] for each in told] == whys
+
+
+def test_values_with_hardly_a_number_between_them_are_counted() -> None:
+    held = np.array([0.3, 0.1 + 0.2, 0.1 + 0.2])
+    counts, edges = _count_bins(held)
+    assert counts.tolist() == [3] and edges.tolist() == [0.3, 0.1 + 0.2]
+    spread = np.random.default_rng(0).normal(size=500)
+    for values in (spread, spread[:1], np.full(9, 0.3), spread[:0]):
+        for mine, numpys in zip(_count_bins(values), np.histogram(values, bins=40), strict=True):
+            assert np.array_equal(mine, numpys)
 
 
 def test_a_weight_is_a_chance(tokenizer: Tokenizer, tmp_path: Path) -> None:

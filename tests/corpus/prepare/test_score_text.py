@@ -131,6 +131,15 @@ def test_a_faulty_function_is_refused_and_nothing_is_written(
     assert not (tmp_path / "corpus").exists()
 
 
+def test_a_package_that_cannot_be_loaded_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "broken_package").mkdir()
+    (tmp_path / "broken_package" / "__init__.py").write_text("{}[0]\n")
+    (tmp_path / "broken_package" / "scores.py").write_text(COUNT)
+    with pytest.raises(UserError, match=r"broken_package\.scores cannot be loaded(.|\n)*KeyError: 0 .*, line 1"):
+        scorer_of(callable="broken_package.scores:count")
+
+
 def scorer_of(**score: Any) -> Any:
     source = Source.model_validate({"name": "a", "path": "a", "role": "general", "score": score})
     return make_scorer(source)
@@ -202,3 +211,12 @@ def test_some_records_are_those_of_all(tmp_path: Path) -> None:
     chosen = np.arange(len(every)) % 5 == 2
     assert [*records.read_some(chosen)] == [(n, record) for n, record in enumerate(every) if chosen[n]]
     assert [records.read(n) for n in range(len(every))] == every == [line for line in lines if "scores" in line]
+
+
+def test_a_function_is_found_from_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also by the command `ropewalk`: its path begins with the folder of the command, not with the one it runs in."""
+    (tmp_path / "scores_from_here.py").write_text(COUNT)
+    monkeypatch.setattr(sys, "path", [each for each in sys.path if each not in ("", str(Path.cwd()))])
+    monkeypatch.chdir(tmp_path)
+    score = scorer_of(callable="scores_from_here:count")
+    assert score(Document("a river, a river", "a", "general", "en", "1")) == {"callable": 2}

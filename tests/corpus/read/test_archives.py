@@ -411,7 +411,7 @@ def test_files_on_the_network_read_as_plain_files(tmp_path: Path, bucket: Callab
 def test_files_on_the_web_are_read_by_their_address(monkeypatch: pytest.MonkeyPatch) -> None:
     """As fsspec's HTTPFileSystem has them: a file is named by its whole address, and a server may tell no size."""
     fsspec = pytest.importorskip("fsspec")
-    held = {"https://host/law/a.jsonl": LINES.encode()}
+    held = {f"https://host/law/a.jsonl{query}": LINES.encode() for query in ("", "?download=true", "?at=/x/y.zip")}
 
     class Web(fsspec.AbstractFileSystem):  # type: ignore[misc, name-defined]
         protocol = ("http", "https")
@@ -430,10 +430,11 @@ def test_files_on_the_web_are_read_by_their_address(monkeypatch: pytest.MonkeyPa
             Path(lpath).write_bytes(held[rpath])
 
     monkeypatch.setitem(importlib.import_module("fsspec.registry")._registry, "https", Web)
-    (address,) = held
-    source = Source.model_validate({"name": "s", "path": address, "role": "general"})
-    assert texts(read(address)) == [json.loads(line)["text"] for line in LINES.splitlines()]
-    assert [file.shown for file in source_files(source).files] == [address] and [*digest_files(source)] == ["a.jsonl"]
+    for address in held:
+        source = Source.model_validate({"name": "s", "path": address, "role": "general"})
+        assert texts(read(address)) == [json.loads(line)["text"] for line in LINES.splitlines()]
+        assert [file.shown for file in source_files(source).files] == [address]
+        assert [*digest_files(source)] == ["a.jsonl"]
 
 
 def test_a_fault_on_the_network_names_the_address(bucket: Callable[[str, str | bytes], str]) -> None:

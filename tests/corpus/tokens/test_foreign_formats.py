@@ -59,6 +59,13 @@ def test_a_mask_that_would_be_lost_is_refused(tmp_path: Path, format: Format) ->
         write_tokens(iter(made(1000, masked=True)), tmp_path / "chat", format=format, vocabulary=1000)
 
 
+def test_a_file_that_numpy_saved_is_not_read_as_ids(tmp_path: Path) -> None:
+    """Its header would be 64 ids that nobody wrote."""
+    np.save(tmp_path / "law.npy", np.concatenate([ids for ids, _ in made(1000)]).astype(np.uint16))
+    with pytest.raises(UserError, match=r"law\.npy\n.*begins with a header of numpy"):
+        next(read_tokens(tmp_path / "law.npy", format="olmo", vocabulary=60_000, eos_id=EOS))
+
+
 @pytest.mark.parametrize("vocabulary", [1000, 150_000])
 def test_megatron_itself_reads_and_writes_the_same(tmp_path: Path, vocabulary: int) -> None:
     megatron = pytest.importorskip("megatron.core.datasets.indexed_dataset")
@@ -125,12 +132,20 @@ def test_ids_of_another_tokenizer_are_refused(tmp_path: Path, tokenizer: Tokeniz
     assert "the tokenizer has 400" in caught.value.why and not (tmp_path / "corpus").exists()
 
 
-@pytest.mark.parametrize("keys", [{"size_bytes": 1000}, {"text_key": "ids"}, {"profile": "law"}])
+@pytest.mark.parametrize(
+    "keys",
+    [{"size_bytes": 1000}, {"text_key": "ids"}, {"profile": "law"}, {"faults": "skip"}, {"options": {"split": "test"}}],
+)
 def test_keys_of_text_are_refused(keys: dict[str, object]) -> None:
     asked = {"name": "law", "path": "law.bin", "tokens": "megatron", "role": "domain"}
     assert Source.model_validate(Source.model_validate(asked).model_dump()).tokens == "megatron"
     with pytest.raises(ValidationError, match=f"leave out {next(iter(keys))}"):
         Source.model_validate({**asked, **keys})
+    if keys.keys() & {"text_key", "faults"}:
+        made = {"name": "law", "embedded": "statutes_zh", "role": "domain"}
+        assert Source.model_validate(Source.model_validate(made).model_dump()).embedded == "statutes_zh"
+        with pytest.raises(ValidationError, match=f"text that ropewalk makes.*: leave out {next(iter(keys))}"):
+            Source.model_validate({**made, **keys})
 
 
 @pytest.mark.parametrize(

@@ -287,8 +287,10 @@ def test_a_torn_tokenizer_is_refused(tokenizer_folder: Path, tmp_path: Path, nam
 
 
 def test_a_tokenizer_without_an_end_is_refused(tokenizer_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no end-of-document token"):
+    with pytest.raises(UserError, match=r"no end-of-document token(.|\n)*neither eos_token nor eos_token_id is given"):
         load_tokenizer(copy_with(tokenizer_folder, tmp_path / "endless", eos_token=None))
+    with pytest.raises(UserError, match=r"its eos_token is <over>, which tokenizer\.json does not have"):
+        load_tokenizer(copy_with(tokenizer_folder, tmp_path / "strange", eos_token="<over>"))
 
 
 @pytest.mark.parametrize(("vocabulary", "message"), [(200, "too small"), (5000, "too little text")])

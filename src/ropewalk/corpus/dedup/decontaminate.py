@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float64, Int64, UInt64
 
 from ropewalk.core.digest import digest_bytes, digest_value
 from ropewalk.core.error import UserError
-from ropewalk.core.progress import say
+from ropewalk.core.progress import say, warn
 from ropewalk.core.quantity import format_count
 from ropewalk.core.ranges import expand_ranges
 from ropewalk.corpus.dedup.prompt_texts import read_prompt_texts
@@ -181,6 +181,8 @@ def read_prompts(rules: PromptRules, probes: Mapping[str, Sequence[str]] | None 
     digests = [digest_value([_FORMAT, rules.overlap, rules.action, rules.text_key])] if rules.files else []
     for path in rules.files:
         if path == PROBES:
+            if not probes:
+                warn("warning: decontaminate names probes, but the recipe's evaluation asks no prompts")
             for task, texts in (probes or {}).items():
                 own = _look_for([(f"{task}, prompt {n}", text) for n, text in enumerate(texts)], shared=2, apart=False)
                 asked += own

@@ -19,6 +19,7 @@ from ropewalk.core.artifact import hold
 _FILE_RECORDS = 1 << 16
 _MOST_FILES = 1024
 _CHUNK_DOCUMENTS = 1 << 15
+_FILL_BYTES = 1 << 20
 _PAIR = np.dtype([("number", "<u8"), ("rank", "<u8"), ("place", "<i8")])
 
 
@@ -38,11 +39,16 @@ def own_scratch(folder: Path) -> Iterator[Path]:
 class Column:
     """One number for each document, in a file. Pieces are read and written; the whole is never in memory."""
 
-    def __init__(self, path: Path, length: int, dtype: type = np.int64) -> None:
+    def __init__(self, path: Path, length: int, dtype: type = np.int64, *, filled: bool = False) -> None:
+        """``filled`` writes zeros: for a column that is set through ``open`` before all of it was written. Where such a
+        page finds no room on a full disk, the process is killed by a signal, without a word; a write is an error."""
         self._path, self._dtype = path, np.dtype(dtype)
         self.length = length
+        size = max(1, length) * self._dtype.itemsize
         with path.open("wb") as file:
-            file.truncate(max(1, length) * self._dtype.itemsize)
+            for start in range(0, size if filled else 0, _FILL_BYTES):
+                file.write(bytes(min(_FILL_BYTES, size - start)))
+            file.truncate(size)
 
     def read(self, first: int, last: int) -> Shaped[np.ndarray, "documents"]:
         """The numbers of the documents from ``first`` to before ``last``."""
@@ -141,7 +147,7 @@ class PairSpool:
     """
 
     def __init__(self, folder: Path, pairs: int) -> None:
-        self._spool, self._marks = Spool(folder, _PAIR, pairs), Column(folder / "marks", pairs, np.bool_)
+        self._spool, self._marks = Spool(folder, _PAIR, pairs), Column(folder / "marks", pairs, np.bool_, filled=True)
 
     def add(
         self,

@@ -115,6 +115,14 @@ def _filters(spec: CorpusSpec) -> Iterator[str]:
         scores = f"; scored by {', '.join(source.score.columns)}" if source.score else ""
         rules = "; ".join(str(rule.model_dump(mode="json", exclude_defaults=True)) for rule in source.select)
         yield f"{source.name}: profile {named}{scores}{f'; selected by {rules}' if rules else ''}"
+        own = spec.near_duplicates_of(source)
+        if own != near:
+            kept = (
+                "its near copies are kept"
+                if own is None
+                else f"near copies are dropped from a similarity of {own:g} on"
+            )
+            yield f"{source.name}: {kept}"
 
 
 def _left_out(corpus: Corpus) -> Iterator[str]:

@@ -3,6 +3,7 @@
 The text is shown where the two documents first differ, since near copies mostly begin alike.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,15 +32,24 @@ def show_copies(corpus: Corpus, *, tokenizer: Tokenizer, seed: int) -> dict[str,
     ``similarity`` is None where the texts are equal.
     """
     splits = {name: corpus.splits(name) for name in corpus.sources}
-    shown = {}
+    pairs: dict[str, list[tuple[_Place, _Place, float | None]]] = {}
     for code in (EXACT, NEAR):
-        dropped = [_Place(name, int(number)) for name in splits for number in np.flatnonzero(splits[name] == code)]
-        if dropped:
+        numbers = [np.flatnonzero(split == code) for split in splits.values()]
+        ends = np.cumsum([len(own) for own in numbers])
+        if dropped := int(ends[-1]):
             random = stream("copies shown", corpus.digest, seed, code)
-            chosen = sorted(random.choice(len(dropped), size=min(_EXAMPLES, len(dropped)), replace=False).tolist())
-            pairs = [(dropped[index], *_find_kept(corpus, dropped[index])) for index in chosen]
-            shown[REASONS[code]] = [_show_pair(corpus, *pair, tokenizer) for pair in pairs]
-    return shown
+            chosen = np.sort(random.choice(dropped, size=min(_EXAMPLES, dropped), replace=False))
+            homes = np.searchsorted(ends, chosen, side="right").tolist()
+            places = [
+                _Place(corpus.sources[home], int(numbers[home][index - int(ends[home])]))  # counted from its end
+                for home, index in zip(homes, chosen.tolist(), strict=True)
+            ]
+            pairs[REASONS[code]] = [(place, *_find_kept(corpus, place)) for place in places]
+    wanted: dict[str, set[int]] = {}
+    for place in (place for found in pairs.values() for pair in found for place in pair[:2]):
+        wanted.setdefault(place.source, set()).add(place.document)
+    ids = {source: corpus.ids(source, numbers) for source, numbers in wanted.items()}  # each file is read once
+    return {reason: [_show_pair(corpus, *pair, ids, tokenizer) for pair in found] for reason, found in pairs.items()}
 
 
 def _find_kept(corpus: Corpus, dropped: _Place) -> tuple[_Place, float | None]:
@@ -54,7 +64,12 @@ def _find_kept(corpus: Corpus, dropped: _Place) -> tuple[_Place, float | None]:
 
 
 def _show_pair(
-    corpus: Corpus, dropped: _Place, kept: _Place, likeness: float | None, tokenizer: Tokenizer
+    corpus: Corpus,
+    dropped: _Place,
+    kept: _Place,
+    likeness: float | None,
+    ids: Mapping[str, Mapping[int, str]],
+    tokenizer: Tokenizer,
 ) -> dict[str, Any]:
     texts = [_read(corpus, place, tokenizer) for place in (dropped, kept)]
     differ = next((at for at, (a, b) in enumerate(zip(*texts, strict=False)) if a != b), min(map(len, texts)))
@@ -64,7 +79,7 @@ def _show_pair(
     sides = {
         side: {
             "source": place.source,
-            "id": corpus.ids(place.source, {place.document})[place.document],
+            "id": ids[place.source][place.document],
             "tokens": int(corpus.column(place.source, "tokens")[place.document]),
             "text": " ".join(text[begin:end].split()),
         }

@@ -11,6 +11,7 @@ from pathlib import Path
 from ropewalk.core.record import Document
 from ropewalk.corpus.join_rules import FOLDERS
 from ropewalk.corpus.read.archive import content_bytes, read_chunks
+from ropewalk.corpus.read.bad_input import file_encoding
 from ropewalk.corpus.read.code_tree import group_files
 from ropewalk.corpus.read.files import File
 from ropewalk.corpus.read.remote import is_remote
@@ -77,9 +78,14 @@ def sample_source(source: Source, *, seed: int) -> SourceSample | None:
     if texts:
         lengths += _measure_texts(texts, source, found.root)
         chosen = texts[:: max(1, -(-len(texts) // _READ_FILES))] if not excerpt else ()
-        excerpt += "\n".join(_cut_middle(next(read_chunks(file.path), b"").decode(errors="ignore")) for file in chosen)
+        excerpt += "\n".join(_cut_middle(_read_begin(file, source)) for file in chosen)
     total = min([sum(sizes), *([] if source.size_bytes is None else [source.size_bytes])])
     return SourceSample(source.name, len(found.files), total, tuple(lengths), whole, excerpt)
+
+
+def _read_begin(file: File, source: Source) -> str:
+    head = next(read_chunks(file.path), b"")
+    return head.decode(file_encoding(head, source), errors="ignore")
 
 
 def _measure_texts(texts: list[File], source: Source, root: Path) -> list[int]:

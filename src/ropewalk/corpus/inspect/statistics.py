@@ -15,6 +15,7 @@ from ropewalk.core.seed import stream
 from ropewalk.corpus.inspect.sequence_faults import find_sequence_faults
 from ropewalk.corpus.mix.dataset import Dataset
 from ropewalk.corpus.tokens.corpus_folder import Corpus
+from ropewalk.corpus.tokens.store import StoredDocuments
 from ropewalk.corpus.tokens.tokenizer import Tokenizer
 
 CONTEXTS = (8192, 32768, 131072)
@@ -119,15 +120,24 @@ def _show_sequences(corpus: Corpus, dataset: Dataset, tokenizer: Tokenizer, seed
     """A few random sequences, with the text at the borders of their documents."""
     random = stream("rows shown", dataset.digest, seed)
     chosen = sorted(random.choice(dataset.sequences, size=min(_SEQUENCES, dataset.sequences), replace=False).tolist())
-    return [_show_sequence(corpus, dataset, sequence, tokenizer) for sequence in chosen]
+    wanted: dict[str, set[int]] = {}
+    for sequence in chosen:
+        segments = dataset.describe_sequence(sequence)[:_SEGMENTS]
+        wanted.setdefault(dataset.source_of(sequence), set()).update(_stored_number(*each) for each in segments)
+    ids = {source: corpus.ids(source, numbers) for source, numbers in wanted.items()}  # each file is read once
+    return [_show_sequence(dataset, sequence, ids[dataset.source_of(sequence)], tokenizer) for sequence in chosen]
 
 
-def _show_sequence(corpus: Corpus, dataset: Dataset, sequence: int, tokenizer: Tokenizer) -> dict[str, Any]:
+def _stored_number(documents: StoredDocuments, document: int, start: int, tokens: int) -> int:
+    """The number of the document of a segment in its source's store."""
+    return int(documents.chosen[document])
+
+
+def _show_sequence(dataset: Dataset, sequence: int, ids: Mapping[int, str], tokenizer: Tokenizer) -> dict[str, Any]:
     segments, source = dataset.describe_sequence(sequence), dataset.source_of(sequence)
-    numbers = [int(documents.chosen[document]) for documents, document, _, _ in segments]
-    ids = corpus.ids(source, set(numbers[:_SEGMENTS]))
     shown = []
-    for (documents, document, start, tokens), number in zip(segments[:_SEGMENTS], numbers, strict=False):
+    for segment in segments[:_SEGMENTS]:
+        (documents, document, start, tokens), number = segment, _stored_number(*segment)
         read, _ = documents.read(document, start, start + tokens)
         begin, end = _show_ends(read, tokenizer)
         of = int(documents.lengths[document])

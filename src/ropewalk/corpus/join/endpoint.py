@@ -2,6 +2,9 @@
 
 The file is named by a digest of the request. So a run that stops half-way goes on with what is missing, and nothing is
 asked, or paid for, twice. A key goes into the header of a request and nowhere else.
+
+Of a million passages a few are refused: a filter finds them offensive, or they are too long. That is kept as well, if
+the model answers other requests, or no run would ever come to its end. Where all are refused, the request is wrong.
 """
 
 import http.client
@@ -17,6 +20,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 from ropewalk.core.artifact import write_whole
 from ropewalk.core.digest import digest_value
 from ropewalk.core.error import UserError
+from ropewalk.core.progress import say_once
 from ropewalk.core.quantity import format_count
 from ropewalk.core.read_json import read_written
 from ropewalk.core.secret import read_secret
@@ -25,6 +29,8 @@ from ropewalk.corpus.text.reject import spell_name
 
 _PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 1.0, 60.0
 _BUSY = 429
+_OF_THE_PROMPT = (400, 413, 422)
+"""Codes that may be about one prompt alone."""
 _QUOTED = 200
 
 
@@ -39,28 +45,58 @@ class _NoAnswerError(Exception):
     """Why a request has no answer."""
 
 
+class _RefusedError(_NoAnswerError):
+    """Why there is none to this request, though others may have one."""
+
+
+class _NoTextError(ValueError):
+    """A completion without a text."""
+
+
 class Endpoint:
     """A model that answers prompts; the answers are in ``folder``."""
 
     def __init__(self, rules: WrittenRules, folder: Path, *, where: str) -> None:
         self._rules, self._folder, self._where = rules, folder, where
-        self._opener = build_opener(_StayHere())
+        self._opener, self._has_answered = build_opener(_StayHere()), False
+        for unfinished in folder.glob("*/.tmp-*"):  # of a process that was killed: one at a time holds the store
+            unfinished.unlink()
 
-    def ask(self, prompts: Sequence[str]) -> list[tuple[str, str]]:
-        """For each prompt the digest of its request, and the model's answer. Raises UserError where it gives none."""
+    def ask(self, prompts: Sequence[str]) -> list[tuple[str, str | None]]:
+        """For each prompt the digest of its request, and the model's answer; None where it refuses this request.
+
+        Raises UserError where it gives no answer, and where it refuses all requests so far.
+        """
         bodies = [self._write_body(prompt) for prompt in prompts]
         named = {digest_value(body): body for body in bodies}
         missing = {name: body for name, body in named.items() if not self._file(name).exists()}
         if missing:
             key = None if self._rules.key_from is None else read_secret(self._rules.key_from, where=self._where)
             failed: list[str] = []
+            refused: dict[str, str] = {}
             with ThreadPoolExecutor(self._rules.at_once) as pool:
-                fetching = [pool.submit(self._fetch, name, body, key, failed) for name, body in missing.items()]
+                ends = failed, refused
+                fetching = [pool.submit(self._fetch, name, body, key, *ends) for name, body in missing.items()]
             for each in fetching:
                 each.result()  # a disk that is full
             if failed:  # what was on its way is kept, too
                 raise self._refuse(failed[0])
-        return [(name, read_written(self._file(name))["answer"]) for name in map(digest_value, bodies)]
+            self._keep_refused(refused, [name for name in named if name not in refused])
+        answers: dict[str, str | None] = {name: read_written(self._file(name))["answer"] for name in named}
+        self._has_answered |= any(answer is not None for answer in answers.values())
+        return [(name, answers[name]) for name in map(digest_value, bodies)]
+
+    def _keep_refused(self, refused: Mapping[str, str], others: Sequence[str]) -> None:
+        """Keep that requests are refused, by name with the reason, if the model answers ``others`` or one before.
+
+        Raises UserError where it answers none.
+        """
+        for name, why in refused.items():
+            answered = (read_written(self._file(other))["answer"] is not None for other in others)
+            if not (self._has_answered or any(answered)):
+                raise self._refuse(why)
+            say_once(f"{self._where}: the model refuses a request, and is not asked it again: {why}")
+            self._keep(name, None)
 
     def _write_body(self, prompt: str) -> dict[str, Any]:
         return {
@@ -72,15 +108,22 @@ class Endpoint:
     def _file(self, name: str) -> Path:
         return self._folder / name[:2] / f"{name}.json"
 
-    def _fetch(self, name: str, body: Mapping[str, Any], key: str | None, failed: list[str]) -> None:
+    def _fetch(
+        self, name: str, body: Mapping[str, Any], key: str | None, failed: list[str], refused: dict[str, str]
+    ) -> None:
         """Keep the answer to a request, or say why there is none. After a failure no request is begun."""
         if failed:
             return
         try:
             answer = self._post(body, key)
+        except _RefusedError as error:
+            refused[name] = str(error)
         except _NoAnswerError as error:
             failed.append(str(error))
-            return
+        else:
+            self._keep(name, answer)
+
+    def _keep(self, name: str, answer: str | None) -> None:
         self._file(name).parent.mkdir(parents=True, exist_ok=True)
         kept = {"model": self._rules.model, "answer": answer}
         write_whole(self._file(name), json.dumps(kept, ensure_ascii=False) + "\n")
@@ -89,7 +132,9 @@ class Endpoint:
         """Send a request until it is answered, ``tries`` times. Raises _NoAnswerError."""
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
         request = Request(f"{self._rules.endpoint}/chat/completions", json.dumps(body).encode(), headers, method="POST")
+        kind: type[_NoAnswerError] = _NoAnswerError
         for turn in range(1, self._rules.tries + 1):
+            kind = _NoAnswerError
             pause = min(_PAUSE_SECONDS * 2 ** (turn - 1), _LONGEST_PAUSE_SECONDS)
             try:
                 with self._opener.open(request, timeout=self._rules.timeout_s) as response:
@@ -98,14 +143,15 @@ class Endpoint:
                 why = f"HTTP {error.code} {error.reason}: {_quote(error)}".strip(": ")
                 why = why.replace(key, "(the key)") if key else why
                 if error.code != _BUSY and error.code < 500:
-                    raise _NoAnswerError(why) from None
+                    raise (_RefusedError if error.code in _OF_THE_PROMPT else _NoAnswerError)(why) from None
             except (URLError, http.client.HTTPException, OSError) as error:
                 why = str(getattr(error, "reason", error)) or type(error).__name__
             except (ValueError, RecursionError) as error:
+                kind = _RefusedError if isinstance(error, _NoTextError) else _NoAnswerError
                 why = f"its answer is not that of a chat: {error}"
             if turn < self._rules.tries:
                 time.sleep(pause)
-        raise _NoAnswerError(f"{why} ({format_count(self._rules.tries, 'try')})")
+        raise kind(f"{why} ({format_count(self._rules.tries, 'try')})")
 
     def _refuse(self, why: str) -> UserError:
         kept = sum(1 for _ in self._folder.glob("*/*.json"))
@@ -133,5 +179,5 @@ def _read_answer(content: Any) -> str:
     except (KeyError, IndexError, TypeError):
         raise ValueError("no choices[0].message.content") from None
     if not isinstance(answer, str):
-        raise ValueError("choices[0].message.content is no text")
+        raise _NoTextError("choices[0].message.content is no text")
     return spell_name(answer)  # a server may cut a character in two

@@ -44,6 +44,9 @@ class QuestionWriter:
         self.counts["requests"] += len(answers)
         found: dict[str, WrittenQuestion] = {}
         for passage, (request, answer) in zip(passages, answers, strict=True):
+            if answer is None:
+                self.counts["the model refused the request"] += 1
+                continue
             for number, pair in enumerate(parse_reply(answer)):
                 asked = number < self._rules.questions
                 reason = judge_question(pair, text, passage, known=found) if asked else "more than were asked for"

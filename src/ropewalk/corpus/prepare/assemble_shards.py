@@ -13,6 +13,7 @@ from ropewalk.core.record import Shard
 from ropewalk.corpus.prepare.ledger import SourceLedger
 from ropewalk.corpus.prepare.shards import Job
 from ropewalk.corpus.prepare.tokenized import refuse_empty, settle_parts
+from ropewalk.corpus.tokens.array_file import save_array
 from ropewalk.corpus.tokens.store import join_shards, open_shards
 
 
@@ -67,13 +68,12 @@ def _join_columns(parts: Sequence[Path], named: Sequence[Sequence[str]], names: 
     for column in sorted({path.name for part in parts for path in part.glob("*.npy")}):
         loaded = [np.load(part / column, mmap_mode="r", allow_pickle=False) for part in parts]
         kept = [(piece, own) for piece, own in zip(loaded, named, strict=True) if len(piece)]
-        pieces = [piece for piece, _ in kept]
-        shape = (sum(len(piece) for piece in pieces), *pieces[0].shape[1:])
-        joined = np.lib.format.open_memmap(folder / column, mode="w+", dtype=pieces[0].dtype, shape=shape)
-        at = 0
-        for piece, own in kept:
-            if column == "language.npy":
-                piece = np.array([names.index(name) for name in own], dtype=piece.dtype)[piece]
-            joined[at : at + len(piece)] = piece
-            at += len(piece)
-        joined.flush()
+        first, _ = kept[0]
+        pieces = (
+            np.array([names.index(name) for name in own], dtype=piece.dtype)[piece]
+            if column == "language.npy"
+            else piece
+            for piece, own in kept
+        )
+        shape = (sum(len(piece) for piece, _ in kept), *first.shape[1:])
+        save_array(folder / column, pieces, dtype=first.dtype, shape=shape)

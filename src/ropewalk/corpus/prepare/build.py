@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int8
 
-from ropewalk.core.artifact import hold, is_finished, new_folder, read_manifest
+from ropewalk.core.artifact import hold, is_finished, new_folder, read_manifest, refuse_unfinished
 from ropewalk.core.digest import digest_file, digest_value
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say, warn
@@ -22,9 +22,10 @@ from ropewalk.core.record import Document, Role
 from ropewalk.core.run_folder import CORPUS_CONTENT, LEDGER
 from ropewalk.corpus.clean.document import clean_document
 from ropewalk.corpus.dedup.decontaminate import read_prompts
-from ropewalk.corpus.dedup.external_sort import own_scratch
+from ropewalk.corpus.dedup.external_sort import chunks, own_scratch
 from ropewalk.corpus.embedded import EMBEDDED
 from ropewalk.corpus.join.places import Places
+from ropewalk.corpus.join_rules import drop_younger_keys
 from ropewalk.corpus.mix.strata import Stratum, share_out
 from ropewalk.corpus.mix_rules import OTHER, MixRules
 from ropewalk.corpus.prepare.document_records import DocumentRecords
@@ -39,7 +40,8 @@ from ropewalk.corpus.prepare.splits import REASONS, DocumentSplits, select_docum
 from ropewalk.corpus.prepare.tokenized import Tokenized
 from ropewalk.corpus.read.provenance import describe_unseen_fields
 from ropewalk.corpus.read.source import read_source, source_files
-from ropewalk.corpus.spec import CorpusSpec, Source, drop_younger_keys
+from ropewalk.corpus.spec import CorpusSpec, Source
+from ropewalk.corpus.tokens.array_file import save_array
 from ropewalk.corpus.tokens.corpus_folder import KIND, Facts, content_digest, point_to, token_digest
 from ropewalk.corpus.tokens.corpus_folder import open_corpus as open_corpus
 from ropewalk.corpus.tokens.store import StoredDocuments, all_documents, open_shards, write_shards
@@ -63,11 +65,7 @@ def build(
     ``probes`` holds the prompts of the recipe's own evaluation, by task, for ``decontaminate: [probes]``. Raises
     UserError where text cannot be read, or where the folder holds another corpus.
     """
-    inputs = {"corpus": spec.content, "tokenizer": tokenizer.digest, "seed": seed}
-    if scores := {s.name: digest_file(Path(s.scores)) for s in spec.sources if s.scores and Path(s.scores).is_file()}:
-        inputs["scores"] = scores
-    if made_scores := {source.name: describe_score(source) for source in spec.sources if source.score}:
-        inputs["score"] = made_scores
+    inputs = _describe_inputs(spec, tokenizer, seed)
     if is_finished(folder):
         held = read_manifest(folder)["inputs"]
         held = {**held, "corpus": drop_younger_keys(held["corpus"])}
@@ -79,6 +77,7 @@ def build(
                 fix="name another folder, or remove it; the token store keeps the text that both use",
             )
         return folder
+    refuse_unfinished(folder)  # now, and not after hours of preparation
     for source in spec.sources:
         check_tokens(source, tokenizer)
     store = Path(spec.store)
@@ -110,6 +109,16 @@ def build(
             ledger = _write_corpus(folder, parts, made=made, tokenizer=tokenizer, inputs=inputs)
     say(format_ledger(ledger))
     return folder
+
+
+def _describe_inputs(spec: CorpusSpec, tokenizer: Tokenizer, seed: int) -> dict[str, Any]:
+    """What a corpus folder says that it was made of. Raises UserError where a model to score with is not there."""
+    inputs = {"corpus": spec.content, "tokenizer": tokenizer.digest, "seed": seed}
+    if scores := {s.name: digest_file(Path(s.scores)) for s in spec.sources if s.scores and Path(s.scores).is_file()}:
+        inputs["scores"] = scores
+    if made_scores := {source.name: describe_score(source) for source in spec.sources if source.score}:
+        inputs["score"] = made_scores
+    return inputs
 
 
 def read_tokenizer_texts(spec: CorpusSpec, *, seed: int, size_bytes: int = SAMPLE_BYTES) -> Iterator[str]:
@@ -236,9 +245,9 @@ def _write_choice(folder: Path, stored: Tokenized, choice: DocumentSplits, *, vo
     split = choice.split
     np.save(folder / "train.npy", np.flatnonzero(split == TRAIN).astype(np.int64), allow_pickle=False)
     np.save(folder / "split.npy", split, allow_pickle=False)
-    kept = np.lib.format.open_memmap(folder / "kept.npy", mode="w+", dtype=np.int64, shape=(len(split), 2))
-    kept[:, 0], kept[:, 1] = choice.kept_source, choice.kept_document
-    kept.flush()
+    columns = choice.kept_source, choice.kept_document
+    kept = (np.stack([column[first:last] for column in columns], axis=1) for first, last in chunks(0, len(split)))
+    save_array(folder / "kept.npy", kept, dtype=np.dtype(np.int64), shape=(len(split), 2))
     every = all_documents(open_shards(stored.folder, vocabulary=vocabulary, manifest={}))
     held_out = StoredDocuments(every.shards, np.flatnonzero(split == HELD_OUT).astype(np.int64))
     copies = (held_out.read(document) for document in range(len(held_out)))

@@ -13,12 +13,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from ropewalk.core.read_json import parse_written, read_written_line, read_written_lines
+from ropewalk.core.read_json import read_written_line, read_written_lines
 from ropewalk.corpus.dedup.external_sort import Column
-
-_DROPPED = b'"dropped": '
-"""A key of the lines of rejects. In a text the quotes would be escaped, so no text contains it; a column of scores may
-have this name."""
+from ropewalk.corpus.text.reject import is_stored
 
 
 class DocumentRecords:
@@ -40,7 +37,7 @@ class DocumentRecords:
         """The number and the record of each ``chosen`` document, in order. The lines of others are not parsed."""
         numbers = count()
         records: Iterator[dict[str, Any]] = read_written_lines(
-            self._path, appended=False, wanted=lambda line: _is_stored(line) and bool(chosen[next(numbers)])
+            self._path, appended=False, wanted=lambda line: is_stored(line) and bool(chosen[next(numbers)])
         )
         return zip(np.flatnonzero(chosen).tolist(), records, strict=True)
 
@@ -59,7 +56,7 @@ class DocumentRecords:
         offsets, found, at, first = Column(self._scratch, self._documents), array("q"), 0, 0
         with self._path.open("rb") as file:
             for line in file:
-                if _is_stored(line):
+                if is_stored(line):
                     found.append(at)
                 at += len(line)
                 if len(found) >= _BATCH:
@@ -68,11 +65,6 @@ class DocumentRecords:
         offsets.write(first, np.array(found, dtype=np.int64))
         assert first + len(found) == self._documents
         return offsets
-
-
-def _is_stored(line: bytes) -> bool:
-    """Whether a line is of a stored document, not of a reject."""
-    return _DROPPED not in line or "dropped" not in parse_written(line)
 
 
 _BATCH = 1 << 16

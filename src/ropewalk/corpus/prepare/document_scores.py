@@ -61,6 +61,8 @@ def pick_documents(source: Source, stored: Tokenized, documents: DocumentRecords
     Raises UserError for a column that no document has.
     """
     names = _name_columns(source)
+    if source.scores is not None and not source.select:
+        warn(f"warning: source {source.name}: no rule of select uses its scores file")
     if not names:
         return Picked()
     columns, draws = _read_columns(source, names, documents)

@@ -43,7 +43,7 @@ def hold_out(
         counted.write(first, splits.read(first, last) == TRAIN)
     if any(place is not None for place in places):
         leak, keys = _unite(copies, sources, leak, keys, counted, places)
-    chosen = Column(copies.scratch / "chosen", copies.documents, np.bool_)
+    chosen = Column(copies.scratch / "chosen", copies.documents, np.bool_, filled=True)
     for first, last in pairwise(copies.borders):
         least = _find_least(keys, counted, (first, last), share)
         for start, end in chunks(first, last):

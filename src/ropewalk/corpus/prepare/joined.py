@@ -11,6 +11,8 @@ import xxhash
 from jaxtyping import Bool, Int8
 
 from ropewalk.core.digest import digest_value
+from ropewalk.core.progress import warn
+from ropewalk.core.quantity import format_count
 from ropewalk.corpus.join.arrange import arrange
 from ropewalk.corpus.join.cut_places import TextCutter
 from ropewalk.corpus.join.endpoint import Endpoint
@@ -23,6 +25,7 @@ from ropewalk.corpus.join.written_questions import QuestionWriter
 from ropewalk.corpus.prepare.hold_out_documents import HELD_OUT, TRAIN
 from ropewalk.corpus.prepare.tokenized import Tokenized
 from ropewalk.corpus.spec import Source
+from ropewalk.corpus.task_rules import WrittenRules
 from ropewalk.corpus.tokens.joined_documents import JoinedDocuments, open_joined
 from ropewalk.corpus.tokens.store import StoredDocuments, all_documents, open_shards, write_shards
 from ropewalk.corpus.tokens.tokenizer import Tokenizer
@@ -182,6 +185,11 @@ def _add_tasks(
     assert source.tasks is not None
     writer = None
     if (rules := source.tasks.written) is not None:
+        if rules.at_once > max(rules.sections, WrittenRules.model_fields["at_once"].default):
+            warn(
+                f"warning: source {source.name}: tasks.written.at_once is {rules.at_once}, but a document has "
+                f"{format_count(rules.sections, 'request')} (sections), and the next document waits for them"
+            )
         endpoint = Endpoint(rules, stored.folder.parent / ANSWERS, where=f"source {source.name}: tasks.written")
         writer = QuestionWriter(rules, endpoint)
     made, records = insert_tasks(

@@ -6,6 +6,7 @@ measured in windows of 4 KiB.
 
 import importlib
 import importlib.util
+import sys
 import traceback
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -196,10 +197,15 @@ def _broken(path: Path, fault: Exception, where: str) -> UserError:
 def _find_module(named: str, source: Source) -> Path | None:
     """The file of the module of a function. Raises UserError where there is no such module."""
     module = named.partition(":")[0]
+    if (here := str(Path.cwd())) not in sys.path:  # behind all that is installed; a command's path lacks it
+        sys.path.append(here)
     try:
         found = importlib.util.find_spec(module)
     except (ImportError, ValueError):  # ValueError: a module that was made by hand has no spec
         found = None
+    except (Exception, SystemExit) as fault:  # the package around it, which is loaded, can raise anything
+        where = f"source {source.name}: score.callable {named}"
+        raise _failed(f"the module {module} cannot be loaded", fault, where) from fault
     if found is None:
         raise UserError(
             "there is no such module to score with",

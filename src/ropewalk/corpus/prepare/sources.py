@@ -181,8 +181,8 @@ def _megabytes(tasks: Sequence[tuple[Job, dict[str, int]]]) -> float:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove the job files, and the folder of unfinished shards if it is empty."""
-    for path in folder.glob("*.json"):
+    """Remove the job files, also one at which its writer was killed, and the folder of unfinished shards if empty."""
+    for path in (*folder.glob("*.json"), *folder.glob(".tmp-*")):
         path.unlink()
     if folder.exists() and not any(folder.iterdir()):
         folder.rmdir()

@@ -144,7 +144,9 @@ def write_dropped(
                     home, kept = int(homes[document]), int(kept_documents[document])
                     own, other = signatures.read(borders[number] + document), signatures.read(borders[home] + kept)
                     why = f"{np.mean(own == other):.0%} like {records[home].read(kept)['id']} of {names[home]}, "
-                    why += "which is kept"
+                    # The best copy is found before documents are selected: its own source may leave it out.
+                    (its_split,) = choice.columns[0].read(borders[home] + kept, borders[home] + kept + 1).tolist()
+                    why += "which is not selected" if its_split == UNFIT else "which is kept"
                 entry = {
                     "id": record["id"],
                     "dropped": REASONS[int(split[document])],

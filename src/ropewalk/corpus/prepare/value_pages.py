@@ -37,7 +37,7 @@ def describe_column(
     held = values[numbers]
     order = numbers[np.argsort(held, kind="stable")]
     percentiles = {str(at): float(np.percentile(held, at)) for at in _PERCENTILES} if len(held) else {}
-    counts, edges = np.histogram(held, bins=_BINS)
+    counts, edges = _count_bins(held)
     if not bounds and len(held):
         bounds = [(f"percentile {at}", np.full(len(values), np.percentile(held, at))) for at in _CANDIDATES]
 
@@ -64,6 +64,18 @@ def describe_column(
             if not np.isnan(bound[numbers]).all()
         ],
     }
+
+
+def _count_bins(
+    held: Float64[np.ndarray, "judged"],
+) -> tuple[Int64[np.ndarray, "bins"], Float64[np.ndarray, "bins+1"]]:
+    """How many values are in each of some bins, and the edges of these."""
+    if len(held) and held.min() < held.max():
+        edges = np.unique(np.linspace(held.min(), held.max(), _BINS + 1))
+        if len(edges) <= _BINS:  # there are too few numbers between, as between 0.3 and 0.1 + 0.2
+            counts, _ = np.histogram(held, bins=edges)
+            return counts, edges
+    return np.histogram(held, bins=_BINS)
 
 
 def _only_one(bounds: Float64[np.ndarray, "judged"]) -> float | None:

@@ -13,15 +13,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from ropewalk.core.error import UserError
+from ropewalk.core.error import RankError, UserError, explain_disk_fault
 from ropewalk.core.progress import is_quiet, set_first, set_quiet
 from ropewalk.core.ray_cluster import start_ray
 from ropewalk.core.translate import get_language, set_language
+from ropewalk.corpus.prepare.count_cores import count_cores
 from ropewalk.corpus.prepare.shards import Advance, read_job, work
 
 Workers = Literal["processes", "ray"]
@@ -35,7 +37,7 @@ def count_workers(workers: Workers, asked: int | None) -> int:
         return asked
     if workers == "ray":
         return max(1, int(_start_ray().cluster_resources().get("CPU", 1)))
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return count_cores()
 
 
 def run_tasks(tasks: Sequence[str], *, workers: Workers, count: int, advance: Advance) -> None:
@@ -43,8 +45,9 @@ def run_tasks(tasks: Sequence[str], *, workers: Workers, count: int, advance: Ad
     if workers == "ray":
         _run_on_ray(tasks, count, advance)
     elif count == 1 or len(tasks) == 1:
-        for task in tasks:
-            do_task(task, advance)
+        with redirect_stdout(sys.stderr):  # what the user's functions print is no result of ours
+            for task in tasks:
+                do_task(task, advance)
     else:
         _run_on_processes(tasks, min(count, len(tasks)), advance)
 
@@ -71,10 +74,16 @@ def serve() -> None:
     os.putenv("TOKENIZERS_PARALLELISM", "false")  # one core each: other workers use the others
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):  # the parent handles them and ends this process
         signal.signal(number, signal.SIG_IGN)
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries and the user's functions print must not stand among the replies
     tasks: queue.Queue[str] = queue.Queue()
     threading.Thread(target=_listen, args=(tasks,), daemon=True).start()
+
+    def tell(entry: dict[str, Any]) -> None:
+        print(json.dumps(entry), file=replies, flush=True)
+
     while True:
-        _tell(_answer(tasks.get()))
+        tell(_answer(tasks.get(), tell))
 
 
 def _speak_as(language: str, *, quiet: bool) -> None:
@@ -90,22 +99,18 @@ def _listen(tasks: "queue.Queue[str]") -> None:
     os._exit(0)  # the parent has ended, or has closed the input to end this process
 
 
-def _answer(line: str) -> dict[str, Any]:
+def _answer(line: str, tell: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     done, told = 0.0, time.monotonic()
 
     def advance(size_bytes: float) -> None:
         nonlocal done, told
         done += size_bytes
         if time.monotonic() - told > _PROGRESS_SECONDS:
-            _tell({"bytes": done})
+            tell({"bytes": done})
             done, told = 0.0, time.monotonic()
 
     fault = _do_quietly(line, advance)
     return {"bytes": done, "fault": fault}
-
-
-def _tell(entry: dict[str, Any]) -> None:
-    print(json.dumps(entry), flush=True)
 
 
 def _do_quietly(line: str, advance: Advance) -> dict[str, str]:
@@ -113,8 +118,15 @@ def _do_quietly(line: str, advance: Advance) -> dict[str, str]:
     try:
         do_task(line, advance)
     except UserError as error:
-        return {"what": error.what, "where": error.where, "why": error.why, "fix": error.fix}
-    return {}
+        fault = error
+    except OSError as error:
+        told = explain_disk_fault(error)  # as where this program ends, which sees only that a worker ended
+        if told is None:
+            raise
+        fault = told
+    else:
+        return {}
+    return {"what": fault.what, "where": fault.where, "why": fault.why, "fix": fault.fix}
 
 
 def _run_on_processes(tasks: Sequence[str], count: int, advance: Advance) -> None:
@@ -136,7 +148,7 @@ def _run_on_processes(tasks: Sequence[str], count: int, advance: Advance) -> Non
                 started.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
             ends = [pool.submit(_keep_busy, process, waiting, advance_together) for process in started]
             try:
-                for end in ends:
+                for end in as_completed(ends):  # a fault of any of them, while others may have hours of work left
                     end.result()
             except BaseException:
                 _empty(waiting)
@@ -157,8 +169,9 @@ def _keep_busy(process: "subprocess.Popen[str]", waiting: "queue.Queue[str]", ad
             task = waiting.get_nowait()
         except queue.Empty:
             return
-        process.stdin.write(task + "\n")
-        process.stdin.flush()
+        with suppress(BrokenPipeError):  # it has ended, as its output says
+            process.stdin.write(task + "\n")
+            process.stdin.flush()
         for line in process.stdout:
             entry = json.loads(line)
             advance(entry["bytes"])
@@ -169,9 +182,17 @@ def _keep_busy(process: "subprocess.Popen[str]", waiting: "queue.Queue[str]", ad
                 break
         else:
             _empty(waiting)
-            raise RuntimeError(
-                f"a worker ended before its task did, with code {process.wait()}; its messages are above"
-            )
+            raise _explain_end(process.wait())
+
+
+def _explain_end(code: int) -> RuntimeError:
+    """The error for a worker that ended before its task did. A negative code is the signal that killed it."""
+    if code >= 0:
+        return RuntimeError(f"a worker ended before its task did, with code {code}; its messages are above")
+    told = f"a worker of the preparation was killed by signal {-code}"
+    if -code == signal.SIGKILL:
+        told += ": most often memory ran out, and a smaller corpus.worker_count needs less"
+    return RankError(f"{told}; the same command continues from here")
 
 
 def _empty(waiting: "queue.Queue[str]") -> None:

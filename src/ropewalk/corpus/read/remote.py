@@ -23,6 +23,7 @@ from ropewalk.corpus.read.files import File, kind_of, suffix_of, why_unread
 from ropewalk.corpus.read.find_files import HIDDEN, PASSED_OVER, WILD, FoundFiles, Unread, narrow, without_files
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_WEB = ("http://", "https://")
 _TAGS = ("ETag", "etag", "md5Hash", "content_md5", "sha256", "blob_id", "checksum")
 """What stores call the digest of a file that they know without a download."""
 _LIBRARIES = ("botocore.exceptions.BotoCoreError", "aiohttp.ClientError", "google.auth.exceptions.GoogleAuthError")
@@ -39,18 +40,19 @@ def find_remote_files(path: str, *, code: bool, where: str) -> FoundFiles:
 
     Raises UserError where none is read, where the store cannot be reached, and where its library is missing.
     """
+    asked = ""
     with _reachable(path, where):
         system, named = _connect(path)
-        if WILD.search(named) and not path.startswith(("http://", "https://")):  # there, ``?`` begins a query
+        if WILD.search(named) and not path.startswith(_WEB):  # there, ``?`` begins a query
             sizes = {name: held["size"] for name, held in system.glob(named, detail=True).items() if _is_file(held)}
             named = named[: WILD.search(named).start()].rpartition("/")[0]  # type: ignore[union-attr]
         elif system.isfile(named):
-            sizes = {named: system.info(named)["size"]}
-            named = named.rpartition("/")[0]
+            sizes, asked = {named: system.info(named)["size"]}, _without_query(named)
+            named = asked.rpartition("/")[0]
         else:
             sizes = {name: held["size"] for name, held in system.find(named, detail=True).items() if _is_file(held)}
     root = Path(named)
-    paths = {Path(name): name for name in sizes}
+    paths = {Path(asked or name): name for name in sizes}
     passed = {path: found for path in paths if (found := _passed_over(PurePosixPath(path.relative_to(root))))}
     kinds = {path: None if path in passed else kind_of(path, code=code) for path in paths}
     if code:
@@ -115,6 +117,11 @@ def digest_content(file: File) -> str:
 def content_bytes_of(file: File) -> int:
     """The size of a file after decompression, in bytes, guessed where it is not known."""
     return guess_content_bytes(file.path, file.remote_bytes) if file.is_remote else content_bytes(file.path)
+
+
+def _without_query(address: str) -> str:
+    """The part of an address that names the file: without ``?download=true`` and the like on the web."""
+    return address.partition("?")[0] if address.startswith(_WEB) else address
 
 
 def _connect(address: str) -> tuple[Any, str]:

@@ -6,9 +6,13 @@ Every reject is one line in its store's ``rejects.jsonl``, and the ledger adds i
 import json
 from dataclasses import dataclass
 
+from ropewalk.core.read_json import parse_written
 from ropewalk.core.record import Document
 
 EXCERPT_CHARACTERS = 400
+_DROPPED = b'"dropped": '
+"""A key of the lines of rejects. In a text the quotes would be escaped, so no text contains it; a column of scores may
+have this name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,11 @@ class Reject:
         """The reject as a line of JSON."""
         entry = {"id": self.id, "dropped": self.reason, "why": self.why, "place": self.place, "bytes": self.size_bytes}
         return json.dumps({**entry, "text": self.excerpt}, ensure_ascii=False) + "\n"
+
+
+def is_stored(line: bytes) -> bool:
+    """Whether a line of ``documents.jsonl`` is of a stored document, not of a reject."""
+    return _DROPPED not in line or "dropped" not in parse_written(line)
 
 
 def excerpt(text: str) -> str:

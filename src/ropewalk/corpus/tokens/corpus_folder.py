@@ -8,6 +8,7 @@ of the held-out documents. ``ledger.json`` counts all other documents. The token
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from ropewalk.core.read_json import read_written, read_written_lines
 from ropewalk.core.record import Role, Shard
 from ropewalk.core.run_folder import CORPUS_CONTENT, LEDGER
 from ropewalk.corpus.spec import LongDocuments
+from ropewalk.corpus.text.reject import is_stored
 from ropewalk.corpus.tokens.joined_documents import Attend, open_joined
 from ropewalk.corpus.tokens.long_documents import BeyondSequence, find_beyond
 from ropewalk.corpus.tokens.store import StoredDocuments, all_documents, open_shards
@@ -133,14 +135,18 @@ class Corpus:
         return tuple(read_manifest(self._stores[source])["facts"]["languages"])
 
     def ids(self, source: str, documents: Collection[int]) -> dict[int, str]:
-        """The ids of some stored documents as in the source text, by document number."""
-        found, number = {}, 0
-        for entry in read_written_lines(self._stores[source] / "documents.jsonl", dict):
-            if "dropped" not in entry:
-                if number in documents:
-                    found[number] = str(entry["id"])
-                number += 1
-        return found
+        """The ids of some stored documents as in the source text, by document number.
+
+        Lines of others are not parsed, and none is read behind the last one: there may be ten million.
+        """
+        numbers, wanted = count(), {*documents}
+        lines = read_written_lines(
+            self._stores[source] / "documents.jsonl",
+            dict,
+            appended=False,
+            wanted=lambda line: is_stored(line) and next(numbers) in wanted,
+        )
+        return {number: str(entry["id"]) for number, entry in zip(sorted(wanted), lines, strict=False)}
 
     def languages(self, source: str) -> tuple[tuple[str, ...], Int64[np.ndarray, "documents"]]:
         """Language names, and for each document that is trained on the index of its language among them."""

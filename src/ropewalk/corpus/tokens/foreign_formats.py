@@ -23,6 +23,7 @@ Tokens = tuple[Shaped[np.ndarray, "_"], UInt8[np.ndarray, "_"]]
 SUFFIX: dict[Format, str] = {"megatron": ".bin", "datatrove": ".ds", "olmo": ".npy", "datasets": ""}
 _MEGATRON = b"MMIDIDX\x00\x00"
 _MEGATRON_CODES = {1: "u1", 2: "i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2"}
+_NUMPY = b"\x93NUMPY"
 _IGNORED = -100
 
 
@@ -63,6 +64,9 @@ def read_tokens(path: Path, *, format: Format, vocabulary: int, eos_id: int) -> 
     elif format == "datatrove":
         ids, ends = _map(path, token_dtype(vocabulary)), _read_ends(path)
     else:
+        with path.open("rb") as file:
+            if file.read(len(_NUMPY)) == _NUMPY:
+                raise _broken(path, "it begins with a header of numpy, but OLMo's files are ids alone (array.tofile)")
         ids = _map(path, token_dtype(vocabulary))
         ends = _ends_at(ids, eos_id)
     if len(ends) and (ends[-1] != len(ids) or (np.diff(ends, prepend=0) < 0).any()):

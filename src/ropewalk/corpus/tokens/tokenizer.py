@@ -257,10 +257,13 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     settings = {**config, **read_json_object(folder / "tokenizer_config.json")}
     eos_id = token_id(bpe, settings, "eos")
     if eos_id is None:
+        named = read_names(settings).get("eos_token")
         raise UserError(
             "the tokenizer has no end-of-document token",
             where=str(folder / "tokenizer_config.json"),
-            why="documents are separated by the base's end token, but neither eos_token nor eos_token_id is given",
+            why="documents are separated by the base's end token, but neither eos_token nor eos_token_id is given"
+            if named is None
+            else f"its eos_token is {named}, which tokenizer.json does not have",
             fix="add the eos_token that the model was trained with",
         )
     return Tokenizer(
