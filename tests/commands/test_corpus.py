@@ -82,6 +82,16 @@ def test_what_rows_lack_is_told_by_prepare_report_and_check(recipe: Path, tmp_pa
     assert ") have no label" in (tmp_path / "run" / "corpus.html").read_text()
 
 
+def test_text_outside_the_mix_that_is_in_it_is_refused_at_each_start(recipe: Path, tmp_path: Path) -> None:
+    """Else a second start would train, and the evaluation would refuse."""
+    (tmp_path / "poem.jsonl").write_text((tmp_path / "web.jsonl").read_text().splitlines()[7] + "\n")
+    foreign = f"evaluate.foreign=[{{name: poem, path: {tmp_path / 'poem.jsonl'}}}]"
+    for _ in range(2):
+        done = CliRunner().invoke(app, ["prepare", str(recipe), foreign])
+        assert isinstance(done.exception, UserError), done.output
+        assert done.exception.what == "foreign text poem is in the mix"
+
+
 def test_shares_then_prepare_then_report_mix_and_export(recipe: Path, tmp_path: Path) -> None:
     # The first share has to wait for the other's survey; the last one surveyed goes on at once.
     for share, tasks, waits in (("0/2", 1, True), ("1/2", 2, False), ("0/2", 1, False)):

@@ -1,6 +1,7 @@
 """A model card says what the run's records say, the hub can read its head, and names from outside break nothing."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,12 @@ def test_names_from_outside_end_no_cell_and_no_head(run: Path) -> None:
     assert "license" not in card.data.to_dict()
     assert "from `evil \\| name" in card.text and "<script>" not in card.text
     assert not any(line.startswith(("---", "license")) for line in card.text.splitlines())
+
+
+def test_a_run_whose_corpus_was_removed_has_a_card_without_licences(run: Path) -> None:
+    shutil.rmtree(RunFolder(run).corpus)
+    card = make_card(run, TINY_BASE)
+    assert "Where a licence is not known" in card and "| tokens read |" in card
 
 
 def test_a_run_without_scores_has_a_card_without_measures(run: Path) -> None:

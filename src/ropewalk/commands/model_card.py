@@ -88,9 +88,9 @@ def _tell_text(contents: Contents) -> Iterator[str]:
     rows = [
         [
             name,
-            str(contents.sources[name]["role"]),
+            str(contents.sources.get(name, {}).get("role", "")),  # the corpus may have been removed since
             format_amount(read),
-            contents.sources[name].get("license") or _UNKNOWN,
+            contents.sources.get(name, {}).get("license") or _UNKNOWN,
         ]
         for name, read in tokens.items()
         if read

@@ -11,7 +11,7 @@ from ropewalk.corpus.prepare.build import build, read_tokenizer_texts
 from ropewalk.corpus.prepare.foreign_documents import read_foreign, refuse_known_documents
 from ropewalk.corpus.prompt_rules import PROBES
 from ropewalk.corpus.read.source import source_files
-from ropewalk.corpus.tokens.corpus_folder import open_corpus
+from ropewalk.corpus.tokens.corpus_folder import Corpus, open_corpus
 from ropewalk.corpus.tokens.tokenizer import load_tokenizer
 from ropewalk.corpus.tokens.train_tokenizer import train_tokenizer
 from ropewalk.model.folder import check_tokenizer
@@ -46,13 +46,14 @@ def prepare_corpus(recipe: Recipe, folder: RunFolder) -> None:
         _build_corpus(recipe, folder)
     # Now, and not when the model is extended or after days of training.
     if is_new or not is_finished(folder.extended(0)):
-        base_tokens = base_context(recipe, read_base_shape(recipe))
-        findings = [*check_corpus(recipe, open_corpus(folder.corpus), base_tokens)]
+        corpus, base_tokens = open_corpus(folder.corpus), base_context(recipe, read_base_shape(recipe))
+        _refuse_mixed(recipe, corpus, base_tokens)
+        findings = [*check_corpus(recipe, corpus, base_tokens)]
         refuse_findings(findings, fix="correct that key, or add text to the sources; then the same command continues")
 
 
 def _build_corpus(recipe: Recipe, folder: RunFolder) -> None:
-    """Build the store. Raises UserError where the tokenizer does not fit, or text outside of the mix is in the mix."""
+    """Build the store. Raises UserError where the tokenizer does not fit, or text outside of the mix cannot be read."""
     base = base_model(folder, recipe)
     check_tokenizer(base, vocabulary=read_shape(base).vocabulary)
     for text in recipe.evaluate.foreign:  # before hours of preparation
@@ -60,8 +61,14 @@ def _build_corpus(recipe: Recipe, folder: RunFolder) -> None:
             source_files(text.source)
     spoken, probes = load_tokenizer(base), ask_probes(recipe, base)
     build(recipe.corpus, tokenizer=spoken, seed=recipe.corpus_seed, folder=folder.corpus, probes=probes)
-    corpus, base_tokens = open_corpus(folder.corpus), base_context(recipe, read_base_shape(recipe))
-    for text in recipe.evaluate.foreign:  # now, too: text that the mix has shows no forgetting
+
+
+def _refuse_mixed(recipe: Recipe, corpus: Corpus, base_tokens: int | None) -> None:
+    """Raise UserError where text outside of the mix is in the mix, where it shows no forgetting.
+
+    Each start asks until the training begins, so that a second one does not train for an evaluation that will refuse.
+    """
+    for text in recipe.evaluate.foreign:
         asked = {"context_tokens": base_tokens or 1, "tokens": recipe.evaluate.short_tokens}
         refuse_known_documents(text.name, read_foreign(text.embedded or text.source, **asked), corpus)
 

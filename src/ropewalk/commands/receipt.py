@@ -122,6 +122,14 @@ def make_run_receipt(run: Path) -> Receipt:
             why="no step is taken yet" if not trained else "it was trained by a version that noted no hardware",
             fix="train it first" if not trained else "train a stage again with this version",
         )
+    foreign = [stage for stage in trained if all(session["stage"] != stage for session in sessions)]
+    if foreign:
+        raise UserError(
+            "no receipt can be made",
+            where=str(folder.sessions),
+            why=f"it has no session of stage {foreign[0]}, whose steps were linked from another cell of a study",
+            fix="ask for the receipt of the cell that took them",
+        )
     versions = {name: each for session in sessions for name, each in session["versions"].items()}
     return Receipt(
         name=run.resolve().name,

@@ -18,6 +18,7 @@ from ropewalk.rope.pose import Pose
 from ropewalk.rope.scaling import Rope
 
 LossWeight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Schedule(Spec):
@@ -33,6 +34,14 @@ class Schedule(Spec):
     """How ``wsd`` goes down; along 1 - sqrt in Hägele et al., 2405.18392."""
     floor: float = Field(default=0.1, ge=0, le=1)
     """The last rate, as a share of the peak."""
+
+    @model_validator(mode="after")
+    def _check_shares(self) -> "Schedule":
+        if self.shape == "wsd" and self.warmup + self.decay > 1 + 1e-9:  # 0.85 + 0.15 may be above 1
+            raise ValueError(
+                f"warmup, {self.warmup:g}, and decay, {self.decay:g}, overlap: the rate would drop after its rise"
+            )
+        return self
 
 
 _NOT_WITH_MIXERS = {
@@ -73,7 +82,7 @@ class Stage(Spec):
     """How the learning rate goes."""
     weight_decay: float = Field(default=0.1, ge=0)
     """AdamW's."""
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
     """AdamW's."""
     embedding_lr: float = Field(default=1.0, gt=0)
     """Multiplies the embedding's learning rate; more than 1 only for a model that starts from nothing."""
