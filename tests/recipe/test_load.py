@@ -75,7 +75,6 @@ def test_the_digest_is_of_what_decides_the_result(path: Path) -> None:
         ("corpus.store=~/store", "corpus.store: ~/store would be"),
         ("hardware=h100-sxm x 0", "hardware: a node has at least one device"),
         ("stages.0.betas=[0.9, 1]", "stages.0.betas.1"),
-        ("stages.0.schedule={shape: wsd, warmup: 0.5, decay: 0.6}", "overlap"),
         ("stages.0.gate={otherwise: warn}", "a gate without a condition"),
         ("evaluate.lengths=[]", "evaluate.lengths: has too few entries"),
         ("evaluate.lengths=[1, 4, 1]", "evaluate.lengths: 1 is given twice"),

@@ -241,7 +241,13 @@ def _check_budget(stage: Stage, key: str, shape: ModelShape | None, *, stretches
 
 
 def _check_schedule(stage: Stage, key: str) -> Iterator[Finding]:
-    """Warn of keys that only ``wsd`` reads."""
+    """Refuse a rise and a fall that overlap, and warn of keys that only ``wsd`` reads."""
+    schedule = stage.schedule
+    if schedule.shape == "wsd" and schedule.warmup + schedule.decay > 1 + 1e-9:  # 0.85 + 0.15 may be above 1
+        message = (
+            f"warmup, {schedule.warmup:g}, and decay, {schedule.decay:g}, overlap: the rate would drop after its rise"
+        )
+        yield Finding("error", f"{key}.schedule", message, "arithmetic", "shares of at most 1 together")
     for name in ("decay", "decay_shape"):
         if stage.schedule.shape != "wsd" and getattr(stage.schedule, name) != Schedule.model_fields[name].default:
             message = f"{name} has no effect on {stage.schedule.shape}"

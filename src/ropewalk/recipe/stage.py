@@ -35,14 +35,6 @@ class Schedule(Spec):
     floor: float = Field(default=0.1, ge=0, le=1)
     """The last rate, as a share of the peak."""
 
-    @model_validator(mode="after")
-    def _check_shares(self) -> "Schedule":
-        if self.shape == "wsd" and self.warmup + self.decay > 1 + 1e-9:  # 0.85 + 0.15 may be above 1
-            raise ValueError(
-                f"warmup, {self.warmup:g}, and decay, {self.decay:g}, overlap: the rate would drop after its rise"
-            )
-        return self
-
 
 _NOT_WITH_MIXERS = {
     "lora": "adapters do not train the new layers",
