@@ -123,6 +123,15 @@ def test_shares_then_prepare_then_report_mix_and_export(recipe: Path, tmp_path: 
     assert (tmp_path / "out" / "corpus-card.md").read_text() == card
     with pytest.raises(UserError, match="there already"):
         say("corpus", "export", str(recipe), str(tmp_path / "out"), "--format", "olmo")
+    for truncated, sample, why in (
+        ("2", "1", "it has 4 to 256 tokens"),
+        ("512", "1", "it has 4 to 256 tokens"),
+        ("4k", "1", "did you mean 4Ki"),
+        ("64", "0", "above 0 and at most 1"),
+    ):
+        asked = ["corpus", "score", str(recipe), "scores.jsonl", "--truncated", truncated, "--sample", sample]
+        refused = CliRunner().invoke(app, asked)
+        assert isinstance(refused.exception, UserError) and why in refused.exception.why
     dry = CliRunner().invoke(app, ["run", str(recipe), f"run={tmp_path / 'dry'}", "stages.0.tokens=90M"])
     assert isinstance(dry.exception, UserError) and "more than max_repeats" in dry.exception.why
     assert re.match(r"give it at most \d+\.\d+%, .*raise max_repeats to \d", dry.exception.fix)
