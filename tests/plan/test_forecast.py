@@ -25,7 +25,7 @@ K = 1024
 
 
 def test_a_micro_batch_is_no_larger_than_what_a_data_rank_takes(shapes: Mapping[str, ModelShape]) -> None:
-    """As in training. A plan of a thousand sequences would say that nothing fits; one of a million filled the memory."""
+    """As in training. A plan of a thousand sequences would say that nothing fits, one of a million fill the memory."""
     plans = [
         forecast_recipe(
             make_planned(

@@ -20,7 +20,7 @@ from ropewalk.recipe.check_layers import check_layers
 from ropewalk.recipe.check_units import check_units
 from ropewalk.recipe.expert_training import find_misfits, find_unusual
 from ropewalk.recipe.finding import Finding
-from ropewalk.recipe.offer_ranks import count_own, count_sequences
+from ropewalk.recipe.offer_ranks import count_sequences
 from ropewalk.recipe.parallel import require_blocks, require_even
 from ropewalk.recipe.role_shares import role_shares
 from ropewalk.recipe.spec import ModelSource, Recipe
@@ -149,13 +149,6 @@ def _check_ranks(recipe: Recipe) -> Iterator[Finding]:
             tokens = stage.context_length * stage.micro_batch_size
             message = f"{tokens} tokens cannot be divided equally among {context} context ranks"
             yield Finding("error", f"stages.{index}.context_length", message, "arithmetic")
-        if stage.micro_batch_size > (own := count_own(recipe.parallel, stage)):
-            message = (
-                f"a data rank takes {format_count(own, 'sequence')} in a step, so no micro-batch has "
-                f"{stage.micro_batch_size:,}"
-            )
-            key = f"stages.{index}.micro_batch_size"
-            yield Finding("warning", key, message, "arithmetic", f"{key}={own}, or a larger step_tokens")
         if context > 1 and any(rule.bias for rule in stage.layers):
             message = f"a bias needs whole sequences on a rank, but {context} ranks share each sequence"
             yield Finding("error", f"stages.{index}.layers", message, "attention/flex")

@@ -67,7 +67,7 @@ class Stage(Spec):
     step_tokens: PositiveCount
     """Tokens of one optimizer step over all ranks; rounded to whole sequences."""
     micro_batch_size: OpenCount = 1
-    """Sequences that one data rank takes through the model at once; ``auto`` is the fastest by the plan."""
+    """The most sequences that a data rank takes through the model at once; ``auto`` is the fastest by the plan."""
     lr: float = Field(gt=0)
     """Largest learning rate."""
     schedule: Schedule = Schedule()
