@@ -72,6 +72,7 @@ def test_the_digest_is_of_what_decides_the_result(path: Path) -> None:
         ("parallel.ranks=yes", "ranks"),
         ("run=2024-01-01", "put it in quotes"),
         ("run=~/run", "a folder named ~"),
+        ("run=.", "run: give a folder of its own"),
         ("corpus.store=~/store", "corpus.store: ~/store would be"),
         ("hardware=h100-sxm x 0", "hardware: a node has at least one device"),
         ("stages.0.betas=[0.9, 1]", "stages.0.betas.1"),

@@ -4,6 +4,7 @@ Every key has its unit in its name or in its docstring. An unknown key is refuse
 (rope/, corpus/), and all other specs are here. The digest of the recipe identifies the run.
 """
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, GetJsonSchemaHandler, field_validator, model_validator
@@ -217,6 +218,8 @@ class Recipe(Spec):
         for key, folder in (("run", self.run), ("corpus.store", self.corpus.store)):
             if folder.partition("/")[0].startswith("~"):
                 raise ValueError(f"{key}: {folder} would be a folder named ~ here; write the path of your home")
+        if not Path(self.run).name:  # its parts would lie among other files, and nothing could lie beside it
+            raise ValueError("run: give a folder of its own, such as runs/first")
         return self
 
     @model_validator(mode="after")
