@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+from ropewalk.commands.receipt_session import WARM_STEPS, apply_session, choose_session
 from ropewalk.commands.run_inputs import require
 from ropewalk.core.artifact import is_finished, read_manifest, write_whole
 from ropewalk.core.digest import digest_value
@@ -52,8 +53,6 @@ from ropewalk.report.receipt import tabulate_receipt
 from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read import read_shape
 
-_WARM_STEPS = 2
-"""Steps at the start of a session that compile, allocate and open files; their speed is left out."""
 _READ_SEQUENCES = 2048
 _CUT_SEQUENCES = 16
 
@@ -152,19 +151,21 @@ def _make_stage(
     metrics: Sequence[Metric],
     sessions: Sequence[Mapping[str, Any]],
 ) -> StageReceipt:
-    spec, shape = recipe.stages[stage], read_shape(folder.extended(stage))
     mine = [session for session in sessions if session["stage"] == stage]
-    rig, savings, precision = Rig(**mine[-1]["rig"]), Savings(**mine[-1]["savings"]), mine[-1]["parallel"]["precision"]
-    begun = {session["from_step"] + warm for session in mine for warm in range(1, _WARM_STEPS + 1)}
+    timed = {metric.step for metric in metrics if metric.stage == stage and metric.name == "tokens_per_second"}
+    session, counted = choose_session(mine, timed)
+    recipe, shape = apply_session(recipe, stage, session), read_shape(folder.extended(stage))
+    spec = recipe.stages[stage]
+    rig, savings, precision = Rig(**session["rig"]), Savings(**session["savings"]), session["parallel"]["precision"]
     found: dict[str, list[float]] = {}
     for metric in metrics:
-        if metric.stage == stage and metric.step not in begun:
+        if metric.stage == stage and metric.step in counted:
             found.setdefault(metric.name, []).append(metric.value)
     if "tokens_per_second" not in found:
         raise UserError(
             f"stage {stage} has too few steps",
             where=str(folder.metrics),
-            why=f"the first {_WARM_STEPS} steps of a session are left out",
+            why=f"the first {WARM_STEPS} steps of a session are left out",
             fix="train further",
         )
     dataset = open_stage(recipe, stage, corpus)
