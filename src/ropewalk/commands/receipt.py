@@ -6,7 +6,7 @@ function of recipe and corpus. So it can be made long after the run, and on anot
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean, median
@@ -157,10 +157,7 @@ def _make_stage(
     recipe, shape = apply_session(recipe, stage, session), read_shape(folder.extended(stage))
     spec = recipe.stages[stage]
     rig, savings, precision = Rig(**session["rig"]), Savings(**session["savings"]), session["parallel"]["precision"]
-    found: dict[str, list[float]] = {}
-    for metric in metrics:
-        if metric.stage == stage and metric.step in counted:
-            found.setdefault(metric.name, []).append(metric.value)
+    found = _collect(metrics, stage, counted)
     if "tokens_per_second" not in found:
         raise UserError(
             f"stage {stage} has too few steps",
@@ -204,6 +201,15 @@ def _make_stage(
         joules=median(found["joules"]) if "joules" in found else None,
         planned=_plan(recipe, shape, stage, rig=rig, precision=precision),
     )
+
+
+def _collect(metrics: Sequence[Metric], stage: int, steps: Collection[int]) -> dict[str, list[float]]:
+    """The values of each metric in these steps of a stage."""
+    found: dict[str, list[float]] = {}
+    for metric in metrics:
+        if metric.stage == stage and metric.step in steps:
+            found.setdefault(metric.name, []).append(metric.value)
+    return found
 
 
 def count_lengths(held: Sequence[Sequence[int]]) -> dict[str, int]:

@@ -31,9 +31,9 @@ def choose_session(
     for session in sessions:
         latest[_spell(session)] = session
     for step in steps:
-        session = next((each for each in reversed(sessions) if each["from_step"] < step), None)
-        if session is not None and step > session["from_step"] + WARM_STEPS:
-            taken.setdefault(_spell(session), set()).add(step)
+        own = next((each for each in reversed(sessions) if each["from_step"] < step), None)
+        if own is not None and step > own["from_step"] + WARM_STEPS:
+            taken.setdefault(_spell(own), set()).add(step)
     order = {_spell(session): number for number, session in enumerate(sessions)}
     best = max(latest, key=lambda means: (len(taken.get(means, ())), order[means]))
     return latest[best], frozenset(taken.get(best, ()))
