@@ -4,10 +4,12 @@ import ast
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
 
+from ropewalk.commands import check_inputs
 from ropewalk.commands.check import check_recipe
 from ropewalk.commands.check_inputs import take_offline
 from ropewalk.core.error import UserError
@@ -15,8 +17,11 @@ from ropewalk.corpus.inspect import sample
 from ropewalk.corpus.inspect.sample import sample_source
 from ropewalk.corpus.read.source import read_items
 from ropewalk.corpus.spec import Source
+from ropewalk.plan.disk import count_run_bytes
 from ropewalk.recipe.load import parse_recipe
 from ropewalk.recipe.spec import Recipe
+from ropewalk.shape.find import TINY_BASE
+from ropewalk.shape.read import read_shape
 
 SRC = Path(__file__).parents[2] / "src" / "ropewalk"
 LINE = "The harbour master counted the ropes that lay along the quay before the rain began. "
@@ -137,6 +142,15 @@ def test_a_full_disk_is_a_warning_where_the_run_could_begin(tmp_path: Path, monk
     assert "and 1 MiB are free" in warned(checked)["run"]
     elsewhere = check_recipe(make(tmp_path, model="HuggingFaceTB/SmolLM2-135M"))
     assert "run" not in warned(elsewhere) and "1 MiB are free here" in elsewhere["text"]
+
+
+def test_run_and_store_on_one_disk_are_weighed_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = make(tmp_path)
+    size = count_run_bytes(recipe, read_shape(TINY_BASE))
+    monkeypatch.setattr(check_inputs, "count_store_bytes", lambda *_: size)
+    for room, warns in ((1.5, True), (2.5, False)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, room=room: SimpleNamespace(free=room * size))
+        assert ("lie on one disk and need up to" in warned(check_recipe(recipe)).get("run", "")) == warns
 
 
 def test_packages_that_are_missing_are_told(tmp_path: Path) -> None:

@@ -59,6 +59,8 @@ def test_a_suite_reaches_the_length_of_the_model() -> None:
     assert len(find_suite("full", base_tokens=512, reach_tokens=512)["probes"]) == 16
     with pytest.raises(UserError, match="no suite 'all'"):
         find_suite("all", base_tokens=512, reach_tokens=512)
+    with pytest.raises(UserError, match="no suite 'all'"):  # and not that the packaged base is no model
+        evaluate_folder(Path("tiny-base"), [], base=None, suite="all", store=Path("none"))
 
 
 def test_the_verb_takes_a_folder_and_refuses_a_suite_for_a_recipe(monkeypatch: pytest.MonkeyPatch) -> None:

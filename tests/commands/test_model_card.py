@@ -1,6 +1,7 @@
 """A model card says what the run's records say, the hub can read its head, and names from outside break nothing."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from huggingface_hub import ModelCard
 
 from invented_run import write_run
 from ropewalk.commands.model_card import make_card
-from ropewalk.core.run_folder import RunFolder
+from ropewalk.core.run_folder import CORPUS_CONTENT, RunFolder
 from ropewalk.report.contents import read_run
 from ropewalk.report.verdict import judge_measures
 from ropewalk.shape.find import TINY_BASE
@@ -22,7 +23,7 @@ def run(tmp_path: Path) -> Path:
 
 def test_a_card_has_base_positions_stages_text_measures_and_commands(run: Path) -> None:
     card, contents = ModelCard(make_card(run, TINY_BASE)), read_run(run)
-    assert card.data.library_name == "transformers" and card.data.base_model == contents.model
+    assert card.data.library_name == "transformers" and card.data.base_model is None, "the packaged base is on no hub"
     assert "license" not in card.data.to_dict(), "nobody has said what it is"
     assert set(card.data.language) <= {"en", "zh"} and "long-context" in card.data.tags
     text = card.text
@@ -53,6 +54,26 @@ def test_names_from_outside_end_no_cell_and_no_head(run: Path) -> None:
     assert "license" not in card.data.to_dict()
     assert "from `evil \\| name" in card.text and "<script>" not in card.text
     assert not any(line.startswith(("---", "license")) for line in card.text.splitlines())
+
+
+def test_the_head_has_only_what_the_hub_takes(run: Path) -> None:
+    """A base without its revision, and codes of languages: else the hub refuses the whole push."""
+    path, content = RunFolder(run).recipe, RunFolder(run).corpus / CORPUS_CONTENT
+    recipe, held = yaml.safe_load(path.read_text()), json.loads(content.read_text())
+    recipe["model"] = "org/base@0123abc"
+    path.write_text(yaml.safe_dump(recipe))
+    next(iter(held["sources"].values()))["facts"]["languages"] = {
+        name: {"documents": 1, "tokens": 9} for name in ("yue", "code", "none", "other", "latin", "en")
+    }
+    content.write_text(json.dumps(held))
+    head = ModelCard(make_card(run, TINY_BASE)).data
+    assert head.base_model == "org/base" and {"en", "yue"} <= set(head.language) <= {"en", "yue", "zh"}
+
+
+def test_a_run_whose_corpus_was_removed_has_a_card_without_licences(run: Path) -> None:
+    shutil.rmtree(RunFolder(run).corpus)
+    card = make_card(run, TINY_BASE)
+    assert "Where a licence is not known" in card and "| tokens read |" in card
 
 
 def test_a_run_without_scores_has_a_card_without_measures(run: Path) -> None:

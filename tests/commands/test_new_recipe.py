@@ -1,5 +1,6 @@
 """Every recipe that `ropewalk new` writes breaks no rule, and holds the positions that `advise` recommends."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from ropewalk.core.error import UserError
 from ropewalk.plan.forecast import forecast_recipe
 from ropewalk.recipe.load import load_recipe
 from ropewalk.recipe.spec import Recipe
+from ropewalk.shape.find import TINY_BASE
 
 
 def find_fit(recipe: Recipe) -> bool:
@@ -103,6 +105,17 @@ def test_the_place_of_the_text_is_given_with_data(tmp_path: Path) -> None:
     assert check_recipe(recipe)["errors"] == 0
     with pytest.raises(UserError, match="--data has no meaning"):
         new_recipe("quickstart", model=None, out=tmp_path / "q.yaml", data="text")
+
+
+@pytest.mark.parametrize("name", ["2024", "mine #2", "a: b", "'mine'", "plain"])
+def test_names_that_yaml_would_read_otherwise_are_in_quotes(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(TINY_BASE, name)
+    new_recipe("2Ki", model=name, out=Path(f"{name}.yaml"))
+    recipe = load_recipe(Path(f"{name}.yaml"))
+    assert recipe.model == name and recipe.run == f"runs/{name}"
 
 
 def test_a_shipped_recipe_is_known_by_its_name(tmp_path: Path) -> None:

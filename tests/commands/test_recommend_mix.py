@@ -102,6 +102,9 @@ def test_what_cannot_be_answered_is_refused(study: Path, limit: str, tokens: str
 def test_no_answer_comes_from_a_refused_law_a_missing_base_or_an_unfinished_study(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no results yet"):
         recommend_mix(tmp_path, "general_loss<=+1%")
+    (tmp_path / "results.json").write_text("{}")
+    with pytest.raises(UserError, match="cannot be read"):
+        recommend_mix(tmp_path, "general_loss<=+1%")
     (tmp_path / "results.json").write_text(json.dumps(make_results(wave=0.1)))
     with pytest.raises(UserError, match="do not predict what was held out"):
         recommend_mix(tmp_path, "general_loss<=+1%")

@@ -8,9 +8,11 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
+from ropewalk.commands.receipt import tell_receipt
 from ropewalk.commands.run import do_part
 from ropewalk.commands.share_stages import digest_stage, digest_text, link_finished
 from ropewalk.commands.sweep import run_sweep
+from ropewalk.core.error import UserError
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.sweep import load_sweep
@@ -45,6 +47,10 @@ def test_arms_that_begin_alike_train_once_and_end_as_if_alone(
     assert (most.extended(0) / name).stat().st_ino == (half.extended(0) / name).stat().st_ino
     assert most.metrics.read_text() == half.metrics.read_text()
     assert (tmp_path / "study/pareto.svg").read_text().startswith("<svg")
+    assert len(tell_receipt(most.root, None)["stages"]) == 1
+    with pytest.raises(UserError, match="no receipt can be made") as refused:
+        tell_receipt(half.root, None)
+    assert "has no session of stage 0, whose steps were linked from another cell" in refused.value.why
 
     base = read_floats(RunFolder(Path(recipe.run)).initial / name)
     ours, theirs = (read_floats(run.trained(0) / name) for run in (half, most))

@@ -7,9 +7,10 @@ import pytest
 import yaml
 
 from ropewalk.commands.run import do_part
-from ropewalk.commands.share_steps import find_shared_step
+from ropewalk.commands.share_steps import copy_metrics, find_shared_step, link_steps
 from ropewalk.commands.sweep import run_sweep
 from ropewalk.core.artifact import MANIFEST
+from ropewalk.core.record import Metric, append_metrics, read_metrics
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.sweep import load_sweep
@@ -89,6 +90,20 @@ def test_steps_are_shared_only_where_rates_and_all_else_are_equal(recipe: Recipe
     ):
         assert share(key) is None, key
     assert share("stages.0.merge_with_base=0.5") == 3, "it is merged after its last step"
+
+
+def test_steps_before_a_first_checkpoint_give_way_to_those_that_are_linked(recipe: Recipe, tmp_path: Path) -> None:
+    """A cell was killed in its second step, before it had a checkpoint; meanwhile another cell ended."""
+    short, long = (cell.recipe for cell in load_sweep(write_study(recipe, tmp_path, tmp_path))[1])
+    there, ours = RunFolder(tmp_path / "there"), RunFolder(tmp_path / "ours")
+    put_trained(there, [3])
+    ours.root.mkdir()
+    for run, steps, loss in ((there, 4, 2.0), (ours, 2, 3.0)):
+        append_metrics(run.metrics, [Metric(0, step, "loss/train", loss, "nats") for step in range(1, steps + 1)])
+    link_steps(long, ours, [("short", short, there)], 0)
+    assert [(row.step, row.value) for row in read_metrics(ours.metrics)] == [(1, 2.0), (2, 2.0), (3, 2.0)]
+    copy_metrics(there, ours, 0)
+    assert [row.step for row in read_metrics(ours.metrics)] == [1, 2, 3, 4]
 
 
 def test_a_stage_that_went_back_or_is_not_finished_gives_nothing(recipe: Recipe, tmp_path: Path) -> None:

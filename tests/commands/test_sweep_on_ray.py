@@ -56,7 +56,7 @@ def test_each_task_runs_the_command_here_without_ray(ray: StubRay, tmp_path: Pat
 
 
 def test_the_error_of_a_task_is_raised_here_and_the_others_stop(ray: StubRay, tmp_path: Path) -> None:
-    told = {"what": "the recipe breaks a rule", "where": "stages.0.lr", "why": "too large", "fix": "less"}
+    told = {"what": "the recipe breaks a rule", "where": "stages.0.lr", "why": "too large" * 500, "fix": "less"}
     error = json.dumps({"error": told})
     (tmp_path / "end.sh").write_text(f"echo progress\necho '{error}'\nexit 2\n")
     with pytest.raises(UserError) as raised:

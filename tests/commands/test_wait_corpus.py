@@ -1,5 +1,6 @@
 """Jobs that wait for a preparation heed that of their own recipe, and no mark or corpus that was left earlier."""
 
+import errno
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -136,6 +137,10 @@ def test_the_verbs_leave_a_mark_only_if_asked_and_only_for_wrong_input(
     assert CliRunner().invoke(app, ["prepare", path, "--mark-failure"]).exception is FAULT
     assert json.loads(mark.read_text())["what"] == "a file is broken"
     assert CliRunner().invoke(app, ["prepare", path, "--mark-failure"]).exit_code == 0 and not mark.exists()
+    for number in (errno.ENOSPC, errno.EIO):
+        verb.append(OSError(number, "the disk", "shard.bin"))
+        assert isinstance(CliRunner().invoke(app, ["prepare", path, "--mark-failure"]).exception, OSError)
+        assert mark.exists() == (number == errno.ENOSPC), "a full disk ends the job with 2, as wrong input does"
     waited = CliRunner().invoke(app, ["corpus", "wait", path, "--seconds", "0"])
     assert isinstance(waited.exception, UserError) and waited.exception.what == "the corpus is not prepared"
     prepare(recipe)

@@ -121,7 +121,7 @@ def test_a_model_is_measured_on_the_files_and_the_base_once(
         ({"kind": "helmet_summ"}, "helmet_summ is not measured: a judge model scores it"),
         ({"kind": "helmet_rag"}, "needs a file of solved examples"),
         ({"language": "zh"}, "language has no effect on longbench_v2"),
-        ({"kind": "helmet_niah", "begin_answer": True}, "begin_answer has no effect"),
+        ({"kind": "helmet_niah", "begin_answer": False}, "begin_answer has no effect"),
     ],
 )
 def test_a_key_without_effect_and_a_judge_are_refused(keys: dict[str, Any], why: str) -> None:

@@ -24,6 +24,22 @@ from ropewalk.shape.model_shape import ModelShape
 K = 1024
 
 
+def test_a_micro_batch_is_no_larger_than_what_a_data_rank_takes(shapes: Mapping[str, ModelShape]) -> None:
+    """As in training. A plan of a thousand sequences would say that nothing fits, one of a million fill the memory."""
+    plans = [
+        forecast_recipe(
+            make_planned(
+                [{"context_length": 32 * K, "step_tokens": 128 * K, "micro_batch_size": size}],
+                hardware="h100-sxm x 8",
+                parallel={"ranks": 8, "context_parallel": 4},
+            ),
+            shapes["llama-8b"],
+        )
+        for size in (2, 1_000_000)
+    ]
+    assert plans[0] == plans[1]
+
+
 def test_one_h200_lies_near_the_worked_table(shapes: Mapping[str, ModelShape]) -> None:
     # The table's rates, which were guessed as 0.8 x 790 and 550/480: 7,599 tokens/s without recomputation, 5,849 with.
     rates: dict[str, Any] = {"matmul": 0.8 * 790e12, "forward": 550e12, "backward": 480e12}

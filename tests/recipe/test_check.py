@@ -56,6 +56,8 @@ def test_the_mission_s_own_recipe_breaks_no_rule() -> None:
         ({"context_length": "32Ki"}, "warning", "27,114"),
         ({"rope": {"kind": "theta", "theta": 2e4}}, "warning", "similar tokens attract each other only up to"),
         ({"lr": 3e-4}, "warning", "above 2e-05"),
+        ({"schedule": {"shape": "cosine", "decay": 0.3}}, "warning", "decay has no effect on cosine"),
+        ({"schedule": {"shape": "wsd", "warmup": 0.5, "decay": 0.6}}, "error", "0.5, and decay, 0.6, overlap"),
         ({"tokens": "100M", "step_tokens": "64Ki"}, "warning", "38 %"),
         ({"tokens": "1B", "step_tokens": "20Mi"}, "warning", "47 steps"),
         ({"step_tokens": "8Ki"}, "error", "data ranks have no work"),

@@ -77,13 +77,27 @@ def test_means_are_in_no_digest(override: str) -> None:
         ("stages.1.tokens=900K", "write 1", "train 1"),
         ("stages.1.merge_with_base=0.5", "write 1", "train 1"),
         ("stages.2.weight_decay=0", "train 2", "extend 2"),
-        ("evaluate.answers=50", "evaluate", "write 2"),
+        ("evaluate.answers=50", "evaluate", "gate 0"),
+        ("evaluate.seed=5", "gate 0", "write 2"),
+        ("evaluate.precision=bfloat16", "gate 0", "write 2"),
+        ("evaluate.pairs=[2, 3]", "gate 0", "write 2"),
+        ("evaluate.foreign=[{name: essays_en, embedded: essays_en}]", "evaluate", "gate 0"),
         ("export.dtype=float32", "export", "evaluate"),
     ],
 )
 def test_a_key_moves_its_part_and_what_stands_on_it(override: str, first: str, same: str) -> None:
     _, changed = change(load_recipe(PATH), override)
     assert first in changed and same not in changed
+
+
+def test_a_gate_depends_on_what_its_own_conditions_read() -> None:
+    """Text outside of the mix moves the gate that asks for it; prompts do not move one that asks none."""
+    asked = ["stages.0.gate={foreign_loss: 0.01}", "evaluate.foreign=[{name: a, embedded: essays_en}]"]
+    gates = [
+        digest_parts(load_recipe(PATH, [*asked, *more]))["gate 0"]
+        for more in ([], ["evaluate.pairs=[2, 3]"], ["stages.0.gate.otherwise=warn"], ["evaluate.foreign.0.name=b"])
+    ]
+    assert gates[0] == gates[1] == gates[2] != gates[3]
 
 
 def test_a_mix_that_a_stage_overrides_is_not_its_own() -> None:

@@ -2,14 +2,16 @@
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 
 from ropewalk.core.error import UserError
 from ropewalk.core.spec import Spec
+from ropewalk.recipe.benchmarks import BenchmarkKind
 from ropewalk.recipe.explain import find_places
-from ropewalk.recipe.load import load_recipe, parse_stage, read_data
+from ropewalk.recipe.load import load_recipe, parse_recipe, parse_stage, read_data
 from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.sweep import Sweep
 
@@ -68,12 +70,38 @@ def test_the_digest_is_of_what_decides_the_result(path: Path) -> None:
         ("seed", "path=value"),
         ("stages.0.rope={kind: magic}", "rope"),
         ("parallel.ranks=yes", "ranks"),
+        ("run=2024-01-01", "put it in quotes"),
+        ("run=~/run", "a folder named ~"),
+        ("run=.", "run: give a folder of its own"),
+        ("corpus.store=~/store", "corpus.store: ~/store would be"),
+        ("hardware=h100-sxm x 0", "hardware: a node has at least one device"),
+        ("stages.0.betas=[0.9, 1]", "stages.0.betas.1"),
+        ("stages.0.gate={otherwise: warn}", "a gate without a condition"),
+        ("evaluate.lengths=[]", "evaluate.lengths: has too few entries"),
+        ("evaluate.lengths=[1, 4, 1]", "evaluate.lengths: 1 is given twice"),
+        ("evaluate.pairs=[8, 4]", "evaluate.pairs: the fewest come first"),
+        ("evaluate.pairs=[4, 41]", "the most are 40"),
+        ("evaluate.grid={fillers: [words, words]}", "evaluate.grid.fillers: words is given twice"),
+        ("evaluate.ruler={tasks: [vt, vt]}", "evaluate.ruler.tasks: vt is given twice"),
+        ("trackers=[wandb, wandb]", "trackers: wandb is given twice"),
+        ("evaluate.probes=[{kind: needle}, {kind: needle, questions: 2}]", "needle would name two scores"),
+        ("evaluate.probes=[{kind: key_value, pairs: [20, 30]}]", "key_value would name two scores"),
+        ("evaluate={ruler: {tasks: [vt]}, probes: [{kind: ruler, task: vt}]}", "ruler_vt would name two scores"),
     ],
 )
 def test_what_is_wrong_is_named(path: Path, override: str, named: str) -> None:
     with pytest.raises(UserError) as caught:
         load_recipe(path, [override])
     assert named in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", get_args(BenchmarkKind))
+def test_a_run_folder_s_recipe_is_read_back_with_all_its_keys(path: Path, kind: str) -> None:
+    """A run continues from the recipe in its folder, which has every key, with those that a kind does not use."""
+    demos = ", demos: demos.jsonl" if kind == "helmet_rag" else ""
+    given = [f"evaluate.benchmarks=[{{kind: {kind}, path: data.json{demos}}}]", "evaluate.grid={}", "evaluate.ruler={}"]
+    recipe = load_recipe(path, [*given, "stages.0.lora={}", "stages.0.gate={retrieval: 0.9}", "hardware=h100-sxm x 8"])
+    assert parse_recipe(yaml.safe_load(yaml.safe_dump(recipe.to_json())), where="run/recipe.yaml") == recipe
 
 
 def test_files_that_are_no_recipes_are_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -9,7 +10,15 @@ from typer.testing import CliRunner
 from ropewalk.cli.main import app
 from ropewalk.core.error import UserError
 from ropewalk.recipe.fast_run import plan_trial
-from ropewalk.recipe.load import load_recipe, parse_advice, parse_evaluate, parse_export, parse_stage
+from ropewalk.recipe.load import (
+    apply_override,
+    load_recipe,
+    parse_advice,
+    parse_evaluate,
+    parse_export,
+    parse_recipe,
+    parse_stage,
+)
 from ropewalk.recipe.named import find_named, is_recipe, list_recipes
 from ropewalk.recipe.spec import Recipe
 
@@ -37,9 +46,30 @@ def test_a_trial_is_short_and_has_its_own_folder() -> None:
     assert short.run == "runs/quickstart-fast" and short.model == whole.model
     assert short.stages[0].tokens == 20 * 8192 and short.stages[0].rope == whole.stages[0].rope
     assert load_recipe(Path("quickstart"), plan_trial(short)).stages[0].tokens == short.stages[0].tokens
+    assert (
+        load_recipe(Path("quickstart"), plan_trial(whole.model_copy(update={"run": "runs/own/"}))).run
+        == "runs/own-fast"
+    )
     strictly = ["stages.0.gate={retrieval: 0.9}"]
     tried = load_recipe(Path("tiny-programme"), strictly + plan_trial(load_recipe(Path("tiny-programme"), strictly)))
     assert tried.stages[0].gate is not None and tried.stages[0].gate.otherwise == "warn"
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"stop": {"metric": "held_out/full", "saturated": 0.01, "max_steps": 200}, "validation": {"steps": 20}},
+        {"rope_interpolation_steps": 100},
+        {"layers": [{}, {"mixer": "gated_delta"}], "experimental": {"frozen_steps": 100}},
+    ],
+)
+def test_what_needs_more_steps_than_a_trial_has_is_cut(keys: dict[str, Any]) -> None:
+    data = load_recipe(Path("quickstart")).to_json()
+    data["stages"][0] |= keys
+    for override in plan_trial(parse_recipe(data, where="test")):
+        apply_override(data, override)
+    stage = parse_recipe(data, where="the trial").stages[0]
+    assert stage.steps == 20 and stage.stop is None and stage.rope_interpolation_steps <= 20
 
 
 def test_what_the_user_gives_goes_before_a_trial_s_settings(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,6 +49,17 @@ def test_runs_stand_side_by_side(run: Path, tmp_path: Path) -> None:
     assert line.count("97.9 %") == 2
 
 
+def test_cells_of_a_study_are_read_as_runs(run: Path, tmp_path: Path) -> None:
+    """A cell measures one model, and calls it ``trained``."""
+    told = write_comparison([run, copy(run, "b")], tmp_path / "out.html")["runs"]["b"]
+    for name in ("one", "two"):
+        path = copy(run, name) / "scores.json"
+        scores = [score for score in json.loads(path.read_text()) if score["model"] == "extended"]
+        path.write_text(json.dumps([{**score, "model": "trained"} for score in scores]))
+    cells = write_comparison([run.parent / "one", run.parent / "two"], tmp_path / "out.html")["runs"]
+    assert cells["one"] == cells["two"] == [verdict for verdict in told if verdict["model"] == "extended"]
+
+
 def test_runs_of_one_name_are_told_apart_by_their_folders(run: Path, tmp_path: Path) -> None:
     other = copy(run, "elsewhere/quickstart")
     told = write_comparison([run, other], tmp_path / "out.html")

@@ -209,9 +209,19 @@ def _weigh_disk(recipe: Recipe, shape: ModelShape, tokens: float) -> tuple[str, 
             message = f"{folder} needs up to {format_bytes(size)}, and {format_bytes(free)} are free"
             fix = f"{key}=FOLDER on a larger disk" + (", or save_total_limit: 1" if key == "run" else "")
             lacks.append(Finding("warning", key, message, "plan/disk", fix))
+    one, other = (_find_existing(folder) for folder, _ in needed.values())
+    free = shutil.disk_usage(one).free
+    if not lacks and has_weights(recipe) and one.stat().st_dev == other.stat().st_dev and run + store > free:
+        message = (
+            f"{recipe.run} and {recipe.corpus.store} lie on one disk and need up to {format_bytes(run + store)} "
+            f"together, and {format_bytes(free)} are free"
+        )
+        lacks.append(
+            Finding("warning", "run", message, "plan/disk", "run=FOLDER or corpus.store=FOLDER on another disk")
+        )
     return "; ".join(told), lacks
 
 
 def _find_existing(folder: Path) -> Path:
-    whole = folder.expanduser().absolute()
+    whole = folder.absolute()
     return next(each for each in (whole, *whole.parents) if each.exists())

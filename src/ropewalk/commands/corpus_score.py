@@ -31,9 +31,9 @@ def score_recipe(recipe: Recipe, out: Path, *, model: str | None, truncated: str
         raise UserError("this is not a length", where="--truncated", why=str(error), fix="--truncated 4Ki") from None
     if not 4 <= truncated_tokens <= context_tokens // 2:
         raise UserError(
-            "the truncated context is not shorter than the full context",
+            "the truncated context cannot be compared with the full context",
             where=f"--truncated {truncated}",
-            why=f"the model reads {format_length(context_tokens)} tokens",
+            why=f"it has 4 to {format_length(context_tokens // 2)} tokens, half of what the model reads",
             fix=f"--truncated {format_length(context_tokens // 4)}, or use a model with a longer context",
         )
     if not 0 < sample <= 1:

@@ -4,6 +4,7 @@ It is made from the run's records only, so that it says what was done. A licence
 known: the card's head has no ``license`` then, and a person must decide.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from ropewalk.shape.read import read_shape
 
 _UNKNOWN = "not known"
 _HERE = "FOLDER"
+_LANGUAGE = re.compile(r"[a-z]{2,3}")
+"""Codes that the hub takes: not ``code``, ``none``, ``other`` or ``latin``."""
 
 
 def make_card(run: Path, like: Path, *, checkpoint: str = "") -> str:
@@ -27,9 +30,13 @@ def make_card(run: Path, like: Path, *, checkpoint: str = "") -> str:
     """
     contents = read_run(run)
     languages = sorted({code for facts in contents.sources.values() for code in facts.get("languages", {}) if code})
-    base = None if contents.from_nothing or Path(contents.model).exists() else contents.model
+    base, at, _ = contents.model.partition("@")  # the hub refuses a card whose base is none of its models
     told = [*_tell_model(contents, like, checkpoint), *_tell_text(contents), *_tell_measures(contents, checkpoint)]
-    return _finish([*told, *_tell_serving(like)], base=base, languages=[code for code in languages if code != "code"])
+    return _finish(
+        [*told, *_tell_serving(like)],
+        base=base if at and not Path(contents.model).exists() else None,
+        languages=[code for code in languages if _LANGUAGE.fullmatch(code)],
+    )
 
 
 def make_plain_card(folder: Path) -> str:
@@ -88,9 +95,9 @@ def _tell_text(contents: Contents) -> Iterator[str]:
     rows = [
         [
             name,
-            str(contents.sources[name]["role"]),
+            str(contents.sources.get(name, {}).get("role", "")),  # the corpus may have been removed since
             format_amount(read),
-            contents.sources[name].get("license") or _UNKNOWN,
+            contents.sources.get(name, {}).get("license") or _UNKNOWN,
         ]
         for name, read in tokens.items()
         if read

@@ -17,6 +17,7 @@ from ropewalk.core.quantity import format_amount, format_length, parse_count
 from ropewalk.recipe.load import load_recipe
 from ropewalk.recipe.missing_paths import is_there
 from ropewalk.recipe.named import find_shipped_recipe, list_recipes
+from ropewalk.recipe.plain_yaml import parse_yaml
 from ropewalk.rope.candidates import survey_candidates
 from ropewalk.shape.find import find_model
 from ropewalk.shape.read import read_shape
@@ -24,7 +25,7 @@ from ropewalk.shape.shipped import is_shape_alone
 
 _TEXT = """# {model} from {base} to {target} tokens. Check it first, without a GPU: ropewalk check {file}{offline}
 model: {weights}
-run: runs/{stem}                        # everything that the run makes
+run: {run}                        # everything that the run makes
 seed: 1
 corpus:
   store: store                          # tokenised text, shared by all runs
@@ -178,10 +179,10 @@ def _write(kind: str, model: str | None, path: Path, data: str | None) -> str:
     ranks, context = _count_ranks(chosen, shape.parameters, target)
     return _TEXT.format(
         model=model,
-        weights=f"{model}@main" if is_shape_alone(model) else model,
+        weights=_quote(f"{model}@main" if is_shape_alone(model) else model),
         offline=" --offline" if is_shape_alone(model) else "",
         file=path,
-        stem=path.stem,
+        run=_quote(f"runs/{path.stem}"),
         base=format_length(shape.context_tokens),
         target=format_length(target),
         sources=_list_sources(kind, data),
@@ -220,6 +221,15 @@ def _list_near(kind: str) -> list[str]:
     words = [word for word in kind.lower().replace("/", "-").split("-") if word]
     near = [name for name in list_recipes() if all(word in name for word in words)]
     return near or list_recipes()
+
+
+def _quote(text: str) -> str:
+    """``text`` as YAML reads it back: in quotes where it is a number there, or holds a mark such as `` #``."""
+    try:
+        is_plain = parse_yaml(f"key: {text}", where=text) == {"key": text}
+    except UserError:
+        is_plain = False
+    return text if is_plain else json.dumps(text, ensure_ascii=False)
 
 
 def _spell(value: Any) -> str:

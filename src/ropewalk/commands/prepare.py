@@ -53,7 +53,7 @@ def prepare_corpus(recipe: Recipe, folder: RunFolder) -> None:
 
 
 def _build_corpus(recipe: Recipe, folder: RunFolder) -> None:
-    """Build the store. Raises UserError where the tokenizer does not fit."""
+    """Build the store. Raises UserError where the tokenizer does not fit, or text outside of the mix cannot be read."""
     base = base_model(folder, recipe)
     check_tokenizer(base, vocabulary=read_shape(base).vocabulary)
     for text in recipe.evaluate.foreign:  # before hours of preparation
@@ -64,7 +64,10 @@ def _build_corpus(recipe: Recipe, folder: RunFolder) -> None:
 
 
 def _refuse_known_text(recipe: Recipe, corpus: Corpus, base_tokens: int | None) -> None:
-    """Raise UserError where text outside of the mix is in the mix: it would show no forgetting."""
+    """Raise UserError where text outside of the mix is in the mix, where it shows no forgetting.
+
+    Each start asks until the training begins, so that a second one does not train for an evaluation that will refuse.
+    """
     for text in recipe.evaluate.foreign:
         asked = {"context_tokens": base_tokens or 1, "tokens": recipe.evaluate.short_tokens}
         refuse_known_documents(text.name, read_foreign(text.embedded or text.source, **asked), corpus)

@@ -6,12 +6,13 @@ function of recipe and corpus. So it can be made long after the run, and on anot
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+from ropewalk.commands.receipt_session import WARM_STEPS, apply_session, choose_session
 from ropewalk.commands.run_inputs import require
 from ropewalk.core.artifact import is_finished, read_manifest, write_whole
 from ropewalk.core.digest import digest_value
@@ -52,8 +53,6 @@ from ropewalk.report.receipt import tabulate_receipt
 from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read import read_shape
 
-_WARM_STEPS = 2
-"""Steps at the start of a session that compile, allocate and open files; their speed is left out."""
 _READ_SEQUENCES = 2048
 _CUT_SEQUENCES = 16
 
@@ -122,6 +121,14 @@ def make_run_receipt(run: Path) -> Receipt:
             why="no step is taken yet" if not trained else "it was trained by a version that noted no hardware",
             fix="train it first" if not trained else "train a stage again with this version",
         )
+    foreign = [stage for stage in trained if all(session["stage"] != stage for session in sessions)]
+    if foreign:
+        raise UserError(
+            "no receipt can be made",
+            where=str(folder.sessions),
+            why=f"it has no session of stage {foreign[0]}, whose steps were linked from another cell of a study",
+            fix="ask for the receipt of the cell that took them",
+        )
     versions = {name: each for session in sessions for name, each in session["versions"].items()}
     return Receipt(
         name=run.resolve().name,
@@ -144,19 +151,18 @@ def _make_stage(
     metrics: Sequence[Metric],
     sessions: Sequence[Mapping[str, Any]],
 ) -> StageReceipt:
-    spec, shape = recipe.stages[stage], read_shape(folder.extended(stage))
     mine = [session for session in sessions if session["stage"] == stage]
-    rig, savings, precision = Rig(**mine[-1]["rig"]), Savings(**mine[-1]["savings"]), mine[-1]["parallel"]["precision"]
-    begun = {session["from_step"] + warm for session in mine for warm in range(1, _WARM_STEPS + 1)}
-    found: dict[str, list[float]] = {}
-    for metric in metrics:
-        if metric.stage == stage and metric.step not in begun:
-            found.setdefault(metric.name, []).append(metric.value)
+    timed = {metric.step for metric in metrics if metric.stage == stage and metric.name == "tokens_per_second"}
+    session, counted = choose_session(mine, timed)
+    recipe, shape = apply_session(recipe, stage, session), read_shape(folder.extended(stage))
+    spec = recipe.stages[stage]
+    rig, savings, precision = Rig(**session["rig"]), Savings(**session["savings"]), session["parallel"]["precision"]
+    found = _collect(metrics, stage, counted)
     if "tokens_per_second" not in found:
         raise UserError(
             f"stage {stage} has too few steps",
             where=str(folder.metrics),
-            why=f"the first {_WARM_STEPS} steps of a session are left out",
+            why=f"the first {WARM_STEPS} steps of a session are left out",
             fix="train further",
         )
     dataset = open_stage(recipe, stage, corpus)
@@ -195,6 +201,15 @@ def _make_stage(
         joules=median(found["joules"]) if "joules" in found else None,
         planned=_plan(recipe, shape, stage, rig=rig, precision=precision),
     )
+
+
+def _collect(metrics: Sequence[Metric], stage: int, steps: Collection[int]) -> dict[str, list[float]]:
+    """The values of each metric in these steps of a stage."""
+    found: dict[str, list[float]] = {}
+    for metric in metrics:
+        if metric.stage == stage and metric.step in steps:
+            found.setdefault(metric.name, []).append(metric.value)
+    return found
 
 
 def count_lengths(held: Sequence[Sequence[int]]) -> dict[str, int]:

@@ -25,7 +25,7 @@ def recommend_mix(study: Path, limit: str, *, tokens: str | None = None) -> dict
     the laws do not predict what was held out, or the answer would lie outside of what was measured.
     """
     found = find_results(study)
-    results: dict[str, Any] = read_written(found)
+    results = read_written(found, _require_cells)
     fit = fit_study(results)
     told = list(tell_laws(fit))
     nats, budget = read_limit(limit, fit), _read_budget(tokens, fit)
@@ -59,6 +59,11 @@ def recommend_mix(study: Path, limit: str, *, tokens: str | None = None) -> dict
         "laws": {kind: asdict(law.held_out) for kind, law in fit.laws.items()},
         "text": "\n".join([*_tell(critical.share, critical.is_limited, limit, budget, fit, expected), *told]),
     }
+
+
+def _require_cells(results: dict[str, Any]) -> dict[str, Any]:
+    """``results`` of a study. Raises KeyError for any other JSON."""
+    return {**results, "cells": results["cells"]}
 
 
 def _tell_measured(share: float | None, budget: float) -> str:

@@ -11,11 +11,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from ropewalk.commands.link_files import link_files
-from ropewalk.commands.share_steps import link_steps
+from ropewalk.commands.share_steps import copy_metrics, link_steps
 from ropewalk.core.artifact import discard, hold, is_finished, write_whole
 from ropewalk.core.digest import digest_value
 from ropewalk.core.progress import say
-from ropewalk.core.record import append_metrics, read_metrics
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.corpus.prompt_rules import PROBES
 from ropewalk.recipe.key_effects import pick
@@ -142,9 +141,7 @@ def _link_stage(recipe: Recipe, folder: RunFolder, donors: Sequence[tuple[Cell, 
         if digest_stage(each.recipe, stage, written=False) != digest_stage(recipe, stage, written=False):
             continue
         same = digest_stage(each.recipe, stage, written=True) == digest_stage(recipe, stage, written=True)
-        kept = list(read_metrics(folder.metrics)) if folder.metrics.exists() else []
-        if there.metrics.exists() and not any(metric.stage == stage for metric in kept):
-            append_metrics(folder.metrics, [each for each in read_metrics(there.metrics) if each.stage == stage])
+        copy_metrics(there, folder, stage)
         discard(folder.stage(stage).root)
         own = there.stage(stage)
         link_files(own.root, folder.stage(stage).root, without=() if same else (own.trained.name, own.gate.name))

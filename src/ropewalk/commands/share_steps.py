@@ -7,7 +7,6 @@ would have alone, bit for bit. With another schedule every step has another rate
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from ropewalk.commands.link_files import link_files
 from ropewalk.core.artifact import is_finished
@@ -17,6 +16,7 @@ from ropewalk.core.record import append_metrics, read_metrics
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.recipe.spec import Recipe
 from ropewalk.train.learning_rate import rates_of
+from ropewalk.train.metrics_log import MetricsLog
 
 _OF_LENGTH = ("tokens", "lr", "schedule")
 """Keys of a stage that decide how many steps it takes and at which rates: these are compared step by step."""
@@ -38,8 +38,7 @@ def link_steps(recipe: Recipe, folder: RunFolder, donors: Sequence[Donor], stage
     if folder.is_trained(stage) or not found:
         return
     step, name, there = max(found, key=lambda each: each[0])
-    if there.metrics.exists():
-        _copy_metrics(there.metrics, folder.metrics, stage, step)
+    copy_metrics(there, folder, stage, last_step=step)
     link_files(there.checkpoint(stage, step), folder.checkpoint(stage, step))
     say(f"stage {stage}: begins from step {step} of {name}, whose steps are the same")
 
@@ -64,8 +63,13 @@ def _digest_steps(recipe: Recipe, stage: int) -> str:
     return digest_value([*first, data["stages"][:stage], own])
 
 
-def _copy_metrics(theirs: Path, ours: Path, stage: int, step: int) -> None:
-    """The metrics of the stage up to the checkpoint; those of the donor's later steps are of another schedule."""
-    if ours.exists() and any(metric.stage == stage for metric in read_metrics(ours)):
+def copy_metrics(there: RunFolder, folder: RunFolder, stage: int, *, last_step: int | None = None) -> None:
+    """The metrics of a stage of ``there``, up to ``last_step`` if one is given: its later steps have other rates.
+
+    They take the place of what ``folder`` has of the stage: steps before its first checkpoint, or half a copy.
+    """
+    if not there.metrics.exists():
         return
-    append_metrics(ours, [metric for metric in read_metrics(theirs) if metric.stage == stage and metric.step <= step])
+    MetricsLog(folder.metrics, writes=True).rewind(stage, 0)
+    theirs = (metric for metric in read_metrics(there.metrics) if metric.stage == stage)
+    append_metrics(folder.metrics, [each for each in theirs if last_step is None or each.step <= last_step])

@@ -43,9 +43,13 @@ def sweep_on_ray(path: Path, overrides: Sequence[str], spec: RayTasks) -> None:
 
 
 def run_task(command: list[str], folder: str) -> dict[str, Any]:
-    """Run ``command`` in ``folder``: its exit code, and the ends of what it wrote. Called by a worker of Ray."""
+    """Run ``command`` in ``folder``: its exit code, its last line of output, and the end of what it said.
+
+    Called by a worker of Ray.
+    """
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    return {"code": done.returncode, "output": done.stdout[-_TAIL_LETTERS:], "said": done.stderr[-_TAIL_LETTERS:]}
+    last = done.stdout.strip().rpartition("\n")[2]  # whole: an error may name many keys, and half of it is no JSON
+    return {"code": done.returncode, "output": last, "said": done.stderr[-_TAIL_LETTERS:]}
 
 
 def _raise(ended: dict[str, Any]) -> None:
@@ -53,7 +57,6 @@ def _raise(ended: dict[str, Any]) -> None:
         return
     if ended["code"] == STOPPED_CODE:
         raise Stopped
-    last = ended["output"].strip().rpartition("\n")[2]
-    if last.startswith('{"error"'):
-        raise UserError(**json.loads(last)["error"])
+    if ended["output"].startswith('{"error"'):
+        raise UserError(**json.loads(ended["output"])["error"])
     raise RuntimeError(f"a task on Ray ended with code {ended['code']}: {ended['said']}")

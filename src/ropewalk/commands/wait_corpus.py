@@ -1,9 +1,9 @@
 """``ropewalk corpus wait``: ends when `prepare` of the same recipe is done, for jobs that start beside the preparation.
 
 A corpus of another recipe in the same run folder does not count, nor does the failure of another recipe's preparation.
-A preparation with ``--mark-failure`` leaves a file beside the run folder where the input is wrong, and first removes
-the file of an earlier try. A waiting job may begin before the preparation does, so a file that was there first counts
-only if nothing has removed it for ``OLD_SECONDS``.
+A preparation with ``--mark-failure`` leaves a file beside the run folder where the input is wrong or the disk cannot be
+written, and first removes the file of an earlier try. A waiting job may begin before the preparation does, so a file
+that was there first counts only if nothing has removed it for ``OLD_SECONDS``.
 """
 
 import json
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.core.artifact import is_finished, write_whole
-from ropewalk.core.error import UserError
+from ropewalk.core.error import UserError, explain_disk_fault
 from ropewalk.core.read_json import read_written
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.parallel.stop import stop_if_asked
@@ -66,17 +66,29 @@ def wait_corpus(
 
 @contextmanager
 def mark_failure(recipe: Recipe) -> Iterator[None]:
-    """Around a preparation: wrong input is written beside the run folder, and what an earlier try left is removed."""
+    """Around a preparation: wrong input, or a disk that cannot be written, is told in a file beside the run folder.
+
+    What an earlier try left is removed first.
+    """
     folder = RunFolder(Path(recipe.run))
     folder.failed_preparation.unlink(missing_ok=True)
     try:
         yield
     except UserError as error:
-        told: dict[str, Any] = {"what": error.what, "where": error.where, "why": error.why, "fix": error.fix}
-        told |= {"corpus": digest_parts(recipe)[CORPUS], "time": time.time()}
-        folder.failed_preparation.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(folder.failed_preparation, json.dumps(told, ensure_ascii=False))
+        _leave_mark(recipe, folder, error)
         raise
+    except OSError as error:
+        fault = explain_disk_fault(error)
+        if fault is not None:  # it ends the command as wrong input does, so no other try follows
+            _leave_mark(recipe, folder, fault)
+        raise
+
+
+def _leave_mark(recipe: Recipe, folder: RunFolder, error: UserError) -> None:
+    told: dict[str, Any] = {"what": error.what, "where": error.where, "why": error.why, "fix": error.fix}
+    told |= {"corpus": digest_parts(recipe)[CORPUS], "time": time.time()}
+    folder.failed_preparation.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(folder.failed_preparation, json.dumps(told, ensure_ascii=False))
 
 
 def _is_prepared(folder: RunFolder, asked: str) -> bool:

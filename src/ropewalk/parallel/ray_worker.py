@@ -61,7 +61,7 @@ def configure_workers(recipe: Path | str, overrides: Sequence[str] = ()) -> dict
         "recipe": str(named.absolute() if find_named(named) == named else named),
         "overrides": list(overrides),
         "folder": str(folder),
-        "run": str(folder / Path(read.run).expanduser()),
+        "run": str(folder / read.run),
         "ranks": read.parallel.ranks,
         "use_gpu": read.parallel.device != "cpu",
     }

@@ -13,6 +13,7 @@ from ropewalk.plan.room import fits, rank_lack
 from ropewalk.plan.savings import Savings, drop_idle_tiles, list_savings
 from ropewalk.plan.step_time import StepTime, estimate_step_time
 from ropewalk.plan.workload import Workload, describe_workload, share_work
+from ropewalk.recipe.offer_ranks import count_own
 from ropewalk.recipe.parallel import LOSS_CHUNK_TOKENS, Parallel
 from ropewalk.recipe.stage import Stage
 from ropewalk.shape.model_shape import ModelShape
@@ -28,7 +29,7 @@ def split_stage(parallel: Parallel, stage: Stage, extended: ModelShape, *, machi
         savings=tuple(list_savings(parallel, extended, host_is_apart=on_gpu)),
         element_bytes=2 if narrow else 4,
         loss_chunk_tokens=parallel.asked_loss_tokens or LOSS_CHUNK_TOKENS[on_gpu],
-        micro_batch_size=stage.micro_batch_size,
+        micro_batch_size=min(stage.micro_batch_size, count_own(parallel, stage)),
         lora=stage.lora,
         replicas=parallel.replicas,
     )

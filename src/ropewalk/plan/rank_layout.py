@@ -72,10 +72,10 @@ class StageSpace:
             return []
         if layout.context_ranks > 1 and any(rule.bias for rule in self.stage.layers):
             return []
-        sizes = [self.stage.micro_batch_size]
-        if sizes == [OPEN]:
-            most = min(_MOST_SEQUENCES, self.load.count_busiest(layout.ranks, layout.context_ranks))
-            sizes = [1 << power for power in range(most.bit_length())]
+        own = self.load.count_busiest(layout.ranks, layout.context_ranks)
+        sizes = [min(self.stage.micro_batch_size, own)]
+        if self.stage.micro_batch_size == OPEN:
+            sizes = [1 << power for power in range(min(_MOST_SEQUENCES, own).bit_length())]
         return [size for size in sizes if size * self.load.context_tokens % layout.context_ranks == 0]
 
     def list_cuts(self, layout: Layout, split: Split) -> Iterator[Cut]:

@@ -63,8 +63,9 @@ class BenchmarkSpec(Spec):
             "shots": self.kind not in _WITH_SHOTS,
             "demos": self.kind != "helmet_rag",
         }
-        for key in self.model_fields_set:
-            if unused.get(key):
+        for key, is_unused in unused.items():
+            # not model_fields_set: the recipe in a run folder has every key
+            if is_unused and getattr(self, key) != BenchmarkSpec.model_fields[key].default:
                 raise ValueError(f"{key} has no effect on {self.kind}")
         if self.kind == "helmet_rag" and (self.shots > 0) != (self.demos is not None):
             raise ValueError("helmet_rag needs a file of solved examples in demos, or shots: 0 and no demos")

@@ -24,7 +24,7 @@ from ropewalk.recipe.offer_ranks import count_sequences
 from ropewalk.recipe.parallel import require_blocks, require_even
 from ropewalk.recipe.role_shares import role_shares
 from ropewalk.recipe.spec import ModelSource, Recipe
-from ropewalk.recipe.stage import Stage
+from ropewalk.recipe.stage import Schedule, Stage
 from ropewalk.recipe.stretch import keeps_positions, stretch_stage
 from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.shared_heads import count_shared_heads, limit_sharing
@@ -63,6 +63,7 @@ def check(recipe: Recipe, shape: ModelShape | None) -> list[Finding]:
         if stage.lora is not None and shape is not None and shape.recurrent is not None:
             message = "adapters do not support recurrent layers yet: their matrices have other names and counts"
             findings.append(Finding("error", f"{key}.lora", message, "docs/recurrence.md"))
+        findings += _check_schedule(stage, key)
         if isinstance(recipe.model, str):
             stretches = before is None or not (keeps_positions(stage) and stage.reach_tokens <= before.context_tokens)
             findings += [*_check_budget(stage, key, shape, stretches=stretches), *_check_replay(recipe, stage, key)]
@@ -237,6 +238,20 @@ def _check_budget(stage: Stage, key: str, shape: ModelShape | None, *, stretches
             f"{stage.lr:g} is above {limit:g}, the largest rate that the papers of the methods used at this model size"
         )
         yield Finding("warning", f"{key}.lr", message, "PI, YaRN, Code Llama, Llama 2 Long", f"{key}.lr={limit:g}")
+
+
+def _check_schedule(stage: Stage, key: str) -> Iterator[Finding]:
+    """Refuse a rise and a fall that overlap, and warn of keys that only ``wsd`` reads."""
+    schedule = stage.schedule
+    if schedule.shape == "wsd" and schedule.warmup + schedule.decay > 1 + 1e-9:  # 0.85 + 0.15 may be above 1
+        message = (
+            f"warmup, {schedule.warmup:g}, and decay, {schedule.decay:g}, overlap: the rate would drop after its rise"
+        )
+        yield Finding("error", f"{key}.schedule", message, "arithmetic", "shares of at most 1 together")
+    for name in ("decay", "decay_shape"):
+        if stage.schedule.shape != "wsd" and getattr(stage.schedule, name) != Schedule.model_fields[name].default:
+            message = f"{name} has no effect on {stage.schedule.shape}"
+            yield Finding("warning", f"{key}.schedule.{name}", message, "docs/train.md", f"{key}.schedule.shape=wsd")
 
 
 def _check_domain_share(recipe: Recipe, stage: Stage, key: str, shape: ModelShape) -> Iterator[Finding]:

@@ -8,6 +8,7 @@ import difflib
 import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -122,7 +123,7 @@ def _describe(key: str, fault: Any, known: Mapping[str, Sequence[str]]) -> str:
     message = _SHAPES.get(fault["type"], fault["msg"].removeprefix("Value error, "))
     if fault["type"] == "literal_error":
         message += _suggest(fault["input"], fault["ctx"]["expected"])
-    if fault["type"] == "string_type" and isinstance(fault["input"], int | float):
+    if fault["type"] == "string_type" and isinstance(fault["input"], int | float | date):
         message += "; put it in quotes to make it text"
     return (f"{key}: {message}" if key else message) + (
         f" (given: {given})" if len(given) < 60 and given not in message else ""

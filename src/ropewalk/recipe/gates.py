@@ -11,6 +11,8 @@ from ropewalk.recipe.learned import HELD_OUT, LEARNED
 
 _METRIC = re.compile(r"retrieval|(loss|accuracy)/(source|role|language|position|length)/.+")
 Share = Annotated[float, Field(gt=0, le=1)]
+CONDITIONS = ("window_loss", "retrieval", "short_loss", "foreign_loss")
+"""The keys of a gate that are conditions."""
 
 
 class Stop(Spec):
@@ -82,3 +84,9 @@ class Gate(Spec):
     """Held-out documents that are read."""
     short_tokens: PositiveCount = 16384
     """How much is asked, as in ``evaluate``."""
+
+    @model_validator(mode="after")
+    def _check_conditions(self) -> "Gate":
+        if all(getattr(self, name) is None for name in CONDITIONS):
+            raise ValueError(f"a gate without a condition holds nothing back; give one of {', '.join(CONDITIONS)}")
+        return self

@@ -56,4 +56,6 @@ def read_hardware(given: str | Hardware) -> Hardware:
     found = _SHORT.fullmatch(given)
     if found is None:
         raise ValueError("hardware: give a device and the number of them in a node, such as h100-sxm x 8")
+    if found["count"] is not None and not int(found["count"]):
+        raise ValueError("hardware: a node has at least one device")
     return Hardware(device=found["device"], count=None if found["count"] is None else int(found["count"]))

@@ -21,6 +21,11 @@ def count_sequences(stage: Stage) -> int:
     return stage.step_sequences if stage.step_tokens >= stage.context_length else 0
 
 
+def count_own(parallel: Parallel, stage: Stage) -> int:
+    """The sequences of a step that the busiest data rank takes; no micro-batch has more. No count may be open."""
+    return math.ceil(stage.step_sequences / max(1, parallel.ranks // parallel.context_parallel))
+
+
 def offer_ranks(recipe: Recipe, near: int, *, nodes: int = 1, most: int | None = None) -> int | None:
     """The number of ranks nearest to ``near`` that ``recipe`` accepts on ``nodes`` machines, the lower of two equals.
 

@@ -61,8 +61,7 @@ def digest_parts(recipe: Recipe) -> dict[str, str]:
         moments = [train_part(number - 1)] if number else []
         make(train_part(number), lesson, extend_part(number), CORPUS, *moments)
         make(write_part(number), pick(stage, "stages", "rates", "merge"), train_part(number))
-        gates = {key: value for key, value in (stage["gate"] or {}).items() if key != "otherwise"}
-        make(gate_part(number), gates, write_part(number))
+        make(gate_part(number), _pick_gate(recipe, number), write_part(number))
     last = write_part(len(recipe.stages) - 1)
     make(EVALUATE, pick(data["evaluate"], "evaluate", "evaluate"), last, CORPUS)
     make(EXPORT, pick(data["export"], "export", "export"), last)
@@ -75,6 +74,18 @@ def pick_lesson(recipe: Recipe, stage: int) -> dict[str, Any]:
     They stay when training continues.
     """
     return pick(recipe.to_json()["stages"][stage], "stages", "positions", "training")
+
+
+def _pick_gate(recipe: Recipe, stage: int) -> dict[str, Any]:
+    """What decides a gate's verdicts: its own keys, and those of ``evaluate`` that its figures are measured by."""
+    gate = recipe.stages[stage].gate
+    if gate is None:
+        return {}
+    measured = ["seed", "precision"]
+    measured += [] if gate.retrieval is None else ["pairs"]
+    measured += [] if gate.foreign_loss is None else ["foreign"]
+    evaluate = recipe.to_json()["evaluate"]
+    return {**gate.model_dump(mode="json", exclude={"otherwise"}), "evaluate": {key: evaluate[key] for key in measured}}
 
 
 def _pick_sequences(recipe: Recipe, stage: int) -> dict[str, Any]:

@@ -4,6 +4,7 @@ Every key has its unit in its name or in its docstring. An unknown key is refuse
 (rope/, corpus/), and all other specs are here. The digest of the recipe identifies the run.
 """
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, GetJsonSchemaHandler, field_validator, model_validator
@@ -14,15 +15,21 @@ from ropewalk.core.quantity import OPEN, Count, PositiveCount
 from ropewalk.core.spec import Spec
 from ropewalk.corpus.mix_rules import MixRules, check_mix, check_stratum_weights
 from ropewalk.corpus.spec import CorpusSpec
-from ropewalk.probe.kinds import Probe
+from ropewalk.probe.key_value import KeyValue
+from ropewalk.probe.kinds import Probe, name_probe
+from ropewalk.probe.ruler_task import RulerTask
 from ropewalk.recipe.benchmarks import BenchmarkSpec, refuse_same_labels
 from ropewalk.recipe.foreign_text import ForeignText, find_shared_path
 from ropewalk.recipe.grid import GridSpec
 from ropewalk.recipe.hardware_keys import Hardware, read_hardware
+from ropewalk.recipe.no_repeats import refuse_repeats
 from ropewalk.recipe.parallel import Parallel as Parallel
 from ropewalk.recipe.ruler import RulerSpec
 from ropewalk.recipe.stage import Stage
 from ropewalk.recipe.trackers import Tracker
+
+MOST_PAIRS = min(KeyValue().keys, KeyValue().values)
+"""The most key-value pairs of a retrieval prompt: its words are drawn once each."""
 
 
 class Init(Spec):
@@ -74,7 +81,7 @@ class ModelSource(Spec):
 class EvaluateSpec(Spec):
     """What is measured, on base and extended model alike. Lengths are multiples of the base's context."""
 
-    lengths: tuple[PositiveCount, ...] = (1, 2, 4, 8)
+    lengths: Annotated[tuple[PositiveCount, ...], Field(min_length=1), AfterValidator(refuse_repeats)] = (1, 2, 4, 8)
     """Lengths of retrieval, as multiples of the base's context."""
     answers: PositiveCount = 1000
     """Teacher-forced answers per length."""
@@ -107,6 +114,25 @@ class EvaluateSpec(Spec):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of matrix products; ``auto`` is bfloat16 on a GPU, float32 on a CPU. A CPU that multiplies no bfloat16 reads in
     float32, if its memory allows."""
+
+    @field_validator("pairs")
+    @classmethod
+    def _check_pairs(cls, given: tuple[int, int]) -> tuple[int, int]:
+        """As the probe itself would, but before the training and not after it."""
+        if not given[0] <= given[1] <= MOST_PAIRS:
+            raise ValueError(f"the fewest come first, and the most are {MOST_PAIRS}, the number of words")
+        return given
+
+    @model_validator(mode="after")
+    def _check_probes(self) -> "EvaluateSpec":
+        """Scores are told apart by their names alone; key-value retrieval is always asked, and judged."""
+        ruler = () if self.ruler is None else self.ruler.tasks
+        names = [name_probe(each) for each in (KeyValue(), *self.probes, *(RulerTask(task=task) for task in ruler))]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(
+                f"probes: {twice} would name two scores; key_value is asked in any case, and ruler has tasks of its own"
+            )
+        return self
 
     @field_validator("foreign")
     @classmethod
@@ -167,7 +193,7 @@ class Recipe(Spec):
     """What is measured."""
     export: ExportSpec = ExportSpec()
     """The folder that engines load."""
-    trackers: tuple[Tracker, ...] = ()
+    trackers: Annotated[tuple[Tracker, ...], AfterValidator(refuse_repeats)] = ()
     """Where metrics are sent besides ``metrics.jsonl``; not part of the recipe's digest (docs/train.md)."""
     mix_study: str | None = None
     """The folder of a ratio study: `check` warns of shares beyond it, and a run of losses outside of its intervals
@@ -187,6 +213,15 @@ class Recipe(Spec):
             if stage.micro_batch_size == OPEN
         ]
         return (*(f"parallel.{key}" for key in self.parallel.open_keys), *stages)
+
+    @model_validator(mode="after")
+    def _check_folders(self) -> "Recipe":
+        for key, folder in (("run", self.run), ("corpus.store", self.corpus.store)):
+            if folder.partition("/")[0].startswith("~"):
+                raise ValueError(f"{key}: {folder} would be a folder named ~ here; write the path of your home")
+        if not Path(self.run).name:  # its parts would lie among other files, and nothing could lie beside it
+            raise ValueError("run: give a folder of its own, such as runs/first")
+        return self
 
     @model_validator(mode="after")
     def _check_hardware(self) -> "Recipe":

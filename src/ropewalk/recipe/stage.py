@@ -18,6 +18,7 @@ from ropewalk.rope.pose import Pose
 from ropewalk.rope.scaling import Rope
 
 LossWeight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Schedule(Spec):
@@ -66,14 +67,14 @@ class Stage(Spec):
     step_tokens: PositiveCount
     """Tokens of one optimizer step over all ranks; rounded to whole sequences."""
     micro_batch_size: OpenCount = 1
-    """Sequences that one data rank takes through the model at once; ``auto`` is the fastest by the plan."""
+    """The most sequences that a data rank takes through the model at once; ``auto`` is the fastest by the plan."""
     lr: float = Field(gt=0)
     """Largest learning rate."""
     schedule: Schedule = Schedule()
     """How the learning rate goes."""
     weight_decay: float = Field(default=0.1, ge=0)
     """AdamW's."""
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
     """AdamW's."""
     embedding_lr: float = Field(default=1.0, gt=0)
     """Multiplies the embedding's learning rate; more than 1 only for a model that starts from nothing."""

@@ -26,6 +26,8 @@ from ropewalk.rope.layers import LayerPosition
 
 MODELS = ("base", "zero-shot", "extended")
 """The columns of a report: the base, the same weights with the new positions, and these after training."""
+_NAMES = {"trained": "extended"}
+"""What a study's cell calls a model, where a run has another name for it."""
 
 _PACKAGES = ("numpy", "ropewalk", "safetensors", "tokenizers", "torch", "transformers")
 
@@ -198,7 +200,10 @@ def read_run(run: Path) -> Contents:
         replace(row, name=show_hidden(row.name))
         for row in _read(folder.metrics, lambda path: [*read_metrics(path)]) or ()
     ]
-    scores = [replace(score, task=show_hidden(score.task)) for score in _read(folder.scores, read_scores) or ()]
+    scores = [
+        replace(score, task=show_hidden(score.task), model=_NAMES.get(score.model, score.model))
+        for score in _read(folder.scores, read_scores) or ()
+    ]
     return Contents(
         name=show_hidden(run.resolve().name),
         recipe_digest=digest_recipe(recipe),

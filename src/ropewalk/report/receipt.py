@@ -27,7 +27,8 @@ def make_receipt(contents: Contents) -> Section | None:
         return None
     lead = (
         "Speeds are medians over steps, with the 10th and 90th percentile; the first two steps of a session are left "
-        "out. MFU counts causal pairs within documents. The plan takes each sequence as one document."
+        "out, and of several ways of computing the one that took most steps is told. MFU counts causal pairs within "
+        "documents. The plan takes each sequence as one document."
     )
     return Section("receipt", "Receipt", lead, [tabulate_receipt(contents.receipt)])
 

@@ -24,7 +24,7 @@ def find_model(name: str | Path, *, config_only: bool = False, offline: bool = F
     takes what an earlier download left, or else the shipped shape of that name. Raises UserError where the name is no
     model, the download fails, or a shipped shape is not enough.
     """
-    folder = TINY_BASE if name == "tiny-base" else Path(name)
+    folder = TINY_BASE if str(name) == "tiny-base" else Path(name)
     if (folder / "config.json").is_file():
         return folder
     hub_name = _HUB_NAME.fullmatch(str(name))
