@@ -135,3 +135,27 @@ def test_an_override_of_a_kind_tells_what_it_inherits(capsys: pytest.CaptureFixt
     for silent in ("rope.kind=theta", "rope={kind: yarn}", "run=a"):
         assert tell(silent) == ""
     assert tell("rope.kind=yarn", "rope.theta=1e5") == ""
+
+
+@pytest.mark.parametrize(
+    ("override", "why"),
+    [
+        (
+            "evaluate.probes=[{kind: needle, depth: 0}, {kind: needle, depth: 1}]",
+            "two probes have the scores of needle",
+        ),
+        ("evaluate.probes=[{kind: key_value, questions: 2}]", "the scores of key_value (key_value is always measured)"),
+        ("evaluate={probes: [{kind: ruler, task: vt}], ruler: {}}", "two probes have the scores of ruler_vt"),
+        ("evaluate.lengths=[1, 4, 1]", "1 is there twice"),
+        ("evaluate.ruler={tasks: [vt, cwe, vt]}", "vt is there twice"),
+        ("evaluate.grid={fillers: [words, words]}", "words is there twice"),
+        ("evaluate.grid={tasks: [lookup, lookup]}", "lookup is there twice"),
+        ("evaluate.pairs=[4, 60]", "the range must end at 40 or less"),
+    ],
+)
+def test_what_is_measured_twice_or_cannot_be_is_refused(path: Path, override: str, why: str) -> None:
+    """Scores are told by name and length: two of one name would be one figure, or twice the samples of one."""
+    with pytest.raises(UserError) as caught:
+        load_recipe(path, [override])
+    assert why in caught.value.why
+    load_recipe(path, ["evaluate.probes=[{kind: needle}, {kind: needle, language: zh}, {kind: key_value, hops: 2}]"])

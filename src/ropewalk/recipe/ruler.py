@@ -2,17 +2,18 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from ropewalk.core.quantity import PositiveCount
 from ropewalk.core.spec import Spec
 from ropewalk.probe.ruler_task import RULER_NAMES, RulerName, RulerTask
+from ropewalk.recipe.refuse_repeats import refuse_repeats
 
 
 class RulerSpec(Spec):
     """RULER at ``evaluate.lengths``: a model writes its answers (docs/ruler.md)."""
 
-    tasks: Annotated[tuple[RulerName, ...], Field(min_length=1)] = RULER_NAMES
+    tasks: Annotated[tuple[RulerName, ...], Field(min_length=1), AfterValidator(refuse_repeats)] = RULER_NAMES
     """Names of tasks; all 13 by default."""
     samples: PositiveCount = 100
     """Prompts per task and length; the benchmark has 500."""

@@ -6,7 +6,15 @@ Every key has its unit in its name or in its docstring. An unknown key is refuse
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, GetJsonSchemaHandler, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    GetJsonSchemaHandler,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import core_schema
 
 from ropewalk.core.digest import digest_recipe
@@ -14,12 +22,14 @@ from ropewalk.core.quantity import OPEN, Count, PositiveCount
 from ropewalk.core.spec import Spec
 from ropewalk.corpus.mix_rules import MixRules, check_mix, check_stratum_weights
 from ropewalk.corpus.spec import CorpusSpec
-from ropewalk.probe.kinds import Probe
+from ropewalk.probe.key_value import KeyValue
+from ropewalk.probe.kinds import Probe, name_probe
 from ropewalk.recipe.benchmarks import BenchmarkSpec, refuse_same_labels
 from ropewalk.recipe.foreign_text import ForeignText, find_shared_path
 from ropewalk.recipe.grid import GridSpec
 from ropewalk.recipe.hardware_keys import Hardware, read_hardware
 from ropewalk.recipe.parallel import Parallel as Parallel
+from ropewalk.recipe.refuse_repeats import refuse_repeats
 from ropewalk.recipe.ruler import RulerSpec
 from ropewalk.recipe.stage import Stage
 from ropewalk.recipe.trackers import Tracker
@@ -71,10 +81,18 @@ class ModelSource(Spec):
     """The shape of a model with random weights."""
 
 
+def _make_key_value(pairs: tuple[int, int]) -> KeyValue:
+    """The probe that is always measured. Raises ValueError where the vocabulary has too few words for ``pairs``."""
+    try:
+        return KeyValue(pairs=pairs)
+    except ValidationError as error:
+        raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+
+
 class EvaluateSpec(Spec):
     """What is measured, on base and extended model alike. Lengths are multiples of the base's context."""
 
-    lengths: tuple[PositiveCount, ...] = (1, 2, 4, 8)
+    lengths: Annotated[tuple[PositiveCount, ...], Field(min_length=1), AfterValidator(refuse_repeats)] = (1, 2, 4, 8)
     """Lengths of retrieval, as multiples of the base's context."""
     answers: PositiveCount = 1000
     """Teacher-forced answers per length."""
@@ -114,6 +132,15 @@ class EvaluateSpec(Spec):
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two texts are named {twice[0]}")
         return given
+
+    @model_validator(mode="after")
+    def _check_probes(self) -> "EvaluateSpec":
+        """Scores are known by the names of their probes."""
+        ruler = () if self.ruler is None else self.ruler.each_task
+        names = [name_probe(each) for each in (_make_key_value(self.pairs), *self.probes, *ruler)]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"two probes have the scores of {twice} (key_value is always measured); leave one out")
+        return self
 
 
 class ExportSpec(Spec):
