@@ -199,6 +199,7 @@ def test_received_keys_take_what_the_formula_says(exchange: str) -> None:
         (8, {"ulysses_degree": 8}, 0),
         (8, {"ulysses_degree": 2, "exchange": "needed_kv"}, 3 / 4 / 2),
         (64, {"ulysses_degree": 1}, 1 / 64),
+        (64, {"exchange": "ring"}, 1 / 64),
         (64, {"ulysses_degree": 2, "exchange": "needed_kv"}, 31 / 32 / 2),
         (1, {}, 0),
     ],

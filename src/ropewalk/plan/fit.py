@@ -174,11 +174,16 @@ _CPU_FLOPS, _CPU_BYTES = 5e10, 5e9
 def fits_somehow(parallel: Parallel, stage: Stage, extended: ModelShape, *, machine: Machine) -> bool:
     """Whether a stage fits with any way to save memory that the recipe leaves open."""
     machine = assume_gpu(parallel, extended, machine)
-    split = cut_stage(parallel, stage, extended, machine=machine)
     load = describe_stage_workload(stage, extended)
-    return any(
-        fits(memory, machine) for _, memory in list_memory(load, ranks=parallel.ranks, split=split, machine=machine)
-    )
+
+    def fits_so(split: Split) -> bool:
+        found = list_memory(load, ranks=parallel.ranks, split=split, machine=machine)
+        return any(fits(memory, machine) for _, memory in found)
+
+    # A cut only adds what is received, and over thousands of ranks it takes seconds to find.
+    if not fits_so(split_stage(parallel, stage, extended, machine=machine)):
+        return False
+    return parallel.context_parallel == 1 or fits_so(cut_stage(parallel, stage, extended, machine=machine))
 
 
 def describe_stage_workload(stage: Stage, extended: ModelShape) -> Workload:

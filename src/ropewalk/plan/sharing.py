@@ -72,6 +72,8 @@ def cut_sequences(context_tokens: int, sequences: int, *, ranks: int, sharing: S
     Raises UserError where the ranks, or the heads, make no groups of the Ulysses degree that ``sharing`` asks for.
     """
     degree = sharing.ulysses_degree
+    if degree is None and sharing.exchange != "auto":
+        degree = 1  # an exchange of keys was asked for
     if degree is not None and ranks // degree > _MOST_CUT:
         count_shared_heads(sharing.heads.heads, sharing.heads.kv_heads, degree)
         exchange = "ring" if sharing.exchange == "auto" else sharing.exchange

@@ -142,7 +142,8 @@ def _list_changes(parallel: Parallel, stage: Stage, machine: Machine) -> Iterato
     ranks = parallel.ranks
     while machine.name != "cpu" and ranks < _MOST_RANKS * parallel.ranks:
         ranks *= 2
-        for change in ({}, {"context_parallel": ranks}):
+        wider = {"context_parallel": ranks}
+        for change in ({}, wider, wider | {"exchange": "ring"}) if parallel.exchange == "auto" else ({}, wider):
             yield {"ranks": ranks} | change
             yield {"ranks": ranks} | change | least
 
