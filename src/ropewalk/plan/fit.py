@@ -127,8 +127,7 @@ def estimate_split_memory(load: Workload, way: Savings, *, ranks: int, split: Sp
         element_bytes=split.element_bytes,
         loss_chunk_tokens=split.loss_chunk_tokens,
         lora=split.lora,
-        context_ranks=split.context_ranks,
-        received_tokens=_count_received(load, split),
+        received_tokens=_count_received(load, split) if split.context_ranks > 1 else None,
     )
 
 

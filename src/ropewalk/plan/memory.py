@@ -76,16 +76,15 @@ def estimate_memory(
     element_bytes: int = 2,
     loss_chunk_tokens: int = 1024,
     lora: Lora | None = None,
-    context_ranks: int = 1,
-    received_tokens: float = 0.0,
+    received_tokens: float | None = None,
 ) -> Memory:
     """Memory of one rank that holds ``local_tokens`` tokens of a micro-batch, with states sharded over ``ranks``.
 
-    Where several ``context_ranks`` share a sequence, recurrent layers sum up segments, and keep more for it; attention
-    holds the keys of ``received_tokens`` of the others at once.
+    Where context ranks share a sequence, attention holds the keys of ``received_tokens`` of the others at once, and
+    recurrent layers sum up segments, and keep more for it; None where none share.
     """
-    trained, summed = count_trained(shape, lora), context_ranks > 1
-    blocks = BlockMemory(shape, local_tokens, savings, element_bytes, lora, summed, received_tokens)
+    trained, summed = count_trained(shape, lora), received_tokens is not None
+    blocks = BlockMemory(shape, local_tokens, savings, element_bytes, lora, summed, received_tokens or 0.0)
     again, count, run, moving = blocks.kept_by_again(), blocks.again, blocks.second_run(), blocks.at_work()
     kept = again + blocks.kept_by_rest()
     on_device = 0.0 if savings.states_on_host else 1 / ranks
