@@ -99,7 +99,7 @@ def find_fewest(tokens: int, ranks: int, savings: Savings) -> int:
     for blocks in range(1, LLAMA_8B.layers):
         memory = estimate_memory(
             LLAMA_8B, tokens // ranks, ranks=ranks, savings=replace(savings, recompute_blocks=blocks),
-            loss_chunk_tokens=LOSS_CHUNK_TOKENS[True], context_ranks=ranks,
+            loss_chunk_tokens=LOSS_CHUNK_TOKENS[True], received_tokens=tokens * (ranks - 1) / ranks,
         )  # fmt: skip
         if memory.peak_bytes <= USABLE_MEMORY * CARD.memory_bytes:
             return blocks

@@ -21,7 +21,7 @@ from matplotlib import pyplot
 
 from page_tables import write_tables
 from ropewalk.core.quantity import format_amount, format_length
-from ropewalk.plan.flops import token_flops
+from ropewalk.plan.flops import count_pair_flops, token_flops
 from ropewalk.plan.forecast import forecast, forecast_recipe
 from ropewalk.plan.hardware import KNOWN
 from ropewalk.plan.plan import Plan, Split
@@ -82,8 +82,7 @@ def draw_work(shape: ModelShape, length: int, *, median: int = 4 * KI, packs: in
         while sum(row) < length:
             row.append(int(min(max(1, draw.lognormal(math.log(median), 1.3)), length - sum(row))))
         rows.append(row)
-    flops = token_flops(shape, length)
-    return weigh_sequences(rows, linear_flops=flops.linear, attention_flops_of_pair=2 * flops.attention / (length + 1))
+    return weigh_sequences(rows, linear_flops=token_flops(shape, length).linear, pair_flops=count_pair_flops(shape))
 
 
 def simulate_large(tokens: int, ranks: int, context: int) -> tuple[float, Simulated]:

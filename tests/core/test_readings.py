@@ -16,7 +16,7 @@ AWKWARD, PLAIN = "./a{}.b (c), d: e", "./a{}.b(c),d:e.py"
 """A value with the marks that stand between messages; and one without them, for messages that such marks divide."""
 KIN = {
     "== {0}, above {1}", "== {0}, below {1}", "message {0}'s content", "percentile {0}", "source {0}", "stage {0}",
-    "it is {0}", "it lacks {0} ({1})", "source {0}, profile {1}",
+    "it is {0}", "it lacks {0} ({1})", "here it is {0} ({1})", "source {0}, profile {1}",
     "{0} in source {1}", "{0}, line {1}, byte {2}", "{0} (given: {1})", "stage {0}, layers {1}", "{0}, digest {1}",
     "{0} to {1} tokens ({2}x)", "no {0}, no {1}", "no text in source {0}", "{0} at {1} tokens: {2}", "stage{s} {0}",
     "{0}, {1} to {2} tokens ({3}x)",

@@ -4,24 +4,36 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModel, LlamaConfig, PreTrainedConfig, Qwen3Config, SmolLM3Config
 
 from layer_bytes import stored_block_bytes
+from ropewalk.attention.choose_kernel import schedule_tiles
+from ropewalk.attention.differentiate_tiles import differentiate_blocks
+from ropewalk.attention.schedule import BackwardInputs, Scores
+from ropewalk.parallel.peak import measure_peak_bytes
+from ropewalk.partition import partition_tokens
 from ropewalk.plan.block_memory import (
+    BlockMemory,
     checkpoint_bytes,
     copied_bytes,
     offloaded_checkpoint_bytes,
 )
+from ropewalk.plan.fit import estimate_split_memory
 from ropewalk.plan.memory import (
     GRADIENT_BYTES,
     MASTER_BYTES,
     MOMENT_BYTES,
     chunked_loss_bytes,
     estimate_memory,
+    gathered_bytes,
 )
+from ropewalk.plan.plan import Split
 from ropewalk.plan.savings import Savings, list_savings
+from ropewalk.plan.sharing import cut_sequences, plan_sharing
+from ropewalk.plan.workload import describe_workload
 from ropewalk.recipe.spec import Parallel
 from ropewalk.rope.layers import plain_layers
 from ropewalk.shape.model_shape import ModelShape
@@ -141,3 +153,77 @@ def test_pinned_buffers_are_powers_of_two(shapes: Mapping[str, ModelShape]) -> N
     even, odd = (estimate_memory(shape, tokens, ranks=8, savings=way).host for tokens in (131_072, 131_080))
     assert even == copied_bytes(shape, 131_072, savings=way) and odd == 2 * even
     assert copied_bytes(shape, 131_080, savings=way) == pytest.approx(even, rel=1e-3)
+
+
+def test_an_embedding_of_its_own_stays_gathered_beside_the_head(shapes: Mapping[str, ModelShape]) -> None:
+    """The root of a sharded model holds both from its forward to the end of its backward (parallel/fsdp.py)."""
+    shape = shapes["llama-8b"]
+    assert not shape.tied
+    more = gathered_bytes(shape) - gathered_bytes(replace(shape, tied=True))
+    assert more == 2 * shape.vocabulary * shape.width
+
+
+@pytest.mark.parametrize("exchange", ["needed_kv", "ring"])
+def test_received_keys_take_what_the_formula_says(exchange: str) -> None:
+    """The last of eight ranks receives all keys of the others; in a ring it holds those of one rank at a time."""
+    shape = ModelShape("any", 64, 4, 2, 32, 160, 16, False, 256, plain_layers(1, 1e4))
+    partition = partition_tokens(np.zeros((1, 4096), dtype=np.int32), ranks=8, layout="zigzag", exchange=exchange)
+    schedule = schedule_tiles(partition, 0, "cpu", torch.device("cpu"))
+    query = torch.randn(512, 4, 32)
+    inputs = BackwardInputs(query, query, query, torch.full((512, 4), 50.0))
+    sizes = [int((each.stop - each.start).sum()) for each in partition.blocks(0)]
+    held = max(sizes)
+    assert held == (512 if exchange == "ring" else 7 * 512)
+
+    def run() -> None:
+        blocks = (torch.randn(tokens, 4, 32) for tokens in sizes)  # keys and values of two heads
+        for found in differentiate_blocks(schedule.steps[1:], inputs, Scores(0.2), torch.zeros_like(query), blocks):
+            assert found.shape[1:] == (4, 32)
+
+    planned = BlockMemory(shape, 512, Savings(), element_bytes=4, received_tokens=held).received()
+    queries = 8 * query.nbytes  # gradients of queries, and the copies that a tile of them needs
+    assert planned <= measure_peak_bytes(run, query.device) <= 1.4 * planned + queries
+    shape = replace(shape, positions=plain_layers(2, 1e4))
+    least, more = (
+        estimate_memory(shape, 512, ranks=8, savings=Savings("full"), received_tokens=tokens) for tokens in (0, 50_000)
+    )
+    grown = BlockMemory(shape, 512, Savings("full"), received_tokens=50_000)
+    assert more.last_block - least.last_block == grown.received() - grown.moving() > 0, "not both at once"
+
+
+@pytest.mark.parametrize(
+    ("ranks", "given", "received"),
+    [
+        (8, {"exchange": "needed_kv"}, 7 / 8),
+        (8, {"exchange": "ring"}, 1 / 8),
+        (8, {"ulysses_degree": 8}, 0),
+        (8, {"ulysses_degree": 2, "exchange": "needed_kv"}, 3 / 4 / 2),
+        (64, {"ulysses_degree": 1}, 1 / 64),
+        (64, {"exchange": "ring"}, 1 / 64),
+        (64, {"ulysses_degree": 2, "exchange": "needed_kv"}, 31 / 32 / 2),
+        (1, {}, 0),
+    ],
+)
+def test_a_cut_says_how_many_keys_of_others_are_held(
+    shapes: Mapping[str, ModelShape], ranks: int, given: dict[str, object], received: float
+) -> None:
+    """Of one document the rank with its last token needs all others' keys; a Ulysses group has a part of the heads."""
+    parallel = Parallel.model_validate({"ranks": ranks, "context_parallel": ranks, **given})
+    sharing = plan_sharing(parallel, shapes["llama-8b"], device="cuda", element_bytes=2)
+    found = cut_sequences(16384, 1, ranks=ranks, sharing=sharing).received_tokens
+    assert found == pytest.approx(16384 * received)
+
+
+def test_a_window_in_every_layer_bounds_the_keys_that_are_held(shapes: Mapping[str, ModelShape]) -> None:
+    shape = shapes["llama-8b"]
+    windowed = replace(
+        shape, positions=tuple(each.model_copy(update={"window_tokens": 512}) for each in shape.positions)
+    )
+    split = Split(context_ranks=8, received_tokens=100_000.0)
+    full, few, ring = (
+        estimate_split_memory(
+            describe_workload(own, 1 << 17, sequences=1), Savings("full"), ranks=8, split=replace(split, exchange=way)
+        ).last_block
+        for own, way in ((shape, "needed_kv"), (windowed, "needed_kv"), (windowed, "ring"))
+    )
+    assert few < full == ring

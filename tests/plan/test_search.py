@@ -71,8 +71,9 @@ HAND = [
     # 70B: states of 106 GB and gradients of 35 GB a rank exceed an H200, so they go to the host. 32Ki tokens keep 13 GB
     # a block, or 0.5 GB with its input on the host: beside 40 GB of those and 20 GB of weights five have room for all.
     ("70b", "h200-sxm", "32Ki", 1, ("save_attention", 75, True, True)),
-    # The same over 8 context ranks: 1.6 GB a block, or 0.13. All 80 are 131 GB, which almost fits.
-    ("70b", "h200-sxm", "32Ki", 8, ("save_attention", 5, False, True)),
+    # The same over 8 context ranks: 1.6 GB a block, or 0.13. All 80 are 131 GB, which almost fits beside an embedding
+    # and a head of 2 GB each.
+    ("70b", "h200-sxm", "32Ki", 8, ("save_attention", 6, True, True)),
     # 8B on one card: 96 GB of states go to the host. 32Ki tokens keep 6.6 GB a block.
     ("8b", "h100-sxm", "32Ki", 1, ("save_attention", 22, True, True)),
     # 16Ki tokens a rank beside 12 GB of states: 3.3 GB a block. With inputs on the host there is room for one more.

@@ -1,11 +1,17 @@
 """The simulation against closed forms: Daly's mean time, the best interval of saves, and a published run."""
 
 import math
+from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from ropewalk.plan.simulate import Cluster, Steps, simulate_run, weigh_sequences
+from ropewalk.plan.flops import count_pair_flops, token_flops
+from ropewalk.plan.forecast import forecast
+from ropewalk.plan.simulate import Cluster, Steps, expect_growth, simulate_plan, simulate_run, weigh_sequences
+from ropewalk.rope.layers import LayerPosition
+from ropewalk.shape.model_shape import ModelShape
 
 BUSY = Cluster(ranks=4096, failure_hours=8192, restart_seconds=300, save_seconds=60)
 """A failure every two hours."""
@@ -82,6 +88,44 @@ def test_llama_3s_run_has_its_interruptions_and_its_effective_time() -> None:
     assert all(0.90 < run.effective_share < 0.93 for run in runs)
 
 
-def test_work_is_by_tokens_and_pairs() -> None:
-    whole, halves = weigh_sequences([[8], [4, 4]], linear_flops=1.0, attention_flops_of_pair=2.0)
+def test_work_is_by_tokens_and_by_the_pairs_of_each_window() -> None:
+    whole, halves = weigh_sequences([[8], [4, 4]], linear_flops=1.0, pair_flops={None: 2.0})
     assert whole / halves == pytest.approx((8 + 2 * 36) / (8 + 2 * 20)) and whole + halves == pytest.approx(2)
+    seen = sum(min(token, 3) for token in range(1, 9)), 2 * sum(min(token, 3) for token in range(1, 5))
+    whole, halves = weigh_sequences([[8], [4, 4]], linear_flops=1.0, pair_flops={None: 2.0, 3: 5.0})
+    assert whole / halves == pytest.approx((8 + 2 * 36 + 5 * seen[0]) / (8 + 2 * 20 + 5 * seen[1]))
+
+
+def test_flops_of_pairs_are_those_of_the_plan(shapes: Mapping[str, ModelShape]) -> None:
+    """Three layers with a window to a full one: weighed as full pairs, a whole document would be four times as dear."""
+    shape = shapes["llama-1b"]
+    layers = [replace_window(layer, 512 if index % 4 else None) for index, layer in enumerate(shape.positions)]
+    mixed = replace(shape, positions=tuple(layers))
+    pair_flops = count_pair_flops(mixed)
+    assert pair_flops.keys() == {None, 512} and pair_flops[512] == 3 * pair_flops[None]
+    rows = [[8192], [100] * 80 + [192]]
+    flops = [token_flops(mixed, 8192, document_tokens=row) for row in rows]
+    found = weigh_sequences(rows, linear_flops=flops[0].linear, pair_flops=pair_flops)
+    assert found[0] / found[1] == pytest.approx(
+        (flops[0].linear + flops[0].attention) / (flops[1].linear + flops[1].attention)
+    )
+
+
+def replace_window(layer: LayerPosition, window: int | None) -> LayerPosition:
+    return layer.model_copy(update={"window_tokens": window})
+
+
+def test_a_run_that_failures_hold_up_for_ever_is_told_and_not_simulated(shapes: Mapping[str, ModelShape]) -> None:
+    """4,096 ranks fail every twelve hours: saves four days apart are never reached."""
+    plan = forecast(shapes["llama-8b"], context_tokens=1 << 17, tokens=10**13, step_tokens=1 << 29, ranks=4096)
+    far = round(4 * 86_400 / plan.step_seconds)
+    told = simulate_plan(plan, save_steps=far)
+    assert told.startswith("failures hold it up for more than 20 times its own time: one comes every 12 h 22 min")
+    assert "4 d 0 h" in told and "the best by Young and Daly" in told
+    hopeless = simulate_plan(plan, save_steps=far, cluster=Cluster(plan.ranks, failure_hours=1.0))
+    assert "Young" not in hopeless, "a step alone is longer than the time between two failures"
+    assert "effective, saved every" in simulate_plan(plan, save_steps=10)
+    steps = Steps(20_000, 100.0)
+    for apart in (4, 40):
+        expected = expect_seconds(steps, BUSY, save_seconds_apart=apart * 100.0) / (20_000 * 100.0)
+        assert expect_growth(steps, BUSY, apart) == pytest.approx(expected)

@@ -145,3 +145,24 @@ def test_a_needle_prompt_may_ask_several_towns(language: str) -> None:
         Needle(questions=5)
     alone = make_prompt(Needle(language=language), stream("one"), words=200)
     assert len(alone.answers) == 1 and alone.text.endswith(alone.answer_texts[0])
+
+
+@pytest.mark.parametrize("probe", [CommonWords(), NeedleAmongNeedles()])
+def test_a_prompt_of_invented_words_fills_a_long_text(probe: CommonWords | NeedleAmongNeedles) -> None:
+    """There are 7,225 words of two syllables: from some 64Ki tokens on they would leave a prompt short."""
+    prompt = make_prompt(probe, stream("test"), words=60_000)
+    assert 59_900 < count_words(prompt.text, "en") <= 60_000
+    assert all(prompt.text[begin:end].strip() for begin, end in prompt.answers)
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong", "why"),
+    [
+        (CommonWords, {"common_repeats": 3, "rare_repeats": 3}, "rare_repeats=3: it must be below common_repeats"),
+        (CommonWords, {"common_repeats": 2}, "it must be below common_repeats, which is 2"),
+        (VariableTracking, {"hops": 2000, "chains": 10}, "20,010 variables, at most 17,576"),
+    ],
+)
+def test_what_no_text_can_hold_is_refused_where_a_recipe_is_read(kind: type, wrong: dict[str, int], why: str) -> None:
+    with pytest.raises(ValidationError, match=why):
+        kind(**wrong)

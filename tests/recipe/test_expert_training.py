@@ -139,12 +139,12 @@ def test_no_way_to_save_memory_cuts_a_mixture_into_tiles() -> None:
 
 def test_the_plan_gathers_the_experts_of_one_layer_where_a_block_is_large() -> None:
     small, large = (shape_of(config) for config in (QWEN3_30B, GLM_AIR | {"hidden_size": 4096, "head_dim": 128}))
-    head = small.vocabulary * small.width
-    assert gathered_bytes(small) == 2 * (2 * small.block_parameters + head)
+    root = 2 * small.vocabulary * small.width  # embedding and head
+    assert gathered_bytes(small) == 2 * (2 * small.block_parameters + root)
     wide = shape_of(GLM_AIR | {"hidden_size": 4096, "moe_intermediate_size": 1408})
     experts = 128 * 3 * 4096 * 1408
     assert 4 * wide.block_parameters > UNIT_BYTES > 4 * large.block_parameters
-    assert gathered_bytes(wide) == 2 * (2 * wide.block_parameters - experts + wide.vocabulary * wide.width)
+    assert gathered_bytes(wide) == 2 * (2 * wide.block_parameters - experts + 2 * wide.vocabulary * wide.width)
 
 
 def test_names_of_other_trainers_lead_to_ours() -> None:

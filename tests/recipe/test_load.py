@@ -163,3 +163,7 @@ def test_an_override_of_a_kind_tells_what_it_inherits(capsys: pytest.CaptureFixt
     for silent in ("rope.kind=theta", "rope={kind: yarn}", "run=a"):
         assert tell(silent) == ""
     assert tell("rope.kind=yarn", "rope.theta=1e5") == ""
+
+
+def test_probes_that_differ_in_their_names_stand_together(path: Path) -> None:
+    load_recipe(path, ["evaluate.probes=[{kind: needle}, {kind: needle, language: zh}, {kind: key_value, hops: 2}]"])

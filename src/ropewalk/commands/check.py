@@ -15,6 +15,7 @@ from ropewalk.core.quantity import format_count
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.corpus.tokens.corpus_folder import open_corpus
 from ropewalk.plan.explain_plan import explain_terms, tabulate_front
+from ropewalk.plan.flops import count_pair_flops
 from ropewalk.plan.forecast import forecast_recipe
 from ropewalk.plan.named_hardware import check_hardware
 from ropewalk.plan.plan import Plan
@@ -29,7 +30,7 @@ from ropewalk.recipe.check_corpus import check_corpus, describe_long_share
 from ropewalk.recipe.missing_paths import find_missing_paths
 from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage_dataset import open_stage
-from ropewalk.recipe.stretch import describe_stages
+from ropewalk.recipe.stretch import describe_stages, stretch_stages
 from ropewalk.shape.guessed import describe_guess
 from ropewalk.shape.model_shape import ModelShape
 
@@ -102,14 +103,16 @@ def simulate_stages(recipe: Recipe, shape: ModelShape | None, plans: Sequence[Pl
     Raises UserError where there is no plan.
     """
     corpus = RunFolder(Path(recipe.run)).corpus
-    for index, (plan, stage) in enumerate(zip(_require_plans(shape, plans), recipe.stages, strict=False)):
+    _require_plans(shape, plans)
+    assert shape is not None
+    stages = zip(plans, recipe.stages, stretch_stages(recipe, shape), strict=False)
+    for index, (plan, stage, extended) in enumerate(stages):
         work: tuple[float, ...] = (1.0,)
         if is_finished(corpus):
             dataset = open_stage(recipe, index, open_corpus(corpus))
             held = [dataset.document_tokens(number) for number in range(min(dataset.sequences, _READ_SEQUENCES))]
-            pair_flops = 2 * plan.flops.attention / (plan.context_tokens + 1)
-            work = weigh_sequences(held, linear_flops=plan.flops.linear, attention_flops_of_pair=pair_flops)
-        yield index, simulate_plan(plan, save_steps=stage.checkpoint_steps, work=work)[0]
+            work = weigh_sequences(held, linear_flops=plan.flops.linear, pair_flops=count_pair_flops(extended))
+        yield index, simulate_plan(plan, save_steps=stage.checkpoint_steps, work=work)
 
 
 def _require_plans(shape: ModelShape | None, plans: Sequence[Plan]) -> Sequence[Plan]:

@@ -20,7 +20,7 @@ from ropewalk.parallel.collective import rank_and_ranks
 from ropewalk.parallel.device import rank_device
 from ropewalk.parallel.fsdp import shard_model
 from ropewalk.parallel.mesh import make_mesh
-from ropewalk.plan.hardware import count_host_bytes
+from ropewalk.plan.host_memory import count_host_bytes
 from ropewalk.plan.memory import WHOLE_BYTES
 from ropewalk.plan.precision import Precision, choose_read_precision, multiplies_bfloat16
 

@@ -12,7 +12,8 @@ import torch
 from ropewalk.core.error import UserError
 from ropewalk.parallel.torchrun import name_visible_gpus
 from ropewalk.plan.gpus import Gpu, list_gpus
-from ropewalk.plan.hardware import Machine, count_host_bytes, describe_gpu_rates, measure_cpu
+from ropewalk.plan.hardware import Machine, describe_gpu_rates, measure_cpu
+from ropewalk.plan.host_memory import count_host_bytes
 from ropewalk.plan.rank_setup import Kind, RankSetup, choose_kind
 
 _taken: list[torch.device] = []

@@ -16,12 +16,16 @@ from ropewalk.shape.model_shape import ModelShape
 _MLP_TENSORS = 5
 """Tensors of the MLP's width at the peak of its backward; a stored tensor is freed after its use."""
 
+_RECEIVED_TENSORS = 3
+"""Of the width of received keys and values: themselves, their gradients, and both gradients side by side."""
+
 
 @dataclass(frozen=True, slots=True)
 class BlockMemory:
     """The blocks of a rank that holds ``local_tokens`` tokens; all results are bytes on the device.
 
     ``summed``: context ranks share sequences, so recurrent layers keep more for the sums of their segments.
+    ``received_tokens`` are those of other ranks whose keys are held at once in a layer's attention, with all key heads.
     """
 
     shape: ModelShape
@@ -30,6 +34,7 @@ class BlockMemory:
     element_bytes: int = 2
     lora: Lora | None = None
     summed: bool = False
+    received_tokens: float = 0.0
 
     @property
     def again(self) -> int:
@@ -76,8 +81,25 @@ class BlockMemory:
         most = sums.most_beside_results if self.savings.recompute == "save_attention" else sums.most_saved
         return self.local_tokens * most[self.again]
 
+    def at_work(self) -> float:
+        """What the backward of one block makes besides: first gradients inside the MLP, then those of received keys."""
+        return max(self.moving(), self.received())
+
+    def received(self) -> float:
+        """Keys and values from other ranks, with their gradients, in the backward of one layer's attention.
+
+        They are the block itself, the kernel's two gradients, both side by side, and their sum in float32. Latents are
+        expanded to the keys and values of all heads first. What a kernel needs inside is not counted: FlashAttention 2
+        makes the gradients for each query head.
+        """
+        shape = self.shape
+        width = max(2 * kv_heads * head_dim for kv_heads, head_dim in map(shape.heads_of, range(shape.layers)))
+        if shape.latent is not None:
+            width = 2 * shape.heads * shape.head_dim
+        return self.received_tokens * width * (_RECEIVED_TENSORS * self.element_bytes + 4)
+
     def moving(self) -> float:
-        """Gradients in transit in the backward of one block."""
+        """Gradients in transit in the MLP's backward of one block."""
         shape, width = self.shape, self.element_bytes
         if not self._is_tiled:
             moving = _MLP_TENSORS - kept_mlp_tensors(self.lora)

@@ -8,6 +8,7 @@ over the full square and four passes report 1.8 times our figure for the same sp
 count).
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -163,11 +164,24 @@ def _count_pair_widths(shape: ModelShape, documents: Int64[np.ndarray, "document
     """Of each layer the sum, over pairs of a query and a key, of the widths of all heads' keys and values."""
     windows = {layer.window_tokens for layer in shape.positions if layer.mixer is None}
     pairs = {window: count_document_pairs(documents, window) for window in windows}
-    width = shape.query_width + shape.output_width
+    both = zip(shape.positions, _list_pair_widths(shape), strict=True)
+    return [width * pairs[each.window_tokens] if width else 0 for each, width in both]
+
+
+def _list_pair_widths(shape: ModelShape) -> list[int]:
+    """Of each layer the widths of all heads' keys and values; 0 without attention."""
     if shape.unequal is None:
-        return [0 if each.mixer else width * pairs[each.window_tokens] for each in shape.positions]
-    both = zip(shape.positions, shape.rotary_dims, strict=True)
-    return [2 * shape.heads * head_dim * pairs[each.window_tokens] for each, head_dim in both]
+        return [0 if each.mixer else shape.query_width + shape.output_width for each in shape.positions]
+    return [2 * shape.heads * head_dim for head_dim in shape.rotary_dims]
+
+
+def count_pair_flops(shape: ModelShape) -> dict[int | None, float]:
+    """Forward FLOPs of one query with one key, by the window of the layers where the query sees it; None is without."""
+    found: defaultdict[int | None, float] = defaultdict(float)
+    for each, width in zip(shape.positions, _list_pair_widths(shape), strict=True):
+        if width:
+            found[each.window_tokens] += 2.0 * width
+    return dict(found)
 
 
 def count_document_pairs(document_tokens: Documents, window_tokens: int | None = None) -> int:

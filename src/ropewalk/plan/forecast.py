@@ -7,12 +7,11 @@ step_time.py. A step without recomputation is up to 1.3 times faster, so the for
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ropewalk.plan.fit import describe_stage_workload, find_fit, split_stage
+from ropewalk.plan.fit import cut_stage, describe_stage_workload, find_fit
 from ropewalk.plan.hardware import KNOWN, Machine
 from ropewalk.plan.plan import Plan, Split
-from ropewalk.plan.planned_machine import assume_gpu, choose_machine, device_kind
+from ropewalk.plan.planned_machine import assume_gpu, choose_machine
 from ropewalk.plan.room import fits
-from ropewalk.plan.sharing import cut_sequences, plan_sharing
 from ropewalk.plan.step_time import estimate_step_time
 from ropewalk.plan.workload import Workload, describe_workload, share_work
 from ropewalk.recipe.parallel import require_even
@@ -119,11 +118,7 @@ def _compare_auto(plan: Plan, parallel: Parallel, stage: Stage, extended: ModelS
 def forecast_stage(parallel: Parallel, stage: Stage, extended: ModelShape, *, machine: Machine) -> Plan:
     """The plan of one stage; ``extended`` is the shape of its model, with its positions. See ``forecast_recipe``."""
     machine = assume_gpu(parallel, extended, machine)
-    split = split_stage(parallel, stage, extended, machine=machine)
-    if not stage.context_length * split.micro_batch_size % split.context_ranks:  # else recipe/check reports it
-        sharing = plan_sharing(parallel, extended, device=device_kind(machine), element_bytes=split.element_bytes)
-        cut = cut_sequences(stage.context_length, split.micro_batch_size, ranks=split.context_ranks, sharing=sharing)
-        split = cut.apply(split)
+    split = cut_stage(parallel, stage, extended, machine=machine)
     load = describe_stage_workload(stage, extended)
     return plan_load(load, tokens=most_tokens(stage), ranks=parallel.ranks, split=split, machine=machine)
 

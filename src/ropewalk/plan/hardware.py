@@ -7,7 +7,6 @@ only its part of the rate and of the memory.
 """
 
 import math
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +26,7 @@ from ropewalk.plan.devices import (
 )
 from ropewalk.plan.generic_gpu import LINK_BYTES_PER_SECOND, estimate_rates
 from ropewalk.plan.gpus import Gpu, list_gpus
+from ropewalk.plan.host_memory import count_host_bytes
 
 HOST_PARAMETERS_PER_SECOND = 2.4e9
 """Where nobody measured it: the geometric mean of three sources' nodes, which differ by a factor of three
@@ -131,11 +131,6 @@ def describe_gpu_rates(gpu: Gpu) -> Machine:
     matmul, forward, backward, memory_bytes, source = estimate_rates(gpu)
     rates = matmul, forward, backward, memory_bytes, LINK_BYTES_PER_SECOND
     return Machine(gpu.name, *rates, source, host_link_bytes_per_second=LINK_BYTES_PER_SECOND, generic=True)
-
-
-def count_host_bytes() -> float:
-    """The memory of this machine."""
-    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
 def measure_cpu(*, ranks: int = 1) -> Machine:

@@ -76,15 +76,16 @@ def estimate_memory(
     element_bytes: int = 2,
     loss_chunk_tokens: int = 1024,
     lora: Lora | None = None,
-    context_ranks: int = 1,
+    received_tokens: float | None = None,
 ) -> Memory:
     """Memory of one rank that holds ``local_tokens`` tokens of a micro-batch, with states sharded over ``ranks``.
 
-    Where several ``context_ranks`` share a sequence, recurrent layers sum up segments, and keep more for it.
+    Where context ranks share a sequence, attention holds the keys of ``received_tokens`` of the others at once, and
+    recurrent layers sum up segments, and keep more for it; None where none share.
     """
-    trained, summed = count_trained(shape, lora), context_ranks > 1
-    blocks = BlockMemory(shape, local_tokens, savings, element_bytes, lora, summed)
-    again, count, run, moving = blocks.kept_by_again(), blocks.again, blocks.second_run(), blocks.moving()
+    trained, summed = count_trained(shape, lora), received_tokens is not None
+    blocks = BlockMemory(shape, local_tokens, savings, element_bytes, lora, summed, received_tokens or 0.0)
+    again, count, run, moving = blocks.kept_by_again(), blocks.again, blocks.second_run(), blocks.at_work()
     kept = again + blocks.kept_by_rest()
     on_device = 0.0 if savings.states_on_host else 1 / ranks
     head_gradient = GRADIENT_BYTES * shape.vocabulary * shape.width * trained.head
@@ -151,8 +152,8 @@ _LOSS_BLOCK_BYTES = 4 << 20
 def gathered_bytes(shape: ModelShape, *, element_bytes: int = 2, trained: Trained | None = None) -> float:
     """Bytes of the gathered weights that exist at once, on one rank too.
 
-    They are all weights of a small model, and else two layers and the head; of layers above ``UNIT_BYTES`` the experts
-    of one.
+    They are all weights of a small model, and else two layers, the head and, where it has a weight of its own, the
+    embedding; of layers above ``UNIT_BYTES`` the experts of one.
     """
     adapters = trained.adapters if trained else 0
     if gathers_whole(shape, trained):
@@ -160,7 +161,8 @@ def gathered_bytes(shape: ModelShape, *, element_bytes: int = 2, trained: Traine
     blocks = 2 * (shape.block_parameters + adapters / shape.layers)
     if shape.experts is not None and 4 * shape.block_parameters > UNIT_BYTES:
         blocks -= shape.experts.own_parameters(shape.width)
-    return float((blocks + shape.vocabulary * shape.width) * element_bytes)
+    root = shape.vocabulary * shape.width * (1 if shape.tied else 2)  # gathered from the forward to the backward's end
+    return float((blocks + root) * element_bytes)
 
 
 def gathers_whole(shape: ModelShape, trained: Trained | None = None) -> bool:

@@ -33,6 +33,8 @@ class Split:
     loss_chunk_tokens: int = 1024
     imbalance: float = 1.0
     needed_share: float = 1.0
+    received_tokens: float = 0.0
+    """Tokens of other ranks whose keys a rank holds at once, in tokens with all key heads."""
     recurrent_traffic: Traffic | None = None
     lora: Lora | None = None
     replicas: int = 1

@@ -129,14 +129,20 @@ def _list_options(space: StageSpace, layout: Layout, limit: float) -> Iterator[O
         sized = replace(sized, savings=_list_quick(space, layout, sized, limit))
         if not sized.savings:
             continue
-        found = list_memory(space.load, ranks=layout.ranks, split=sized, machine=machine)
-        fitting = [(way, memory) for way, memory in found if fits(memory, machine)]
-        for cut in space.list_cuts(layout, sized) if fitting else ():
+        uncut = _list_ways(space, layout, sized)  # nothing is received, so where none fits, no cut does either
+        if not any(fits(memory, machine) for _, memory in uncut):
+            continue
+        for cut in space.list_cuts(layout, sized):
             split = cut.apply(sized)
             if space.steps * _time(space, layout, split, Savings()) >= limit:
                 continue
-            for way, memory in fitting:
-                yield Option(split, way, memory, space.steps * _time(space, layout, split, way))
+            for way, memory in _list_ways(space, layout, split) if split.received_tokens else uncut:
+                if fits(memory, machine):
+                    yield Option(split, way, memory, space.steps * _time(space, layout, split, way))
+
+
+def _list_ways(space: StageSpace, layout: Layout, split: Split) -> list[tuple[Savings, Memory]]:
+    return list_memory(space.load, ranks=layout.ranks, split=split, machine=space.machine_of(layout.ranks))
 
 
 def _list_quick(space: StageSpace, layout: Layout, split: Split, limit: float) -> tuple[Savings, ...]:
@@ -170,12 +176,10 @@ def _least_lack(space: StageSpace, layout: Layout) -> float:
 
 
 def _list_leanest(space: StageSpace, layout: Layout) -> Iterator[Memory]:
-    """The memory of all ways, with the smallest micro-batch."""
-    machine = space.machine_of(layout.ranks)
+    """The memory of all ways, with the smallest micro-batch and without what a cut adds."""
     for size in space.list_micro_batches(layout)[:1]:
         split = replace(space.split(layout), micro_batch_size=size)
-        found = list_memory(space.load, ranks=layout.ranks, split=split, machine=machine)
-        yield from (memory for _, memory in found)
+        yield from (memory for _, memory in _list_ways(space, layout, split))
 
 
 def _combine(stages: Sequence[StageSpace], layout: Layout, options: Sequence[Option]) -> LayoutPlan:

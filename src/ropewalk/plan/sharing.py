@@ -33,6 +33,7 @@ class Cut:
     exchange: Exchange = "needed_kv"
     imbalance: float = 1.0
     needed_share: float = 1.0
+    received_tokens: float = 0.0
     recurrent_traffic: Traffic | None = None
     why: str = ""
 
@@ -44,6 +45,7 @@ class Cut:
             exchange=self.exchange,
             imbalance=self.imbalance,
             needed_share=self.needed_share,
+            received_tokens=self.received_tokens,
             recurrent_traffic=self.recurrent_traffic,
             why=self.why,
         )
@@ -70,13 +72,17 @@ def cut_sequences(context_tokens: int, sequences: int, *, ranks: int, sharing: S
     Raises UserError where the ranks, or the heads, make no groups of the Ulysses degree that ``sharing`` asks for.
     """
     degree = sharing.ulysses_degree
+    if degree is None and sharing.exchange != "auto":
+        degree = 1  # an exchange of keys was asked for
     if degree is not None and ranks // degree > _MOST_CUT:
         count_shared_heads(sharing.heads.heads, sharing.heads.kv_heads, degree)
         exchange = "ring" if sharing.exchange == "auto" else sharing.exchange
         short = np.zeros((1, 2 * ranks // degree), dtype=np.int32)
         sent = _recurrent_traffic(partition_tokens(short, ranks=ranks // degree, layout="zigzag"), sharing)
         why = f"{exchange} over {ranks // degree} ranks"
-        return Cut(degree, cast(Exchange, exchange), recurrent_traffic=sent, why=why)
+        local = context_tokens * sequences * degree // ranks
+        held = _share_keys(sharing, degree) * local * (1 if exchange == "ring" else ranks // degree - 1)
+        return Cut(degree, cast(Exchange, exchange), received_tokens=held, recurrent_traffic=sent, why=why)
     rows = np.repeat(np.arange(sequences, dtype=np.int32)[:, None], context_tokens, axis=1)
     choice = choose_partition(rows, ranks=ranks, sharing=sharing)
     chosen = choice.partition
@@ -85,7 +91,21 @@ def cut_sequences(context_tokens: int, sequences: int, *, ranks: int, sharing: S
     )
     needed_share = tokens.traffic_tokens.sum() / max((tokens.ranks - 1) * tokens.tokens, 1)
     sent, exchange = _recurrent_traffic(tokens, sharing), cast(Exchange, tokens.exchange)
-    return Cut(degree, exchange, tokens.balance, float(needed_share), sent, choice.explain())
+    held = _share_keys(sharing, degree) * _count_held(tokens)
+    return Cut(degree, exchange, tokens.balance, float(needed_share), held, sent, choice.explain())
+
+
+def _count_held(partition: Partition) -> int:
+    """The most tokens of others whose keys a rank holds at once: a ring's block, or all that it receives."""
+    if not partition.exchanges:
+        return 0
+    return partition.local_tokens if partition.exchange == "ring" else int(partition.traffic_tokens.sum(1).max())
+
+
+def _share_keys(sharing: Sharing, degree: int) -> float:
+    """The part of the key heads that a rank of a Ulysses group has, copies included."""
+    kept = count_shared_heads(sharing.heads.heads, sharing.heads.kv_heads, degree)
+    return kept / degree / sharing.heads.kv_heads
 
 
 def _recurrent_traffic(partition: Partition, sharing: Sharing) -> Traffic | None:

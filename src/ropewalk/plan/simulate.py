@@ -7,7 +7,7 @@ kinds of event never need to know each other. It is for runs of thousands of ran
 
 import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from ropewalk.core.quantity import format_count, format_seconds
+from ropewalk.plan.flops import count_document_pairs
 from ropewalk.plan.plan import Plan
 
 _HOURS = 3600.0
@@ -142,8 +143,8 @@ def simulate_run(steps: Steps, cluster: Cluster, *, save_steps: int, seed: int =
 
 def simulate_plan(
     plan: Plan, *, save_steps: int, work: Sequence[float] = (1.0,), cluster: Cluster | None = None
-) -> tuple[str, Simulated]:
-    """A line on the stage of ``plan`` with failures and restarts, and what it came to.
+) -> str:
+    """A line on the stage of ``plan`` with failures and restarts.
 
     ``work`` is that of the corpus' sequences (``weigh_sequences``). ``cluster`` None has the rates of Llama 3's run.
     """
@@ -152,14 +153,48 @@ def simulate_plan(
     sequences = max(1, round(plan.step_tokens / plan.context_tokens / data_ranks))
     steps = Steps(plan.steps, plan.step_seconds, data_ranks, sequences, tuple(work))
     best = min(plan.steps, max(1, round(cluster.best_save_seconds / plan.step_seconds)))
-    found, better = (simulate_run(steps, cluster, save_steps=each) for each in (save_steps, best))
-    line = (
+    told = [_tell_run(steps, cluster, save_steps) or _tell_endless(steps, cluster, save_steps)]
+    if better := _tell_share(steps, cluster, best):
+        told.append(f"{better} every {format_count(best, 'step')}, the best by Young and Daly")
+    return "; ".join(told)
+
+
+def expect_growth(steps: Steps, cluster: Cluster, save_steps: int) -> float:
+    """The mean wall time over that of the steps alone, by Daly's formula (2006), with equal work and no slow ranks."""
+    apart, mean = min(save_steps, steps.count) * steps.seconds, cluster.failure_seconds
+    exponent = min((apart + cluster.save_seconds) / mean, _MOST_EXPONENT)
+    return (mean + cluster.restart_seconds) / apart * math.expm1(exponent)
+
+
+_MOST_GROWTH, _MOST_EXPONENT = 20.0, 100.0
+"""A run that takes 20 times as long as its steps is not simulated: that would take as many steps here."""
+
+
+def _tell_run(steps: Steps, cluster: Cluster, save_steps: int) -> str:
+    """What a run comes to; empty where it comes to no end."""
+    if expect_growth(steps, cluster, save_steps) > _MOST_GROWTH:
+        return ""
+    found = simulate_run(steps, cluster, save_steps=save_steps)
+    return (
         f"{format_seconds(found.seconds)} with {format_count(found.failures, 'failure')}, "
-        f"{found.effective_share:.0%} of it effective, "
-        f"saved every {format_count(save_steps, 'step')}; {better.effective_share:.0%} every "
-        f"{format_count(best, 'step')}, the best by Young and Daly"
+        f"{found.effective_share:.0%} of it effective, saved every {format_count(save_steps, 'step')}"
     )
-    return line, found
+
+
+def _tell_endless(steps: Steps, cluster: Cluster, save_steps: int) -> str:
+    apart = min(save_steps, steps.count) * steps.seconds
+    return (
+        f"failures hold it up for more than {_MOST_GROWTH:g} times its own time: one comes every "
+        f"{format_seconds(cluster.failure_seconds)}, and {format_count(save_steps, 'step')} between saves take "
+        f"{format_seconds(apart)}"
+    )
+
+
+def _tell_share(steps: Steps, cluster: Cluster, save_steps: int) -> str:
+    """The effective share of a run; empty where it comes to no end."""
+    if expect_growth(steps, cluster, save_steps) > _MOST_GROWTH:
+        return ""
+    return f"{simulate_run(steps, cluster, save_steps=save_steps).effective_share:.0%}"
 
 
 class _StepLengths:
@@ -186,16 +221,16 @@ class _StepLengths:
 
 
 def weigh_sequences(
-    document_tokens: Sequence[Sequence[int]], *, linear_flops: float, attention_flops_of_pair: float
+    document_tokens: Sequence[Sequence[int]], *, linear_flops: float, pair_flops: Mapping[int | None, float]
 ) -> tuple[float, ...]:
     """The relative work of sequences, from the lengths of their documents.
 
-    ``linear_flops`` are those of one token, ``attention_flops_of_pair`` those of one query with one key in all layers.
+    ``linear_flops`` are those of one token, ``pair_flops`` those of one query with one key by the window of the layers
+    (``count_pair_flops``).
     """
     work = []
     for lengths in document_tokens:
-        tokens = np.asarray(lengths, dtype=np.float64)
-        pairs = float((tokens * (tokens + 1) / 2).sum())
-        work.append(linear_flops * float(tokens.sum()) + attention_flops_of_pair * pairs)
+        attention = sum(flops * count_document_pairs(lengths, window) for window, flops in pair_flops.items())
+        work.append(linear_flops * sum(lengths) + attention)
     mean = sum(work) / len(work)
     return tuple(each / mean for each in work)

@@ -129,17 +129,21 @@ def _list_changes(parallel: Parallel, stage: Stage, machine: Machine) -> Iterato
         for count in range(parallel.context_parallel + 1, parallel.ranks + 1)
         if parallel.ranks % count == 0
     ]
+    ring = {"exchange": "ring"} if parallel.exchange == "auto" and parallel.context_parallel > 1 else {}
     least = opened | single | unreplicated
-    changes: list[dict[str, Any]] = [opened, single, *shared, unreplicated]
+    changes: list[dict[str, Any]] = [opened, single, ring, *shared, unreplicated]
     for change in changes:
         if change:
             yield change
     for wider in [{}, *shared]:
         yield least | wider
+        if ring and parallel.ulysses_degree == "auto":
+            yield least | ring | wider
     ranks = parallel.ranks
     while machine.name != "cpu" and ranks < _MOST_RANKS * parallel.ranks:
         ranks *= 2
-        for change in ({}, {"context_parallel": ranks}):
+        wider = {"context_parallel": ranks}
+        for change in ({}, wider, wider | {"exchange": "ring"}) if parallel.exchange == "auto" else ({}, wider):
             yield {"ranks": ranks} | change
             yield {"ranks": ranks} | change | least
 

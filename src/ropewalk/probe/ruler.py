@@ -8,7 +8,7 @@ from itertools import product
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ropewalk.core.quantity import PositiveCount
 from ropewalk.core.spec import Spec
@@ -17,7 +17,8 @@ from ropewalk.probe.prompt import Prompt
 
 _SYLLABLES = [a + b for a, b in product("bcdfghklmnprstvwz", "aeiou")]
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-_MOST_NEEDLE_WORDS = len(_SYLLABLES) ** 2
+_SHORT_WORDS, _MOST_WORDS, _MOST_NAMES = len(_SYLLABLES) ** 2, len(_SYLLABLES) ** 3, len(_LETTERS) ** 3
+"""Invented words of two syllables and of three, and variables of three letters."""
 
 
 class VariableTracking(Spec):
@@ -29,17 +30,31 @@ class VariableTracking(Spec):
     chains: Annotated[PositiveCount, Field(le=20)] = 2
     """Chains in the text; one is asked."""
 
+    @model_validator(mode="after")
+    def _check(self) -> "VariableTracking":
+        if (count := (self.hops + 1) * self.chains) > _MOST_NAMES:
+            raise ValueError(f"hops={self.hops}, chains={self.chains}: {count:,} variables, at most {_MOST_NAMES:,}")
+        return self
+
 
 class CommonWords(Spec):
     """A list in which a few words are frequent and many are rare; which are the frequent ones?"""
 
     kind: Literal["common_words"] = "common_words"
-    common: PositiveCount = 10
+    common: Annotated[PositiveCount, Field(lt=_MOST_WORDS)] = 10
     """How many words are frequent."""
     common_repeats: Annotated[PositiveCount, Field(ge=2)] = 30
     """How often each of them stands in the list."""
     rare_repeats: PositiveCount = 3
     """How often each other word does."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "CommonWords":
+        if self.rare_repeats >= self.common_repeats:
+            raise ValueError(
+                f"rare_repeats={self.rare_repeats}: it must be below common_repeats, which is {self.common_repeats}"
+            )
+        return self
 
 
 class NeedleAmongNeedles(Spec):
@@ -54,7 +69,8 @@ def track_variables(spec: VariableTracking, rng: np.random.Generator, *, words: 
     """A prompt of at most ``words`` words; the answers are the first chain's variables in order of assignment."""
     count = (spec.hops + 1) * spec.chains
     names = [
-        f"{_LETTERS[i // 676 % 26]}{_LETTERS[i // 26 % 26]}{_LETTERS[i % 26]}" for i in rng.choice(17576, count, False)
+        f"{_LETTERS[i // 676 % 26]}{_LETTERS[i // 26 % 26]}{_LETTERS[i % 26]}"
+        for i in rng.choice(_MOST_NAMES, count, False)
     ]
     values = rng.choice(90_000, size=spec.chains, replace=False) + 10_000
     chains = [names[i * (spec.hops + 1) : (i + 1) * (spec.hops + 1)] for i in range(spec.chains)]
@@ -84,9 +100,9 @@ def find_common_words(spec: CommonWords, rng: np.random.Generator, *, words: int
     question = f"\n\nThe {spec.common} most frequent words of this list, in the order in which each first appears, are"
     fixed = count_words(question, "en") + spec.common
     rare = (words - fixed - spec.common * spec.common_repeats) // spec.rare_repeats
-    if rare < 1 or spec.rare_repeats >= spec.common_repeats:
+    if rare < 1:
         raise refuse_length("common_words", words, fixed + spec.common * spec.common_repeats + spec.rare_repeats)
-    rare = min(rare, _MOST_NEEDLE_WORDS - spec.common)
+    rare = min(rare, _MOST_WORDS - spec.common)
     names = _invent_words(spec.common + rare, rng)
     repeats = [spec.common_repeats] * spec.common + [spec.rare_repeats] * rare
     items = [names[i] for i in rng.permutation(np.repeat(np.arange(len(names)), repeats))]
@@ -103,7 +119,7 @@ def find_common_words(spec: CommonWords, rng: np.random.Generator, *, words: int
 def find_needle_among_needles(spec: NeedleAmongNeedles, rng: np.random.Generator, *, words: int) -> Prompt:
     """A prompt of at most ``words`` words; the answer is the number of the one requested key."""
     per_needle, fixed = 6, 15
-    count = min((words - fixed) // per_needle, _MOST_NEEDLE_WORDS)
+    count = min((words - fixed) // per_needle, _MOST_WORDS)
     if count < 1:
         raise refuse_length("needle_among_needles", words, fixed + per_needle)
     keys = _invent_words(count, rng)
@@ -118,6 +134,8 @@ def find_needle_among_needles(spec: NeedleAmongNeedles, rng: np.random.Generator
 
 
 def _invent_words(count: int, rng: np.random.Generator) -> list[str]:
-    """Words of two syllables, all different."""
-    drawn = rng.choice(_MOST_NEEDLE_WORDS, size=count, replace=False).tolist()
-    return [_SYLLABLES[i // len(_SYLLABLES)] + _SYLLABLES[i % len(_SYLLABLES)] for i in drawn]
+    """Words of two syllables, all different; of three where there are more, as in texts above 64Ki tokens."""
+    syllables = 2 if count <= _SHORT_WORDS else 3
+    drawn = rng.choice(len(_SYLLABLES) ** syllables, size=count, replace=False).tolist()
+    each = len(_SYLLABLES)
+    return ["".join(_SYLLABLES[i // each**place % each] for place in reversed(range(syllables))) for i in drawn]
