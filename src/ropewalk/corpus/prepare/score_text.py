@@ -6,9 +6,11 @@ measured in windows of 4 KiB.
 
 import importlib
 import importlib.util
+import sys
 import traceback
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -152,7 +154,8 @@ def _callable(source: Source) -> Callable[[Document], Any]:
     module, _, name = named.partition(":")
     where = f"source {source.name}: score.callable {named}"
     try:
-        function = getattr(importlib.import_module(module), name, None)
+        with _working_folder():
+            function = getattr(importlib.import_module(module), name, None)
     except (Exception, SystemExit) as fault:  # a module can raise anything
         raise _failed(f"the module {module} cannot be loaded", fault, where) from fault
     if not callable(function):
@@ -193,11 +196,24 @@ def _broken(path: Path, fault: Exception, where: str) -> UserError:
     )
 
 
+@contextmanager
+def _working_folder() -> Iterator[None]:
+    """Meanwhile modules are also found in the working folder, behind installed ones. Python searches it by itself only
+    where it was started with ``-m``, and not as the program ``ropewalk``."""
+    folder = str(Path.cwd())
+    sys.path.append(folder)
+    try:
+        yield
+    finally:
+        del sys.path[len(sys.path) - 1 - sys.path[::-1].index(folder)]
+
+
 def _find_module(named: str, source: Source) -> Path | None:
     """The file of the module of a function. Raises UserError where there is no such module."""
     module = named.partition(":")[0]
     try:
-        found = importlib.util.find_spec(module)
+        with _working_folder():
+            found = importlib.util.find_spec(module)
     except (ImportError, ValueError):  # ValueError: a module that was made by hand has no spec
         found = None
     if found is None:
@@ -205,7 +221,7 @@ def _find_module(named: str, source: Source) -> Path | None:
             "there is no such module to score with",
             where=f"source {source.name}: score.callable {named}",
             why=f"Python does not find the module {module}",
-            fix="install it, or put its folder on PYTHONPATH",
+            fix="correct the name, put the module into the working folder, or install it",
         )
     path = Path(found.origin or "")
     return path if path.is_file() else None
