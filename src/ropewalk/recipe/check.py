@@ -47,7 +47,7 @@ def check(recipe: Recipe, shape: ModelShape | None) -> list[Finding]:
     """
     assert not recipe.open_keys, "plan/settle.py decides them first"
     findings = [*_check_ranks(recipe), *_check_heads(recipe, shape), *_check_writing(recipe, shape)]
-    findings += _check_embedded(recipe)
+    findings += [*_check_embedded(recipe), *_check_weights(recipe)]
     try:
         require_blocks(recipe.parallel, sys.maxsize if shape is None else shape.layers)
     except UserError as error:
@@ -184,6 +184,16 @@ def _check_embedded(recipe: Recipe) -> Iterator[Finding]:
             except UserError as error:
                 key = f"corpus.sources.{index}"
                 yield Finding("error", key, f"{error.what}: {error.why}; {error.fix}", "docs/embedded.md")
+
+
+def _check_weights(recipe: Recipe) -> Iterator[Finding]:
+    """Warn of text that is prepared and that no stage reads. A weight of 0 says that this is meant."""
+    weighed = {key for stage in recipe.stages for key in recipe.mix(stage)}
+    for index, source in enumerate(recipe.corpus.sources):
+        if not weighed & {source.name, source.role}:
+            message = f"no stage trains on {source.name}: no mix has a weight for it or for {source.role}"
+            fix = f"corpus.mix.{source.role}=1 or another weight; 0 if it is only held out; or leave the source out"
+            yield Finding("warning", f"corpus.sources.{index}", message, "docs/corpus-mix.md", fix)
 
 
 def _check_replay(recipe: Recipe, stage: Stage, key: str) -> Iterator[Finding]:
