@@ -7,6 +7,7 @@ of that file, to change.
 
 import json
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,8 +79,8 @@ _LONG_TOKENS = 1 << 18
 train for 18 days on one."""
 _CONTEXT_RANKS = ((16384, 2), (65536, 4))
 """Up to a length, the ranks that share a sequence, if there are so many; 8 beyond."""
-_THOUSANDS = re.compile(r"(\d+)k")
-"""Lengths as many write them: ``32k`` means 32Ki."""
+_THOUSANDS = re.compile(r"(\d+)([km])")
+"""Lengths as many write them: ``32k`` means 32Ki, ``1m`` means 1Mi."""
 
 
 def new_recipe(kind: str, *, model: str | None, out: Path | None, data: str | None = None) -> dict[str, Any]:
@@ -122,15 +123,15 @@ def _find_kind(kind: str) -> _Kind:
     """The kind of that name, or of that context length. Raises UserError where it is neither, or two lengths."""
     if kind in _KINDS:
         return _KINDS[kind]
-    if re.fullmatch(r"[\d.]+K", kind):
+    if re.fullmatch(r"[\d.]+[KM]", kind):
         raise UserError(
             f"{kind} may mean two lengths",
             where="the command line",
-            why=f"K is 1,000 in a recipe, and many write it for 1,024; {kind[:-1]}Ki is the power of two",
-            fix=f"ropewalk new {kind[:-1]}Ki, or the number of tokens",
+            why=f"{kind[-1]} is a power of ten in a recipe, and many write it for the power of two, which is {kind}i",
+            fix=f"ropewalk new {kind}i, or the number of tokens",
         )
     try:
-        tokens = parse_count(_THOUSANDS.sub(r"\1Ki", kind))
+        tokens = parse_count(_THOUSANDS.sub(lambda found: f"{found[1]}{found[2].upper()}i", kind))
     except ValueError:
         tokens = 0
     if tokens < 1:
@@ -180,7 +181,7 @@ def _write(kind: str, model: str | None, path: Path, data: str | None) -> str:
         model=model,
         weights=f"{model}@main" if is_shape_alone(model) else model,
         offline=" --offline" if is_shape_alone(model) else "",
-        file=path,
+        file=shlex.quote(str(path)),
         stem=path.stem,
         base=format_length(shape.context_tokens),
         target=format_length(target),
