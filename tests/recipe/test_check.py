@@ -56,6 +56,7 @@ def test_the_mission_s_own_recipe_breaks_no_rule() -> None:
         ({"context_length": "2Ki"}, "error", "less than the 4Ki"),
         ({"context_length": "32Ki"}, "warning", "27,114"),
         ({"rope": {"kind": "theta", "theta": 2e4}}, "warning", "similar tokens attract each other only up to"),
+        ({"context_length": "4Ki", "rope": {"kind": "theta", "theta": 5e5}}, "warning", "reads 4Ki already"),
         ({"lr": 3e-4}, "warning", "above 2e-05"),
         ({"tokens": "100M", "step_tokens": "64Ki"}, "warning", "38 %"),
         ({"tokens": "1B", "step_tokens": "20Mi"}, "warning", "47 steps"),

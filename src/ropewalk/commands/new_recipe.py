@@ -79,6 +79,8 @@ _LONG_TOKENS = 1 << 18
 train for 18 days on one."""
 _CONTEXT_RANKS = ((16384, 2), (65536, 4))
 """Up to a length, the ranks that share a sequence, if there are so many; 8 beyond."""
+_OPEN_LENGTH = "gemma-3-12b-256k"
+"""A shipped recipe for a base whose config.json leaves open which length its positions are divided from."""
 _THOUSANDS = re.compile(r"(\d+)([km])")
 """Lengths as many write them: ``32k`` means 32Ki, ``1m`` means 1Mi."""
 
@@ -169,7 +171,18 @@ def _write(kind: str, model: str | None, path: Path, data: str | None) -> str:
             why=f"a recipe of kind {kind} makes a model of {format_length(target)}",
             fix="a longer length, or domain, which makes the base's context four times as long",
         )
-    survey = survey_candidates(shape.base_rope, target)
+    try:
+        survey = survey_candidates(shape.base_rope, target)
+    except UserError as error:
+        if "original_max_position_embeddings" not in error.fix:
+            raise
+        raise UserError(
+            error.what,
+            where=error.where,
+            why=error.why,
+            fix=f"ropewalk new {_OPEN_LENGTH}, whose rope names original_tokens, and change it to your base and "
+            "length; or write original_max_position_embeddings into config.json of a folder",
+        ) from None
     method = survey.find(survey.recommended).method
     keys = {"kind": method.kind, **method.model_dump(mode="json", exclude_defaults=True)}
     if not survey.base.turns:

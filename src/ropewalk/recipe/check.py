@@ -75,6 +75,9 @@ def check(recipe: Recipe, shape: ModelShape | None) -> list[Finding]:
             if stage.reach_tokens < before.context_tokens and not keeps_positions(stage):
                 findings += _check_length(stage, key, before.context_tokens)
                 continue
+            same = isinstance(recipe.model, str) and index == 0 and stage.reach_tokens == before.context_tokens
+            if same and not keeps_positions(stage):
+                findings.append(_tell_no_gain(key, before.context_tokens))
             try:
                 after = stretch_stage(stage, before)
             except UserError as error:
@@ -210,6 +213,12 @@ def _check_replay(recipe: Recipe, stage: Stage, key: str) -> Iterator[Finding]:
         source = "Ibrahim et al. 2024 (2403.08763): 5 % for a weak shift, 25 % for a strong shift"
         fix = f"raise the weight of general in the mix until it has {floor:.0%}, in the languages of the domain text"
         yield Finding("warning", f"{key}.mix", message, source, fix)
+
+
+def _tell_no_gain(key: str, base_tokens: int) -> Finding:
+    message = f"the base reads {format_length(base_tokens)} already: its positions change, and it reads no further"
+    fix = "a longer context_length, or rope: {kind: unchanged} to train at this length"
+    return Finding("warning", f"{key}.context_length", message, "docs/rope.md", fix)
 
 
 def _check_length(stage: Stage, key: str, before_tokens: int) -> Iterator[Finding]:
