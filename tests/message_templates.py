@@ -65,6 +65,7 @@ NOT_SHOWN = {
     # code, and what becomes a part of code or of a file
     "$([ {0} = 0 ] && echo 1 || echo 0)", "--no-python ropewalk run {0}", "--model-impl transformers",
     "{0} --model-impl transformers", "llama-server -m {0} -c {1}", "vllm serve {0} --max-model-len {1}",
+    "options: {{encoding: {0}}}", "options: {{messages_key: {0}}}",
     "--suite quick", "from ropewalk.corpus.prepare.workers import serve; serve()", "Model card, by ropewalk",
     "Model folder, by ropewalk",
     "# end", "def f(x)", "\treturn {{'a': [1, 2]}}", "don't WE'LL I'M", "naïve café — “quotes” …",

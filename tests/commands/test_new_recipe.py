@@ -1,5 +1,6 @@
 """Every recipe that `ropewalk new` writes breaks no rule, and holds the positions that `advise` recommends."""
 
+import shlex
 import shutil
 from pathlib import Path
 
@@ -62,8 +63,28 @@ def test_a_kind_is_a_context_length_as_recipes_write_it(kind: str, tmp_path: Pat
             new_recipe(wrong, model="tiny-base", out=tmp_path / "other.yaml")
     with pytest.raises(UserError, match="2K may mean two lengths"):
         new_recipe("2K", model="tiny-base", out=tmp_path / "other.yaml")
-    found = [_find_kind(each).context_tokens for each in ("16k", "16Ki", "32k", "64Ki", "1Mi")]
-    assert found == [16384, 16384, 32768, 65536, 1 << 20]
+    with pytest.raises(UserError, match="1M may mean two lengths") as caught:
+        new_recipe("1M", model="tiny-base", out=tmp_path / "other.yaml")
+    assert caught.value.fix.startswith("ropewalk new 1Mi")
+    found = [_find_kind(each).context_tokens for each in ("16k", "16Ki", "32k", "64Ki", "1Mi", "1m")]
+    assert found == [16384, 16384, 32768, 65536, 1 << 20, 1 << 20]
+
+
+def test_a_base_whose_length_is_open_is_pointed_to_a_recipe_that_chooses(tmp_path: Path) -> None:
+    """`advise` takes the choice as an override; `new` takes none."""
+    with pytest.raises(UserError, match="context length of this base is ambiguous") as caught:
+        new_recipe("256Ki", model="google/gemma-3-12b-pt", out=tmp_path / "a.yaml")
+    name = caught.value.fix.partition("ropewalk new ")[2].partition(",")[0]
+    new_recipe(name, model=None, out=tmp_path / "b.yaml")
+    recipe = load_recipe(tmp_path / "b.yaml", ["model=google/gemma-3-12b-pt"])
+    assert recipe.stages[0].rope.model_dump()["original_tokens"] == 16384 and not (tmp_path / "a.yaml").exists()
+
+
+def test_the_command_in_a_recipe_can_be_pasted(tmp_path: Path) -> None:
+    path = tmp_path / "my recipes" / "a b.yaml"
+    new_recipe("2Ki", model="tiny-base", out=path)
+    command = path.read_text(encoding="utf-8").partition("\n")[0].partition("GPU: ")[2]
+    assert shlex.split(command) == ["ropewalk", "check", str(path)]
 
 
 @pytest.mark.parametrize(

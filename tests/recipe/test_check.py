@@ -8,6 +8,7 @@ import pytest
 from llama2 import LLAMA2_7B
 from ropewalk.core.error import UserError
 from ropewalk.recipe.check import check
+from ropewalk.recipe.check_joins import check_joins
 from ropewalk.recipe.finding import Finding
 from ropewalk.recipe.load import parse_recipe
 from ropewalk.recipe.offer_ranks import offer_ranks
@@ -55,6 +56,7 @@ def test_the_mission_s_own_recipe_breaks_no_rule() -> None:
         ({"context_length": "2Ki"}, "error", "less than the 4Ki"),
         ({"context_length": "32Ki"}, "warning", "27,114"),
         ({"rope": {"kind": "theta", "theta": 2e4}}, "warning", "similar tokens attract each other only up to"),
+        ({"context_length": "4Ki", "rope": {"kind": "theta", "theta": 5e5}}, "warning", "reads 4Ki already"),
         ({"lr": 3e-4}, "warning", "above 2e-05"),
         ({"schedule": {"shape": "cosine", "decay": 0.3}}, "warning", "decay has no effect on cosine"),
         ({"schedule": {"shape": "wsd", "warmup": 0.5, "decay": 0.6}}, "error", "0.5, and decay, 0.6, overlap"),
@@ -173,6 +175,33 @@ def test_what_a_sequence_cuts_apart(keys: dict[str, Any], named: str) -> None:
     found = find(sources=[{**SOURCES[0], **keys}, *SOURCES[1:]])
     assert all(each.level == "warning" and each.key.startswith("corpus.sources.0.") for each in found)
     assert [named in each.message for each in found] == [True] * bool(named)
+
+
+def test_the_fix_of_tasks_in_too_long_documents_is_a_recipe_without_that_warning() -> None:
+    """Also where no task would fit any more, since ``from_tokens`` is above the longest sequence."""
+    stage = {"context_length": "2Ki", "rope": {"kind": "unchanged"}}
+    recipe = {"model": "base", "run": "run", "stages": [{**STAGE, **stage}]}
+    corpus = {"sources": [{**SOURCES[0], "tasks": {}}, *SOURCES[1:]], "mix": MIX}
+    (told,) = [*check_joins(parse_recipe({**recipe, "corpus": corpus}, where="test"))]
+    overrides = told.fix.split()
+    assert overrides == ["corpus.sources.0.tasks.most_tokens=2Ki", "corpus.sources.0.tasks.from_tokens=1Ki"]
+    corpus["sources"][0] = {**SOURCES[0], "tasks": dict(each.rpartition(".")[2].split("=") for each in overrides)}
+    assert not [*check_joins(parse_recipe({**recipe, "corpus": corpus}, where="test"))]
+
+
+def test_a_source_without_any_weight_is_told() -> None:
+    def told(mix: Mapping[str, float], **rest: Any) -> list[str]:
+        return [f.key for f in find(mix=mix, **rest) if "no stage trains on" in f.message]
+
+    assert told({"general": 7, "law": 2}) == ["corpus.sources.3"]
+    assert told({"general": 7, "law": 2, "chat": 0}) == [], "0 says that it is meant"
+    assert told({"general": 7, "law": 2}, stages=[STAGE, {**STAGE, "mix": {"instruction": 1}}]) == []
+
+
+@pytest.mark.parametrize(("given", "meant"), [("32K", "32Ki"), ("1M", "1Mi"), ("1500K", "1500Ki")])
+def test_a_length_in_powers_of_ten_is_told_with_the_power_of_two(given: str, meant: str) -> None:
+    (told,) = [f for f in find({"context_length": given}) if "did you mean" in f.message]
+    assert told.fix == f"stages.0.context_length={meant}"
 
 
 def test_text_that_has_no_weight_is_no_replay() -> None:

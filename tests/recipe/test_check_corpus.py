@@ -156,7 +156,7 @@ def test_repeats_are_of_the_part_of_a_source_that_runs_dry(texts: dict[str, Any]
     recipe = make(texts, corpus=mostly)
     found = [*check_corpus(recipe, corpus, None)]
     assert {f.level for f in found} == {"error"} and any("web/zh would be read" in f.message for f in found)
-    offered = re.search(r"set tokens=(\d+K) at most", next(f.fix for f in found))
+    offered = re.search(r"set stages\.0\.tokens=(\d+K) at most", next(f.fix for f in found))
     assert (
         offered is not None and [*check_corpus(make(texts, {"tokens": offered[1]}, corpus=mostly), corpus, None)] == []
     )
@@ -174,11 +174,13 @@ def test_repeats_are_counted_from_tokens() -> None:
     recipe = make({"sources": sources, "mix": {"chat": 1}, "max_repeats": 6}, stage)
     found = [*check_repeats(recipe, 0, [stratum("chat", 3 << 20, 1.0), stratum("web", 4 << 20, 0.9)])]
     assert [f.level for f in found] == ["error", "warning"] and "chat would be read 6.7 times" in found[0].message
-    assert found[0].fix == "set tokens=18874K at most, add text, or raise max_repeats to 6.7", "it is the only one"
+    assert found[0].fix == ("set stages.0.tokens=18874K at most, add text, or raise max_repeats to 6.7"), (
+        "it is the only one"
+    )
     small = {"context_length": 1024, "tokens": "20Mi", "step_tokens": "4Mi"}
     chat = stratum("chat", 100_000, 1.0)
     (found_small,) = check_repeats(make({"sources": sources, "mix": {"chat": 1}}, small), 0, [chat])
-    offered = re.findall(r"(tokens|step_tokens)=(\w+)", found_small.fix)
+    offered = re.findall(r"stages\.0\.(tokens|step_tokens)=(\w+)", found_small.fix)
     less = make({"sources": sources, "mix": {"chat": 1}}, {**small, **dict(offered)})
     assert len(offered) == 2 and [*check_repeats(less, 0, [chat])] == [] and less.stages[0].steps >= 8
     spread = make({"sources": sources, "mix": {"chat": 1}, "when_dry": "spread"}, stage)

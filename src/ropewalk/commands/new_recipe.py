@@ -7,6 +7,7 @@ of that file, to change.
 
 import json
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,8 +80,10 @@ _LONG_TOKENS = 1 << 18
 train for 18 days on one."""
 _CONTEXT_RANKS = ((16384, 2), (65536, 4))
 """Up to a length, the ranks that share a sequence, if there are so many; 8 beyond."""
-_THOUSANDS = re.compile(r"(\d+)k")
-"""Lengths as many write them: ``32k`` means 32Ki."""
+_OPEN_LENGTH = "gemma-3-12b-256k"
+"""A shipped recipe for a base whose config.json leaves open which length its positions are divided from."""
+_THOUSANDS = re.compile(r"(\d+)([km])")
+"""Lengths as many write them: ``32k`` means 32Ki, ``1m`` means 1Mi."""
 
 
 def new_recipe(kind: str, *, model: str | None, out: Path | None, data: str | None = None) -> dict[str, Any]:
@@ -123,15 +126,15 @@ def _find_kind(kind: str) -> _Kind:
     """The kind of that name, or of that context length. Raises UserError where it is neither, or two lengths."""
     if kind in _KINDS:
         return _KINDS[kind]
-    if re.fullmatch(r"[\d.]+K", kind):
+    if re.fullmatch(r"[\d.]+[KM]", kind):
         raise UserError(
             f"{kind} may mean two lengths",
             where="the command line",
-            why=f"K is 1,000 in a recipe, and many write it for 1,024; {kind[:-1]}Ki is the power of two",
-            fix=f"ropewalk new {kind[:-1]}Ki, or the number of tokens",
+            why=f"{kind[-1]} is a power of ten in a recipe, and many write it for the power of two, which is {kind}i",
+            fix=f"ropewalk new {kind}i, or the number of tokens",
         )
     try:
-        tokens = parse_count(_THOUSANDS.sub(r"\1Ki", kind))
+        tokens = parse_count(_THOUSANDS.sub(lambda found: f"{found[1]}{found[2].upper()}i", kind))
     except ValueError:
         tokens = 0
     if tokens < 1:
@@ -169,7 +172,18 @@ def _write(kind: str, model: str | None, path: Path, data: str | None) -> str:
             why=f"a recipe of kind {kind} makes a model of {format_length(target)}",
             fix="a longer length, or domain, which makes the base's context four times as long",
         )
-    survey = survey_candidates(shape.base_rope, target)
+    try:
+        survey = survey_candidates(shape.base_rope, target)
+    except UserError as error:
+        if "original_max_position_embeddings" not in error.fix:
+            raise
+        raise UserError(
+            error.what,
+            where=error.where,
+            why=error.why,
+            fix=f"ropewalk new {_OPEN_LENGTH}, whose rope names original_tokens, and change it to your base and "
+            "length; or write original_max_position_embeddings into config.json of a folder",
+        ) from None
     method = survey.find(survey.recommended).method
     keys = {"kind": method.kind, **method.model_dump(mode="json", exclude_defaults=True)}
     if not survey.base.turns:
@@ -181,7 +195,7 @@ def _write(kind: str, model: str | None, path: Path, data: str | None) -> str:
         model=model,
         weights=_quote(f"{model}@main" if is_shape_alone(model) else model),
         offline=" --offline" if is_shape_alone(model) else "",
-        file=path,
+        file=shlex.quote(str(path)),
         run=_quote(f"runs/{path.stem}"),
         base=format_length(shape.context_tokens),
         target=format_length(target),

@@ -129,6 +129,10 @@ class JoinRules(Spec):
             known = {*_FILE_FIELDS, DEPENDENCY}
             if unknown := [name for name in (*self.order, *header_fields(self.header or "")) if name not in known]:
                 raise ValueError(f"files have no {', '.join(unknown)}; they have {', '.join(_FILE_FIELDS)}")
+        elif not self.order and self.reply_to is None:
+            raise ValueError(
+                f"join.by is {', '.join(self.by)}, and records need an order: fields, or `{PLACE}` as they stand"
+            )
         return self
 
     @property

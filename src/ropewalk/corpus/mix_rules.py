@@ -56,7 +56,8 @@ def check_mix(mix: dict[str, float], roles: dict[str, Role]) -> None:
             raise ValueError(f"mix.{key} is {weight:g}; a weight must be a number of 0 or more")
         if key not in roles and not any(role == key and name not in mix for name, role in roles.items()):
             raise ValueError(
-                f"mix.{key} is neither a source nor a role that has a source; known are: {', '.join(roles)}"
+                f"mix.{key} is neither a source nor a role that has a source; known are: "
+                f"{', '.join(dict.fromkeys([*roles.values(), *roles]))}"
             )
     if not any(weight > 0 for weight in mix.values()):
         raise ValueError("mix has no weight above 0")

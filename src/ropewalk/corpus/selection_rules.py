@@ -7,6 +7,9 @@ from pydantic import Field, model_validator
 from ropewalk.core.quantity import Count
 from ropewalk.core.spec import Spec
 
+SCORES = "gzip", "fasttext", "kenlm", "callable"
+"""The columns that ``score`` can make, each named as its key."""
+
 
 class ScoreRules(Spec):
     """Scores of each document, made from its clean text before it is tokenised. ``score: gzip`` is short for
@@ -43,8 +46,7 @@ class ScoreRules(Spec):
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the columns."""
-        given = {"gzip": self.gzip, "fasttext": self.fasttext, "kenlm": self.kenlm, "callable": self.callable}
-        return tuple(name for name, value in given.items() if value)
+        return tuple(name for name in SCORES if getattr(self, name))
 
 
 def expand_score(given: Any) -> Any:

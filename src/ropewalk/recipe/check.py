@@ -47,7 +47,7 @@ def check(recipe: Recipe, shape: ModelShape | None) -> list[Finding]:
     """
     assert not recipe.open_keys, "plan/settle.py decides them first"
     findings = [*_check_ranks(recipe), *_check_heads(recipe, shape), *_check_writing(recipe, shape)]
-    findings += _check_embedded(recipe)
+    findings += [*_check_embedded(recipe), *_check_weights(recipe)]
     try:
         require_blocks(recipe.parallel, sys.maxsize if shape is None else shape.layers)
     except UserError as error:
@@ -76,6 +76,9 @@ def check(recipe: Recipe, shape: ModelShape | None) -> list[Finding]:
             if stage.reach_tokens < before.context_tokens and not keeps_positions(stage):
                 findings += _check_length(stage, key, before.context_tokens)
                 continue
+            same = isinstance(recipe.model, str) and index == 0 and stage.reach_tokens == before.context_tokens
+            if same and not keeps_positions(stage):
+                findings.append(_tell_no_gain(key, before.context_tokens))
             try:
                 after = stretch_stage(stage, before)
             except UserError as error:
@@ -187,6 +190,16 @@ def _check_embedded(recipe: Recipe) -> Iterator[Finding]:
                 yield Finding("error", key, f"{error.what}: {error.why}; {error.fix}", "docs/embedded.md")
 
 
+def _check_weights(recipe: Recipe) -> Iterator[Finding]:
+    """Warn of text that is prepared and that no stage reads. A weight of 0 says that this is meant."""
+    weighed = {key for stage in recipe.stages for key in recipe.mix(stage)}
+    for index, source in enumerate(recipe.corpus.sources):
+        if not weighed & {source.name, source.role}:
+            message = f"no stage trains on {source.name}: no mix has a weight for it or for {source.role}"
+            fix = f"corpus.mix.{source.role}=1 or another weight; 0 if it is only held out; or leave the source out"
+            yield Finding("warning", f"corpus.sources.{index}", message, "docs/corpus-mix.md", fix)
+
+
 def _check_replay(recipe: Recipe, stage: Stage, key: str) -> Iterator[Finding]:
     general = _languages(recipe, stage, "general")
     domain = _languages(recipe, stage, "domain") - {None, "code"}
@@ -201,6 +214,12 @@ def _check_replay(recipe: Recipe, stage: Stage, key: str) -> Iterator[Finding]:
         source = "Ibrahim et al. 2024 (2403.08763): 5 % for a weak shift, 25 % for a strong shift"
         fix = f"raise the weight of general in the mix until it has {floor:.0%}, in the languages of the domain text"
         yield Finding("warning", f"{key}.mix", message, source, fix)
+
+
+def _tell_no_gain(key: str, base_tokens: int) -> Finding:
+    message = f"the base reads {format_length(base_tokens)} already: its positions change, and it reads no further"
+    fix = "a longer context_length, or rope: {kind: unchanged} to train at this length"
+    return Finding("warning", f"{key}.context_length", message, "docs/rope.md", fix)
 
 
 def _check_length(stage: Stage, key: str, before_tokens: int) -> Iterator[Finding]:

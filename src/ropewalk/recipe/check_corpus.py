@@ -89,7 +89,8 @@ def check_repeats(recipe: Recipe, index: int, strata: Sequence[Stratum]) -> Iter
                 1, (recipe.parallel.ranks or 1) // (recipe.parallel.context_parallel or 1)
             )
             share = most * stratum.tokens / tokens
-            fix = advise_dry(stratum, share, tokens, step_tokens=stage.step_tokens, unit_tokens=unit)
+            place = f"stages.{index}."
+            fix = advise_dry(stratum, share, tokens, step_tokens=stage.step_tokens, unit_tokens=unit, place=place)
             yield Finding("error", f"stages.{index}.tokens", message, "corpus.max_repeats", fix)
         elif repeats > _MANY_REPEATS:
             message = f"{stratum.name} would be read {repeats:.1f} times"

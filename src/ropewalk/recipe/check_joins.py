@@ -39,7 +39,9 @@ def _check_source(source: Source, key: str, longest: int) -> Iterator[Finding]:
                 f"documents of up to {format_length(rules.most_tokens)} tokens are changed, and the longest sequences "
                 f"have {format_length(longest)}: they part {cut}"
             )
-            fix = f"most_tokens: {format_length(longest)}"
+            fix = f"{key}.{name}.most_tokens={format_length(longest)}"
+            if name == "tasks" and tasks is not None and tasks.from_tokens > longest:
+                fix += f" {key}.tasks.from_tokens={format_length(longest // 2)}"
             yield Finding("warning", f"{key}.{name}.most_tokens", message, _PAGES[1], fix)
     if tasks is not None and tasks.share > _MOST_SHARE:
         message = f"{tasks.share:.0%} of the tokens are tasks; published runs had 1 to 5 %"

@@ -15,7 +15,7 @@ def check_units(recipe: Recipe) -> Iterator[Finding]:
         )
         for key, tokens in lengths.items():
             if tokens % 1000 == 0 and tokens % 1024:
-                meant = tokens // 1000 * 1024
+                meant = tokens // 10**6 << 20 if tokens % 10**6 == 0 else tokens // 1000 << 10
                 message = f"{tokens:,} tokens; did you mean {format_length(meant)} ({meant:,})?"
-                place, source = f"stages.{index}.{key}", "K is 1,000 and Ki 1,024: docs/recipe.md"
+                place, source = f"stages.{index}.{key}", "K is 1,000 and Ki 1,024, M and Mi likewise: docs/recipe.md"
                 yield Finding("warning", place, message, source, f"{place}={format_length(meant)}")

@@ -211,8 +211,22 @@ def test_dates_of_parquet_are_an_order() -> None:
 
 
 def test_records_need_an_order(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="records need an order"):
+    """A field without an order is refused before anything is read: ``faults: skip`` would drop all text for it."""
+    with pytest.raises(ValidationError, match="records need an order"):
         make(tmp_path, [chapters(3)], tokenizer, join={"by": "book"})
+    of_files = Source.model_validate({"name": "a", "hub": "me/books", "role": "general", "join": {"by": "folder"}})
+    assert "records need an order" in str(describe_part({"text": "a"}, of_files, Place("a", "a")))
+
+
+def test_a_reply_to_that_no_record_has_is_told(
+    tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    posts = [{"id": n, "at": n, "thread": 1, "text": sentence(n, 30), "to": n - 1 if n else None} for n in range(9)]
+    make(tmp_path / "right", [posts], tokenizer, join={"by": "thread", "order": "at", "reply_to": "to"})
+    assert "reply_to" not in capsys.readouterr().err
+    make(tmp_path / "wrong", [posts], tokenizer, join={"by": "thread", "order": "at", "reply_to": "too"})
+    told = "warning: source books: join.reply_to: none of 9 documents has an id in 'too': each begins a thread"
+    assert told in capsys.readouterr().err
 
 
 def test_a_join_that_exceeds_the_limit_goes_on_in_another_document(joined: Corpus, tokenizer: Tokenizer) -> None:

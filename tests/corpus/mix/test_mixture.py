@@ -62,5 +62,6 @@ def test_a_roles_weight_is_spread_by_size_unless_named() -> None:
 
 @pytest.mark.parametrize("mix", [{"poetry": 1.0}, {"instruction": 1.0}, {"empty": 1.0}])
 def test_a_weight_without_text_is_refused(mix: dict[str, float]) -> None:
-    with pytest.raises(UserError, match="text that is not there"):
+    with pytest.raises(UserError, match="text that is not there") as caught:
         source_shares(mix, roles={"web": "general", "empty": "domain"}, tokens={"web": 1, "empty": 0})
+    assert "corpus inspect" in caught.value.fix and "empty" not in caught.value.fix, "it has been named already"

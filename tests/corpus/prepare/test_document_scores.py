@@ -22,10 +22,12 @@ from ropewalk.corpus.tokens.tokenizer import Tokenizer
 DOCUMENTS = 40
 
 
-def build_scored(folder: Path, tokenizer: Tokenizer, select: list[dict[str, Any]], *, name: str = "corpus") -> Corpus:
+def build_scored(
+    folder: Path, tokenizer: Tokenizer, select: list[dict[str, Any]], *, name: str = "corpus", first_id: int = 0
+) -> Corpus:
     lines = [{"text": sentence(n, 400), "id": f"d{n}"} for n in range(DOCUMENTS)]
     (folder / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    scores = [{"id": f"d{n}", "source": "a", "gain": n / DOCUMENTS} for n in range(30)]
+    scores = [{"id": f"d{first_id + n}", "source": "a", "gain": n / DOCUMENTS} for n in range(30)]
     (folder / "scores.jsonl").write_text("".join(json.dumps(score) + "\n" for score in scores))
     source = {"name": "a", "path": str(folder / "a.jsonl"), "role": "general", "language": "en"}
     spec = {
@@ -80,7 +82,7 @@ def test_another_threshold_tokenises_nothing_again(
     tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     build_scored(tmp_path, tokenizer, [])
-    assert "warning: source a: no rule of select uses its scores file\n" in capsys.readouterr().err
+    assert "is not read: no rule of `select` uses it" in capsys.readouterr().err
     monkeypatch.setattr(Tokenizer, "encode_documents", lambda *_: pytest.fail("tokenised again"))
     rules = [{"column": "gain", "at_least": 0.25, "at_most": 0.5, "from_tokens": 0}]
     assert len(build_scored(tmp_path, tokenizer, rules, name="other").train("a")) == 11 + 10
@@ -131,6 +133,16 @@ def test_a_column_that_nobody_has_is_an_error(tokenizer: Tokenizer, tmp_path: Pa
         build_scored(tmp_path, tokenizer, [{"column": "gian", "at_least": 0.5}])
     with pytest.raises(ValidationError, match="at_least, at_most, band or weigh"):
         Selection(column="gain")
+
+
+def test_the_error_names_what_is_missing(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """A column that `score` makes is not one of a scores file; ids that are not the source's are no missing column."""
+    with pytest.raises(UserError, match="no document has the column") as caught:
+        build_scored(tmp_path, tokenizer, [{"column": "gzip", "at_least": 2}])
+    assert "add `score` with gzip" in caught.value.fix and "corpus score" not in caught.value.fix
+    with pytest.raises(UserError, match="has no document of the source") as caught:
+        build_scored(tmp_path, tokenizer, [{"column": "gain", "at_least": 0.5}], first_id=1000)
+    assert "the file has 'd1000', and the source 'd" in caught.value.why
 
 
 @pytest.mark.parametrize("twice", ["score", "document"])

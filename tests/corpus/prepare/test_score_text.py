@@ -36,6 +36,18 @@ def build_scored(folder: Path, tokenizer: Tokenizer, *, name: str = "corpus", **
     return open_corpus(build(CorpusSpec.model_validate(spec), tokenizer=tokenizer, seed=0, folder=folder / name))
 
 
+def test_a_module_of_the_working_folder_is_found(
+    tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the key says; the program `ropewalk` itself does not have that folder on Python's path."""
+    (tmp_path / "scores_here.py").write_text(COUNT)
+    monkeypatch.chdir(tmp_path)
+    before = [*sys.path]
+    assert str(tmp_path) not in before and "" not in before
+    corpus = build_scored(tmp_path, tokenizer, score={"callable": "scores_here:count"})
+    assert "scores" in (corpus.store("a") / "documents.jsonl").read_text().splitlines()[0] and sys.path == before
+
+
 def test_a_function_and_gzip_select_documents_and_change_no_other_byte(
     tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

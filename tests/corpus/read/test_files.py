@@ -111,6 +111,16 @@ def test_a_broken_table_is_told_with_its_line(tmp_path: Path, content: bytes, wh
         assert sorted(texts_of(tmp_path / "a.csv", faults="skip")) == sorted(["good", "good", what])
 
 
+@pytest.mark.parametrize(
+    ("head", "separator"), [("id|text", "'|'"), ("id;a title, short;text", "';'"), ("id,text", "")]
+)
+def test_a_table_with_another_separator_is_told_as_such(tmp_path: Path, head: str, separator: str) -> None:
+    (tmp_path / "a.csv").write_text(f"{head}\n1|one, two|three;four, five, six\n")
+    with pytest.raises(UserError, match="broken table row") as caught:
+        read(tmp_path / "a.csv")
+    assert ("separates the fields" in caught.value.why) == bool(separator) and separator in caught.value.why
+
+
 def test_json_lines_that_are_called_json(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(lines(TEXTS))
     assert texts_of(tmp_path / "a.json") == TEXTS

@@ -141,6 +141,20 @@ def test_the_field_that_is_offered_is_read(tmp_path: Path) -> None:
     assert offered is not None and read(tmp_path / "a.jsonl", text_key=offered[1])[0].text == "a longer text"
 
 
+def test_a_field_in_a_field_and_a_list_of_messages_are_offered(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(lines({"id": "7", "meta": {"body": "a longer text", "url": "b"}}))
+    with pytest.raises(UserError, match="found keys id, meta") as caught:
+        read(tmp_path / "a.jsonl", text_key="meta.bdy")
+    assert "set text_key: meta.body on" in caught.value.fix
+    turns = [{"role": "user", "content": "why?"}, {"role": "assistant", "content": "because of that"}]
+    (tmp_path / "b.jsonl").write_bytes(lines({"id": "a long name of the record", "conversations": turns}))
+    with pytest.raises(UserError) as caught:
+        read(tmp_path / "b.jsonl")
+    assert "set options: {messages_key: conversations} on" in caught.value.fix
+    found = read(tmp_path / "b.jsonl", role="instruction", options={"messages_key": "conversations"})
+    assert "because of that" in found[0].text
+
+
 def test_the_byte_of_a_fault_is_that_of_the_file(tmp_path: Path) -> None:
     content = b'{"text": "good"}\n{"text": "\xe5\xa4\xa9\xff"}\n'
     (tmp_path / "a.jsonl").write_bytes(content)
@@ -396,8 +410,9 @@ def test_a_text_file_that_is_none_is_a_fault(tmp_path: Path, content: bytes, wha
 
 def test_older_encodings_are_read_when_named_and_guessed_in_the_error(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes((han(1, 2000) + "\n").encode("gb18030"))
-    with pytest.raises(UserError, match="encoding: gb18030"):
+    with pytest.raises(UserError, match="it can be read as GB 18030") as caught:
         read(tmp_path / "a.txt")
+    assert caught.value.fix.startswith("set options: {encoding: gb18030} on this source")
     assert read(tmp_path / "a.txt", options={"encoding": "gb18030"})[0].text == han(1, 2000) + "\n"
     (tmp_path / "b.txt").write_text("with a mark", encoding="utf-16")
     (tmp_path / "c.txt").write_text("with a mark", encoding="utf-8-sig")

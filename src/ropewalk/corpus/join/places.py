@@ -39,6 +39,8 @@ class Places:
     """Documents that import, or answer, each other in a circle."""
     unanswerable: int = 0
     """Documents that answer an id which no document of their group has."""
+    answers: int = 0
+    """Documents that answer any id."""
 
 
 def read_places(store: Path, digests: UInt64[np.ndarray, "documents"]) -> Places:
@@ -71,7 +73,7 @@ def read_places(store: Path, digests: UInt64[np.ndarray, "documents"]) -> Places
         in_circle += sum(_order_answers(order[a:b], own, asked) for a, b in pairwise([*first.tolist(), len(order)]))
     group = np.empty(len(order), dtype=np.int64)
     group[order] = np.repeat(np.arange(len(first)), np.diff(first, append=len(order)))
-    return Places(group, order, headers, in_circle, _count_unanswerable(group, own, asked))
+    return Places(group, order, headers, in_circle, _count_unanswerable(group, own, asked), sum(map(bool, asked)))
 
 
 def _make_row(place: Mapping[str, Any], id: str, digest: int, number: int) -> bytes:

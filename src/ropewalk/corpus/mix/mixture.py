@@ -28,7 +28,8 @@ def find_members(
             "the mix asks for text that is not there",
             where=f"mix.{key}",
             why=f"no token to train on in {', '.join(named) or 'any source of this name or role'}",
-            fix=f"name one of {', '.join(dict.fromkeys([*roles.values(), *roles]))}, or add text",
+            fix="keep more of it (`ropewalk corpus inspect RECIPE` shows what was dropped, and why), add text, or set "
+            "its weight to 0",
         )
     return members
 

@@ -92,19 +92,26 @@ def split_source(
 
 
 def advise_dry(
-    stratum: Stratum, largest_share: float, tokens: int, *, step_tokens: int | None = None, unit_tokens: int = 1
+    stratum: Stratum,
+    largest_share: float,
+    tokens: int,
+    *,
+    step_tokens: int | None = None,
+    unit_tokens: int = 1,
+    place: str = "",
 ) -> str:
     """What to change where a stratum cannot give its share of ``tokens``; it has text for ``largest_share`` of them.
 
     ``step_tokens`` is a step of the stage, of which ``unit_tokens`` are the least. A stage has one step or more, so
-    where the text is not enough for one, a smaller step is offered too.
+    where the text is not enough for one, a smaller step is offered too. ``place`` stands before the stage's keys, such
+    as ``stages.0.``, so that they can be given as overrides.
     """
     repeats = np.ceil(stratum.share * tokens / stratum.tokens * 10) / 10
     most = int(largest_share / stratum.share * tokens)
-    shorter = f"set tokens={most // 1000}K at most"
+    shorter = f"set {place}tokens={most // 1000}K at most"
     if step_tokens is not None and most < step_tokens:
         step = unit_tokens << max(0, (most // (_STEPS * unit_tokens)).bit_length() - 1)
-        shorter = f"set tokens={format_length(most // step * step)} and step_tokens={format_length(step)}"
+        shorter = f"set {place}tokens={format_length(most // step * step)} and {place}step_tokens={format_length(step)}"
         if most < step:
             shorter = "train on shorter sequences"
     if stratum.share > _ALL:

@@ -21,7 +21,7 @@ from ropewalk.core.seed import seed_for
 from ropewalk.corpus.prepare.document_records import DocumentRecords
 from ropewalk.corpus.prepare.tokenized import Tokenized
 from ropewalk.corpus.prepare.value_pages import Bound, describe_column
-from ropewalk.corpus.selection_rules import Selection
+from ropewalk.corpus.selection_rules import SCORES, Selection
 from ropewalk.corpus.spec import Source
 
 _FULL_WEIGHT = 95
@@ -62,7 +62,7 @@ def pick_documents(source: Source, stored: Tokenized, documents: DocumentRecords
     """
     names = _name_columns(source)
     if source.scores is not None and not source.select:
-        warn(f"warning: source {source.name}: no rule of select uses its scores file")
+        warn(f"warning: source {source.name}: scores {source.scores} is not read: no rule of `select` uses it")
     if not names:
         return Picked()
     columns, draws = _read_columns(source, names, documents)
@@ -112,6 +112,7 @@ def _read_columns(
 ) -> tuple[dict[str, Float64[np.ndarray, "documents"]], dict[str, Float64[np.ndarray, "documents"]]]:
     """For each column the value of each document, and the number from 0 to 1 that decides for it if a rule weighs."""
     scores, seen = _read_scores(source, names), set[str]()
+    id: str | None = None
     columns = {name: np.full(len(documents), np.nan) for name in names}
     draws = {name: np.zeros(len(documents)) for name in names}
     weighed = {rule.column for rule in source.select if rule.weigh}
@@ -126,20 +127,39 @@ def _read_columns(
             columns[name][number] = math.nan if found is None else float(found)
             if name in weighed:
                 draws[name][number] = seed_for("select", name, id) / 2**63
+    if scores and not seen and id is not None:
+        _refuse_ids(source, id, next(iter(scores)))
     for rule in source.select:
         if np.isnan(columns[rule.column]).all():
             _refuse_column(source, rule)
     return columns, draws
 
 
+def _refuse_ids(source: Source, id: str, scored: str) -> None:
+    raise UserError(
+        "a scores file has no document of the source",
+        where=f"source {source.name}: scores {source.scores}",
+        why=f"no id of the file is the id of a document: the file has {scored!r:.80}, and the source {id!r:.80}",
+        fix="write the file with the ids of `documents.jsonl` in the source's folder of the store, as `ropewalk corpus "
+        "score RECIPE FILE` does",
+    )
+
+
 def _refuse_column(source: Source, rule: Selection) -> None:
+    makes = "`score` of this source makes " + (", ".join(source.score.columns) if source.score else "none")
+    if rule.column in SCORES:
+        fix = f"add `score` with {rule.column} to the source: docs/corpus-cleaning.md"
+    else:
+        fix = (
+            "give the file that `ropewalk corpus score RECIPE FILE` wrote as `scores` of the source, or select another "
+            "column, such as gzip with `score: gzip`"
+        )
     raise UserError(
         "no document has the column that `select` uses",
         where=f"source {source.name}: select {rule.column}",
         why=f"neither {source.scores or 'a scores file (none is named)'} nor the measures of long texts contain it; "
-        f"`score` of this source makes {', '.join(source.score.columns) if source.score else 'none'}",
-        fix="give the file that `ropewalk corpus score RECIPE FILE` wrote as `scores` of the source, or select "
-        "another column",
+        f"{makes}",
+        fix=fix,
     )
 
 

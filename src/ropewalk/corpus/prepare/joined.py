@@ -58,10 +58,21 @@ class Joined(NamedTuple):
 
 
 def read_joins(source: Source, stored: Tokenized) -> Places | None:
-    """The places of a source's documents in joins; None where they are not joined."""
+    """The places of a source's documents in joins; None where they are not joined.
+
+    Warns of a ``reply_to`` that no document has: each would begin a thread, as where the field's name is misspelt.
+    """
     if not source.is_composed:
         return None
-    return read_places(stored.folder, stored.digests) if source.notes_parts else unplaced(stored.digests)
+    if not source.notes_parts:
+        return unplaced(stored.digests)
+    places = read_places(stored.folder, stored.digests)
+    if source.join is not None and source.join.reply_to is not None and len(places.group) and not places.answers:
+        count, key = format_count(len(places.group), "document"), source.join.reply_to
+        warn(
+            f"warning: source {source.name}: join.reply_to: none of {count} has an id in {key!r}: each begins a thread"
+        )
+    return places
 
 
 def check_tokens(source: Source, tokenizer: Tokenizer) -> None:

@@ -10,6 +10,7 @@ import sys
 import traceback
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -153,7 +154,8 @@ def _callable(source: Source) -> Callable[[Document], Any]:
     module, _, name = named.partition(":")
     where = f"source {source.name}: score.callable {named}"
     try:
-        function = getattr(importlib.import_module(module), name, None)
+        with _working_folder():
+            function = getattr(importlib.import_module(module), name, None)
     except (Exception, SystemExit) as fault:  # a module can raise anything
         raise _failed(f"the module {module} cannot be loaded", fault, where) from fault
     if not callable(function):
@@ -166,7 +168,8 @@ def _callable(source: Source) -> Callable[[Document], Any]:
 
     def score(document: Document) -> Any:
         try:
-            return function(document.text, dict(document.metadata))
+            with _working_folder():  # it may import more
+                return function(document.text, dict(document.metadata))
         except (Exception, SystemExit) as fault:  # a function can raise anything
             raise _failed("the function that scores failed", fault, f"{where}, document {document.id}") from fault
 
@@ -194,13 +197,24 @@ def _broken(path: Path, fault: Exception, where: str) -> UserError:
     )
 
 
+@contextmanager
+def _working_folder() -> Iterator[None]:
+    """Meanwhile modules are also found in the working folder, behind installed ones. Python searches it by itself only
+    where it was started with ``-m``, and not as the program ``ropewalk``."""
+    folder = str(Path.cwd())
+    sys.path.append(folder)
+    try:
+        yield
+    finally:
+        del sys.path[len(sys.path) - 1 - sys.path[::-1].index(folder)]
+
+
 def _find_module(named: str, source: Source) -> Path | None:
     """The file of the module of a function. Raises UserError where there is no such module."""
     module = named.partition(":")[0]
-    if (here := str(Path.cwd())) not in sys.path:  # behind all that is installed; a command's path lacks it
-        sys.path.append(here)
     try:
-        found = importlib.util.find_spec(module)
+        with _working_folder():
+            found = importlib.util.find_spec(module)
     except (ImportError, ValueError):  # ValueError: a module that was made by hand has no spec
         found = None
     except (Exception, SystemExit) as fault:  # the package around it, which is loaded, can raise anything
@@ -211,7 +225,7 @@ def _find_module(named: str, source: Source) -> Path | None:
             "there is no such module to score with",
             where=f"source {source.name}: score.callable {named}",
             why=f"Python does not find the module {module}",
-            fix="install it, or put its folder on PYTHONPATH",
+            fix="correct the name, put the module into the working folder, or install it",
         )
     path = Path(found.origin or "")
     return path if path.is_file() else None

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ropewalk.core.error import UserError, explain_import_fault
-from ropewalk.corpus.read.encodings import guess_encoding, marked_encoding
+from ropewalk.corpus.read.encodings import find_encoding, guess_encoding, marked_encoding
 from ropewalk.corpus.read.files import File
 from ropewalk.corpus.read_options import FileOptions
 from ropewalk.corpus.spec import Source
@@ -120,8 +120,10 @@ def decode_text(content: bytes, source: Source, place: Place, encoding: str) -> 
         at = replace(place, offset=place.offset + error.start, line=place.line + content[: error.start].count(b"\n"))
         name = "UTF-8" if encoding == "utf-8" else encoding
         why = f"{error.reason}: 0x{content[error.start]:02x}{guess_encoding(content, error.start, encoding)}"
+        guessed = find_encoding(content, error.start, encoding)
+        offer = f"options: {{encoding: {guessed}}}" if guessed else ""
         text = content[max(0, error.start - 100) : error.start + 100].decode("utf-8", "replace")
-        return reject(source, at, f"invalid {name}", why, size_bytes=len(content), text=text)
+        return reject(source, at, f"invalid {name}", why, size_bytes=len(content), text=text, offer=offer)
 
 
 def check_text(text: str, source: Source, place: Place) -> str | Reject:

@@ -85,6 +85,8 @@ def read_table(lines: Iterator[Line], file: File, source: Source, encoding: str)
                 f"{format_count(len(row), 'field')}, but the first row has {format_count(len(keys), 'key')}: "
                 f"{', '.join(keys)}"
             )
+            if (other := max(";|\t", key=first.count)) != delimiter and first.count(other) >= len(keys):
+                why += f"; if {other!r} separates the fields, write them with commas, or with tabs as .tsv"
             text = delimiter.join(row)
             yield reject(source, feed.begin, "broken table row", why, size_bytes=feed.size_bytes, text=text)
         feed.start_row()

@@ -41,6 +41,12 @@ def to_utf8(chunks: Iterator[bytes], encoding: str, errors: str) -> Iterator[byt
 
 def guess_encoding(content: bytes, at: int, encoding: str) -> str:
     """A hint for an error at byte ``at``: another encoding that fits the text around it; empty where none fits."""
+    best = find_encoding(content, at, encoding)
+    return f"; it can be read as {_SPOKEN.get(best, best)}: set options: {{encoding: {best}}}" if best else ""
+
+
+def find_encoding(content: bytes, at: int, encoding: str) -> str:
+    """Another encoding that fits the text around byte ``at``; empty where none fits."""
     begin = content.rfind(b"\n", 0, at) + 1
     sample = content[begin : begin + _SAMPLE_BYTES]
     wide = len(sample) > 1 and sample.count(0) > _ZEROS * len(sample)
@@ -49,9 +55,7 @@ def guess_encoding(content: bytes, at: int, encoding: str) -> str:
     best = max(shares, key=lambda name: shares[name], default="")
     if not best or shares[best] < _SURE:
         best = "gb18030" if encoding != "gb18030" and _is_mostly_han(sample) else ""
-    if not best:
-        return ""
-    return f"; it can be read as {_SPOKEN.get(best, best)}: set options: {{encoding: {best}}}"
+    return best
 
 
 def _share(sample: bytes, encoding: str) -> float:

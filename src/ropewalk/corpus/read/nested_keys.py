@@ -18,6 +18,19 @@ def find_value(record: Mapping[str, Any], key: str) -> Any:
     return find_value(inner, rest) if dot and isinstance(inner, Mapping) else None
 
 
+def offer_text_key(record: Mapping[str, Any]) -> str:
+    """The change of a source that would read a record: its list of messages, or its longest text, which may lie in a
+    field; empty where it has neither."""
+    for key in ("messages", "conversations", "conversation"):
+        if isinstance(record.get(key), list):
+            return f"options: {{messages_key: {key}}}"
+    texts = {str(key): len(held) for key, held in record.items() if isinstance(held, str)}
+    for outer, inner in record.items():
+        if isinstance(inner, Mapping):
+            texts |= {f"{outer}.{key}": len(held) for key, held in inner.items() if isinstance(held, str)}
+    return f"text_key: {max(texts, key=lambda key: texts[key])}" if texts else ""
+
+
 def lift_fields(record: Mapping[str, Any], *keys: str) -> tuple[Mapping[str, Any], list[str]]:
     """The record with the fields of the objects around ``keys`` beside its own, and the names of ``keys`` in it.
 

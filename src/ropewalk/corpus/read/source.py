@@ -20,7 +20,7 @@ from ropewalk.corpus.read.files import File
 from ropewalk.corpus.read.find_files import FoundFiles as Files
 from ropewalk.corpus.read.find_files import find_all, find_files, is_saved_dataset
 from ropewalk.corpus.read.join_parts import NO_FIELDS, NO_PLACE, PART, describe_part, read_joined
-from ropewalk.corpus.read.nested_keys import find_value
+from ropewalk.corpus.read.nested_keys import find_value, offer_text_key
 from ropewalk.corpus.read.pages import read_file
 from ropewalk.corpus.read.provenance import ORIGIN, find_provenance
 from ropewalk.corpus.read.records import read_hub, read_records, read_saved
@@ -197,8 +197,7 @@ def _make_document(record: object, source: Source, place: Place, options: Record
     if not isinstance(value, str):
         found = f"keys {', '.join(map(str, record))}" if value is None else f"a {type(value).__name__}"
         why = f"{source.text_key!r} must contain the text; found {found}"
-        texts = {str(key): len(held) for key, held in record.items() if isinstance(held, str)}
-        offer = f"text_key: {max(texts, key=lambda key: texts[key])}" if texts else ""
+        offer = offer_text_key(record)
         return reject(source, place, "no text", why, size_bytes=size, text=repr(record)[:1000], offer=offer)
     text = check_text(value, source, place)
     if isinstance(text, Reject):
