@@ -12,8 +12,10 @@ from ropewalk.core.spec import Spec
 from ropewalk.recipe.benchmarks import BenchmarkKind
 from ropewalk.recipe.explain import find_places
 from ropewalk.recipe.load import load_recipe, parse_recipe, parse_stage, read_data
+from ropewalk.recipe.recipe_file import list_file_keys
 from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.sweep import Sweep
+from ropewalk.rope.yarn import Yarn
 
 RECIPE = """
 model: base
@@ -167,3 +169,20 @@ def test_an_override_of_a_kind_tells_what_it_inherits(capsys: pytest.CaptureFixt
 
 def test_probes_that_differ_in_their_names_stand_together(path: Path) -> None:
     load_recipe(path, ["evaluate.probes=[{kind: needle}, {kind: needle, language: zh}, {kind: key_value, hops: 2}]"])
+
+
+def test_a_recipe_that_is_written_stretches_a_scaled_base_as_before(path: Path, tmp_path: Path) -> None:
+    """A key that was not given is the base's; written with its default, it would be that of plain RoPE."""
+    lines = "stages.0.layers=[{rope: {kind: yarn}}, {window: 64, rope: unchanged}, {}]"
+    recipe = load_recipe(path, ["stages.0.rope={kind: yarn, theta: null}", lines])
+    (tmp_path / "written.yaml").write_text(yaml.safe_dump(list_file_keys(recipe)))
+    again = load_recipe(tmp_path / "written.yaml")
+    assert again == recipe and again.digest == recipe.digest
+    base = Yarn(factor=4, original_tokens=4096, beta_fast=16, truncate=False).as_base(
+        1e6, head_dim=128, context_tokens=16384
+    )
+    for each in (recipe, again):
+        for rope in (each.stages[0].rope, each.stages[0].layers[0].rope):
+            assert rope is not None
+            stretched = rope.complete(base, 65536)
+            assert isinstance(stretched, Yarn) and (stretched.beta_fast, stretched.truncate) == (16, False)

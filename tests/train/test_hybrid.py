@@ -17,7 +17,7 @@ from ropewalk.model.export import export
 from ropewalk.model.extend import extend
 from ropewalk.model.load import load_model
 from ropewalk.model.recurrent_layer import RecurrentLayer
-from ropewalk.plan.forecast import plan_sharing
+from ropewalk.plan.sharing import plan_sharing
 from ropewalk.recipe.benchmarks import BenchmarkSpec
 from ropewalk.recipe.check import check
 from ropewalk.recipe.lora import Lora

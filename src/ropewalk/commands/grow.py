@@ -12,6 +12,7 @@ from ropewalk.core.artifact import discard, is_finished, write_whole
 from ropewalk.core.progress import say, warn
 from ropewalk.core.read_json import read_written
 from ropewalk.core.run_folder import RunFolder
+from ropewalk.recipe.recipe_file import list_file_keys
 from ropewalk.recipe.spec import Recipe
 from ropewalk.train.metrics_log import MetricsLog
 
@@ -30,7 +31,7 @@ def grow(growth: Growth, recipe: Recipe, folder: RunFolder) -> None:
 
 def write_recipe(recipe: Recipe, folder: RunFolder) -> None:
     """Write the recipe from which the folder's contents are made."""
-    write_whole(folder.recipe, yaml.safe_dump(recipe.to_json(), sort_keys=False, allow_unicode=True))
+    write_whole(folder.recipe, yaml.safe_dump(list_file_keys(recipe), sort_keys=False, allow_unicode=True))
 
 
 def _go_back(folder: RunFolder, stage: int, step: int) -> None:

@@ -16,6 +16,7 @@ from ropewalk.plan.step_time import StepTime
 from ropewalk.plan.unfit import describe_lack
 from ropewalk.recipe.check import check
 from ropewalk.recipe.load import apply_override, parse_recipe
+from ropewalk.recipe.recipe_file import list_file_keys
 from ropewalk.recipe.spec import Recipe
 from ropewalk.shape.model_shape import ModelShape
 
@@ -31,7 +32,7 @@ def explain_why_not(
 
     Raises UserError where the override leads to no recipe, or to one of another model.
     """
-    data = recipe.to_json()
+    data = list_file_keys(recipe)
     apply_override(data, override)
     asked = parse_recipe(data, where=f"--why-not {override}")
     if asked.model != recipe.model:
