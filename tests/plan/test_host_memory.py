@@ -30,13 +30,15 @@ GIB = 1 << 30
     ],
 )
 def test_the_least_limit_counts(tmp_path: Path, own: str, limits: dict[str, str], expected: float) -> None:
-    (tmp_path / "own").write_text(own)
-    for name, text in limits.items():
-        file = tmp_path / "groups" / name
+    for name, text in {
+        "proc/self/cgroup": own,
+        **{f"sys/fs/cgroup/{name}": text for name, text in limits.items()},
+    }.items():
+        file = tmp_path / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
-    assert count_host_bytes(groups=tmp_path / "groups", own=tmp_path / "own") == expected
+    assert count_host_bytes(tmp_path) == expected
 
 
 def test_a_machine_without_control_groups_has_its_memory(tmp_path: Path) -> None:
-    assert count_host_bytes(groups=tmp_path / "none", own=tmp_path / "nothing") == WHOLE >= count_host_bytes() > 0
+    assert count_host_bytes(tmp_path / "none") == WHOLE >= count_host_bytes() > 0

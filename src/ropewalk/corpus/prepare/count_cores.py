@@ -8,29 +8,16 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-_GROUPS, _OWN = Path("sys/fs/cgroup"), Path("proc/self/cgroup")
+from ropewalk.core.control_groups import list_group_folders
 
 
 def count_cores(root: Path = Path("/")) -> int:
     """The number of processors, at least 1. ``root`` is where ``/proc`` and ``/sys`` are."""
     free = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min([free, *(math.ceil(limit) for limit in _read_limits(root))]))
-
-
-def _read_limits(root: Path) -> Iterator[float]:
-    """The limits of this process's control groups and of all above them, in processors."""
-    with suppress(OSError, ValueError):
-        for line in (root / _OWN).read_text().splitlines():
-            _, kinds, path = line.split(":", 2)
-            if kinds and "cpu" not in kinds.split(","):
-                continue
-            mount = root / _GROUPS / ("cpu" if kinds else "")  # version 2 names no kinds, and has one tree
-            parts = PurePosixPath(path).relative_to("/").parts
-            # A container may see its own group as the root of the tree, whatever its path is called outside.
-            for depth in range(len(parts) + 1):
-                yield from _read_limit(mount.joinpath(*parts[:depth]))
+    limits = (limit for folder in list_group_folders("cpu", root) for limit in _read_limit(folder))
+    return max(1, min([free, *map(math.ceil, limits)]))
 
 
 def _read_limit(folder: Path) -> Iterator[float]:
