@@ -14,7 +14,7 @@ def test_the_plan_knows_the_peak_and_each_byte_of_a_step(
 ) -> None:
     """The 64 ranks share heads in groups of 8. The program takes all 32 layers, for which it needs minutes."""
     program = load_program("gpu_fake_step", monkeypatch)
-    case = program.Case(ranks, recompute, layers=2, median_tokens=median_tokens, chunk_tokens=64)
+    case = program.Case(ranks, recompute, layers=4, median_tokens=median_tokens, chunk_tokens=64)
     tracked, planned = program.track_step(case), program.plan_step(case)
     assert planned.peak_bytes == pytest.approx(tracked.peak_bytes, rel=0.1)
     assert planned.state_bytes == tracked.state_bytes

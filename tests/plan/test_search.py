@@ -73,7 +73,7 @@ HAND = [
     ("70b", "h200-sxm", "32Ki", 1, ("save_attention", 75, True, True)),
     # The same over 8 context ranks: 1.6 GB a block, or 0.13. All 80 are 131 GB, which almost fits beside an embedding
     # and a head of 2 GB each.
-    ("70b", "h200-sxm", "32Ki", 8, ("save_attention", 6, True, True)),
+    ("70b", "h200-sxm", "32Ki", 8, ("save_attention", 6, False, True)),
     # 8B on one card: 96 GB of states go to the host. 32Ki tokens keep 6.6 GB a block.
     ("8b", "h100-sxm", "32Ki", 1, ("save_attention", 22, True, True)),
     # 16Ki tokens a rank beside 12 GB of states: 3.3 GB a block. With inputs on the host there is room for one more.

@@ -11,7 +11,7 @@ from typing import Any
 
 from ropewalk.core.error import UserError
 from ropewalk.core.run_folder import RunFolder
-from ropewalk.corpus.mix.plan_strata import plan_strata
+from ropewalk.corpus.mix.planned_strata import plan_strata
 from ropewalk.corpus.tokens.corpus_folder import open_corpus
 from ropewalk.recipe.spec import Recipe
 from ropewalk.train.learning_rate import RATES, Rates, rates_of, refuse_rates

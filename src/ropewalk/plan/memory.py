@@ -95,9 +95,11 @@ def estimate_memory(
     weights, moment_bytes = shape.parameters + trained.adapters, _EIGHT_BIT_BYTES if savings.eight_bit else MOMENT_BYTES
     is_whole = gathers_whole(shape, trained)
     # With several ranks the last gather's flat buffer lasts beside its weights until the forward ends, with the loss in
-    # it. Gradients of a unit exist whole, and beside them the flat float32 buffer of the reduction before.
+    # it. Gradients of a unit exist whole, and beside them the flat float32 buffer of the reduction before: none before
+    # the last block.
     unit = weights if is_whole else shape.block_parameters + trained.adapters / shape.layers
-    reduced = min(unit, trained.parameters) * (element_bytes + GRADIENT_BYTES * (not is_whole)) * (ranks > 1)
+    own_gradients = min(unit, trained.parameters) * element_bytes * (ranks > 1)
+    reduced = own_gradients + min(unit, trained.parameters) * GRADIENT_BYTES * (not is_whole) * (ranks > 1)
     state_bytes = MASTER_BYTES * weights + moment_bytes * trained.parameters
     copied = copied_bytes(shape, local_tokens, savings=savings, element_bytes=element_bytes, pinned=True)
     own = again / count if count else kept / shape.layers
@@ -115,7 +117,7 @@ def estimate_memory(
         gathered=gathered_bytes(shape, element_bytes=element_bytes, trained=trained),
         kept=kept,
         loss=row + loss + element_bytes * unit * (ranks > 1),
-        last_block=row + head_gradient + moving + run * (count == shape.layers) + (0.0 if is_whole else reduced),
+        last_block=row + head_gradient + moving + run * (count == shape.layers) + (0.0 if is_whole else own_gradients),
         first_block=row
         + own
         + moving

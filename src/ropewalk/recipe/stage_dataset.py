@@ -1,7 +1,7 @@
 """Reads a stage's sequences from a built corpus. Checks, training and inspection all use this one path."""
 
 from ropewalk.corpus.mix.dataset import Dataset, deal_sequences
-from ropewalk.corpus.mix.plan_strata import plan_strata
+from ropewalk.corpus.mix.planned_strata import plan_strata
 from ropewalk.corpus.mix.strata import Stratum
 from ropewalk.corpus.tokens.corpus_folder import Corpus
 from ropewalk.recipe.spec import Recipe

@@ -13,7 +13,7 @@ from statistics import median
 import numpy as np
 from jaxtyping import Int64
 
-from ropewalk.corpus.mix.plan_strata import plan_strata
+from ropewalk.corpus.mix.planned_strata import plan_strata
 from ropewalk.corpus.tokens.corpus_folder import Corpus
 from ropewalk.plan.flops import token_flops
 from ropewalk.plan.receipt import Rig

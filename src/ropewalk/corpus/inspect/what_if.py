@@ -10,7 +10,7 @@ from ropewalk.core.quantity import format_amount, format_length
 from ropewalk.core.translate import keep
 from ropewalk.corpus.inspect.sequence_faults import tell_beyond
 from ropewalk.corpus.inspect.statistics import CONTEXTS
-from ropewalk.corpus.mix.plan_strata import plan_strata
+from ropewalk.corpus.mix.planned_strata import plan_strata
 from ropewalk.corpus.mix.strata import Stratum
 from ropewalk.corpus.mix_rules import PLAIN, MixRules
 from ropewalk.corpus.tokens.corpus_folder import Corpus

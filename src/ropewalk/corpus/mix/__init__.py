@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from ropewalk.corpus.mix.dataset import Dataset as Dataset
     from ropewalk.corpus.mix.dataset import open_dataset as open_dataset
     from ropewalk.corpus.mix.packing import Packing as Packing
-    from ropewalk.corpus.mix.plan_strata import plan_strata as plan_strata
+    from ropewalk.corpus.mix.planned_strata import plan_strata as plan_strata
     from ropewalk.corpus.mix.strata import Stratum as Stratum
 else:
     __all__, __getattr__, __dir__ = export_lazily(
@@ -19,7 +19,7 @@ else:
         {
             "dataset": ("Dataset", "open_dataset"),
             "packing": ("Packing",),
-            "plan_strata": ("plan_strata",),
+            "planned_strata": ("plan_strata",),
             "strata": ("Stratum",),
         },
     )

@@ -17,7 +17,7 @@ from ropewalk.core.digest import digest_value
 from ropewalk.core.quantity import format_amount
 from ropewalk.core.record import Batch
 from ropewalk.corpus.mix.mixture import find_most_off, schedule_sequences
-from ropewalk.corpus.mix.plan_strata import plan_strata
+from ropewalk.corpus.mix.planned_strata import plan_strata
 from ropewalk.corpus.mix.sequences import SourceSequences, StratumSequences, StratumUse
 from ropewalk.corpus.mix.strata import DryTextError, Stratum, advise_dry
 from ropewalk.corpus.mix_rules import PLAIN, MixRules
