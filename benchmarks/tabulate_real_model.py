@@ -206,14 +206,16 @@ def _share(readings: list[Reading]) -> str:
 
 def _tell_cost(cells: Cells) -> str:
     every = [reading for readings in cells.values() for reading in readings]
-    seconds = sum(reading["seconds"] for reading in every)
+    seconds = sum(reading.get("cpu_seconds", reading["seconds"]) for reading in every)
+    clock = "" if all("cpu_seconds" in reading for reading in every) else ", in part by the clock"
     tokens = sum(key[4] * len(readings) for key, readings in cells.items())
     threads = sorted({reading["threads"] for reading in every})
     dates = sorted({reading["date"][:10] for reading in every})
     few = sum(len(readings) < ROUNDS for readings in cells.values())
     return (
-        f"{len(every)} readings of {tokens:,} tokens took {format_seconds(seconds)} on {threads[-1]} thread, "
-        f"{every[0]['precision']}, on {', '.join(dates)}. {few} of these cells have fewer than {ROUNDS} texts."
+        f"{len(every)} readings of {tokens:,} tokens took {format_seconds(seconds)} of a processor{clock}, on "
+        f"{threads[-1]} thread, {every[0]['precision']}, on {', '.join(dates)}. "
+        f"{few} of these cells have fewer than {ROUNDS} texts."
     )
 
 
