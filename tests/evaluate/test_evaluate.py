@@ -18,7 +18,7 @@ from ropewalk.evaluate.evaluate import evaluate_models
 from ropewalk.evaluate.length_gain import score_lengths
 from ropewalk.model import open_model as opening
 from ropewalk.model.model_with_loss import ModelWithLoss
-from ropewalk.model.open_model import open_model, read_dtype
+from ropewalk.model.open_model import choose_reading_dtype, open_model
 from ropewalk.model.weights import Dtype
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.plan.precision import Precision
@@ -194,4 +194,4 @@ def test_auto_reads_and_keeps_sums_as_the_device_does(device: str, same: str, mo
     monkeypatch.setattr(opening, "rank_device", lambda: torch.device(device))
     keys = {each: room.describe_written(EvaluateSpec(precision=each), []) for each in get_args(Precision)}
     assert keys["auto"] == keys[same] and keys["bfloat16"] != keys["float32"]
-    assert read_dtype("auto") == same and read_dtype("float32") == "float32"
+    assert choose_reading_dtype("auto") == same and choose_reading_dtype("float32") == "float32"

@@ -14,6 +14,7 @@ import pytest
 import torch.distributed as dist
 
 from ropewalk.core.error import RankError
+from ropewalk.corpus.prepare import workers
 from ropewalk.parallel import launch
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.parallel.stop import heed_stop, listen_for_stop
@@ -211,3 +212,18 @@ def test_a_signal_that_another_thread_receives_is_heard(
         run_ranks(work, 2)
 
     assert start(scenario).end() == (1 if of_rank else 75), (tmp_path / "said").read_text()
+
+
+def test_a_preparation_hears_a_signal_that_another_thread_receives(
+    start: Callable[[Scenario], Command], tmp_path: Path
+) -> None:
+    def scenario(folder: Path) -> None:
+        def work(process: Any, *rest: Any) -> None:
+            time.sleep(0.5)  # until the main thread waits
+            signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+            process.wait()
+
+        workers._keep_busy = work
+        workers._run_on_processes(["task"], 1, lambda size_bytes: None)
+
+    assert start(scenario).end() == 75, (tmp_path / "said").read_text()

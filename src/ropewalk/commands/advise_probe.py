@@ -130,7 +130,7 @@ def _time_model(
     from ropewalk.evaluate.items import Item, measure
     from ropewalk.model.extend import extend
     from ropewalk.model.model_with_loss import ModelWithLoss
-    from ropewalk.model.open_model import open_model, read_dtype
+    from ropewalk.model.open_model import choose_reading_dtype, open_model
     from ropewalk.parallel.collective import share_from_first
     from ropewalk.parallel.rank_zero import first_does
 
@@ -141,7 +141,7 @@ def _time_model(
 
     begun = monotonic()
     first_does(partial(extend, base, folder, rope=next(iter(methods.values())), context_tokens=spec.context_length))
-    learner = open_model(ModelWithLoss, folder, dtype=read_dtype("auto"))
+    learner = open_model(ModelWithLoss, folder, dtype=choose_reading_dtype("auto"))
     start = monotonic() - begun
     tokens = max(1, min(_TIMED_TOKENS, len(text) // 4))
     read(tokens)  # the first reading also allocates
@@ -155,13 +155,13 @@ def _time_model(
 def _measure(base: Path, name: str, method: Rope, spec: AdviceSpec, planned: Sequence["Measurement"]) -> list["Sums"]:
     from ropewalk.evaluate.evaluate import measure_model
     from ropewalk.model.extend import extend
-    from ropewalk.model.open_model import read_dtype
+    from ropewalk.model.open_model import choose_reading_dtype
     from ropewalk.parallel.rank_zero import first_does, scratch_folder
 
     with scratch_folder("ropewalk-probe-") as work:
         folder = work / "model"
         first_does(partial(extend, base, folder, rope=method, context_tokens=spec.context_length))
-        return measure_model(folder, planned, name=name, precision=read_dtype("auto"))
+        return measure_model(folder, planned, name=name, precision=choose_reading_dtype("auto"))
 
 
 def _score(

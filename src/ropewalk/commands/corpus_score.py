@@ -72,8 +72,8 @@ def score_lengths_on_rank(
 ) -> dict[str, Any]:
     """Write the gain from far context for each long document into a column file."""
     from ropewalk.evaluate.length_gain import score_lengths as score
-    from ropewalk.model.open_model import read_dtype
+    from ropewalk.model.open_model import choose_reading_dtype
 
     lengths = {"truncated_tokens": truncated_tokens, "context_tokens": context_tokens}
-    precision = read_dtype(recipe.evaluate.precision)
+    precision = choose_reading_dtype(recipe.evaluate.precision)
     return score(model, open_corpus(corpus), precision=precision, out=out, share=sample, **lengths)

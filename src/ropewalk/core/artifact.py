@@ -94,8 +94,8 @@ def new_folder(
 
 
 def refuse_unfinished(folder: Path) -> None:
-    """Raise UserError where ``folder`` exists and has no manifest: what is made must get this place, and only its owner
-    knows what is in it. A long part asks before it begins."""
+    """Raise UserError where ``folder`` exists and has no manifest: the user may need its files. A long part asks before
+    it begins."""
     if folder.exists() and not is_finished(folder):
         raise UserError(
             "something else is at the place of a folder",

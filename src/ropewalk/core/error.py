@@ -13,6 +13,9 @@ UNDECIDED_CODE = 4
 """Exit code with strictness: no target is missed, and one lies inside the interval of its measurement."""
 STOPPED_CODE = 75
 """Exit code after a signal: everything is saved, and the same command continues. (EX_TEMPFAIL: try again later.)"""
+SIGNAL_SECONDS = 0.5
+"""The longest wait of a main thread. A signal may reach another thread, or arrive just before the wait begins. Python
+then calls its handler when the main thread runs again."""
 
 _DISK_FAULTS = {
     errno.ENOSPC: "free some space, or choose a folder on another disk",

@@ -29,7 +29,7 @@ from ropewalk.evaluate.ruler_suite import RulerPrompts, measure_ruler, plan_rule
 from ropewalk.evaluate.short_context_loss import plan_short_loss
 from ropewalk.evaluate.stored_sums import find_or_measure
 from ropewalk.model.model_with_loss import ModelWithLoss
-from ropewalk.model.open_model import multiplies_slowly, open_model, read_dtype
+from ropewalk.model.open_model import choose_reading_dtype, multiplies_slowly, open_model
 from ropewalk.model.weights import Dtype
 from ropewalk.parallel.collective import rank_and_ranks
 from ropewalk.parallel.verify_folder import require_intact
@@ -68,7 +68,7 @@ def evaluate_models(
     benchmarks = plan_benchmarks(
         spec.benchmarks, tokenizer, longest_tokens=max(spec.lengths) * base_context_tokens, seed=spec.seed
     )
-    precision = read_dtype(spec.precision)
+    precision = choose_reading_dtype(spec.precision)
     found: dict[str, list[Sums]] = {}
     scores: list[Score] = []
     for name, folder in models.items():
@@ -110,7 +110,7 @@ def _plan_ruler(spec: EvaluateSpec, tokenizer: Tokenizer, *, base_tokens: int) -
 def describe_written(spec: EvaluateSpec, benchmarks: Sequence[BenchmarkPrompts]) -> list[Any]:
     """All that decides written answers beside the items; without benchmarks as before there were any."""
     # sums that a CPU reads in float32 make no pair with those of a GPU that shares the store
-    dtype = read_dtype(spec.precision)
+    dtype = choose_reading_dtype(spec.precision)
     precision = [dtype, "float32"] if multiplies_slowly(dtype) else dtype
     asked = [precision, None if spec.ruler is None else spec.ruler.model_dump(mode="json")]
     return [*asked, *(each.describe(spec.seed) for each in benchmarks)]

@@ -22,7 +22,7 @@ from ropewalk.parallel.fsdp import shard_model
 from ropewalk.parallel.mesh import make_mesh
 from ropewalk.plan.host_memory import count_host_bytes
 from ropewalk.plan.memory import WHOLE_BYTES
-from ropewalk.plan.precision import Precision, choose_read_precision, multiplies_bfloat16
+from ropewalk.plan.precision import Precision, choose_reading_precision, multiplies_bfloat16
 
 Opened = TypeVar("Opened", bound=ModelWithLoss)
 _SHARE_OF_HOST = 0.25
@@ -52,9 +52,9 @@ def open_model(kind: type[Opened], folder: Path, *, dtype: Dtype, whole_bytes: i
     return learner.to(device)
 
 
-def read_dtype(precision: Precision) -> Dtype:
+def choose_reading_dtype(precision: Precision) -> Dtype:
     """The type of the weights of a model that is only read, on this rank's device."""
-    return choose_read_precision(precision, device=rank_device().type)
+    return choose_reading_precision(precision, device=rank_device().type)
 
 
 def multiplies_slowly(dtype: Dtype) -> bool:

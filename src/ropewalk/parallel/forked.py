@@ -7,7 +7,6 @@ signals and detects that the parent has died.
 
 import os
 import pickle
-import select
 import signal
 import threading
 import time
@@ -24,16 +23,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ropewalk.core.error import RankError, UserError, explain_disk_fault
+from ropewalk.core.error import SIGNAL_SECONDS, RankError, UserError, explain_disk_fault
 from ropewalk.core.progress import set_first
 from ropewalk.parallel.device import explain_fork_fault, require_fork
 from ropewalk.parallel.hang import take_place
 from ropewalk.parallel.stop import SIGNALS, answer_stop
 from ropewalk.plan.rank_setup import Kind
 
-_SIGNAL_SECONDS = 0.5
-"""The longest wait of a main thread. A signal may reach another thread, or arrive just before the wait begins. Python
-then calls its handler when the main thread runs again."""
 _GRACE_SECONDS = 0.2
 _STOP_SECONDS = 0.5
 
@@ -99,7 +95,7 @@ def be_rank(
     # In the caller's context: a kernel that is named around run_ranks is named in the ranks too.
     worker = threading.Thread(target=copy_context().run, args=(_work, start, pipe, join, work))
     worker.start()
-    while not select.select([reading_end], [], [], _SIGNAL_SECONDS)[0]:
+    while not wait([reading_end], timeout=SIGNAL_SECONDS):
         pass  # no process writes into the pipe: it is readable when the parent's end is closed
     worker.join(timeout=_STOP_SECONDS)
     if worker.is_alive():
@@ -151,7 +147,7 @@ def collect(processes: Sequence[BaseProcess], pipes: Sequence[Connection]) -> li
     deadline: float | None = None
     open_pipes = dict(zip(pipes, range(len(pipes)), strict=True))
     while open_pipes and (deadline is None or time.monotonic() < deadline):
-        left = _SIGNAL_SECONDS if deadline is None else max(0.0, deadline - time.monotonic())
+        left = SIGNAL_SECONDS if deadline is None else max(0.0, deadline - time.monotonic())
         for pipe in wait(list(open_pipes), timeout=left):
             assert isinstance(pipe, Connection)
             rank = open_pipes.pop(pipe)

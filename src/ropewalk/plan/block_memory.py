@@ -1,4 +1,4 @@
-"""The bytes of a rank's blocks: what they keep for the backward, what a second run makes, and what is in transit.
+"""The bytes of a rank's blocks: tensors kept for the backward, those of a second run, and gradients in transit.
 
 The first blocks are recomputed and the others are not (``Savings.recompute_blocks``): the last block's backward comes
 first, so what the last blocks keep is free again when a recomputed block makes its tensors anew. Layers that differ in

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from ropewalk.plan.flops import token_flops
 from ropewalk.plan.plan import Plan
 from ropewalk.plan.planned_machine import device_kind
-from ropewalk.plan.precision import choose_read_precision
+from ropewalk.plan.precision import choose_reading_precision
 from ropewalk.plan.step_time import FITTED, in_float32
 from ropewalk.probe.key_value import KeyValue
 from ropewalk.probe.kinds import count_answers
@@ -23,7 +23,7 @@ _LAW_CONTEXTS = 7
 def estimate_evaluation(recipe: Recipe, shape: ModelShape, plan: Plan) -> float:
     """Seconds of the evaluation's forward passes on the ranks of ``plan``, the last stage's."""
     machine, slower = plan.machine, FITTED.products
-    if choose_read_precision(recipe.evaluate.precision, device=device_kind(machine)) == "float32":
+    if choose_reading_precision(recipe.evaluate.precision, device=device_kind(machine)) == "float32":
         machine = in_float32(machine)
     products = slower.get(machine.generation, slower[None]) if machine.generation or machine.generic else 1.0
     texts = sum(source.role != "instruction" for source in recipe.corpus.sources)

@@ -21,7 +21,7 @@ def choose_precision(precision: Precision, *, device: str) -> Literal["float32",
     return "bfloat16" if device == "cuda" or multiplies_bfloat16() else "float32"
 
 
-def choose_read_precision(precision: Precision, *, device: str) -> Literal["float32", "bfloat16"]:
+def choose_reading_precision(precision: Precision, *, device: str) -> Literal["float32", "bfloat16"]:
     """The precision of a model that is only read, on a kind of device, ``cpu`` or ``cuda``.
 
     ``auto`` is bfloat16 on a GPU, which multiplies float32 up to 15 times more slowly, and float32 on every CPU.

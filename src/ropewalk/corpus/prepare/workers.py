@@ -14,12 +14,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from ropewalk.core.error import RankError, UserError, explain_disk_fault
+from ropewalk.core.error import SIGNAL_SECONDS, RankError, UserError, explain_disk_fault
 from ropewalk.core.progress import is_quiet, set_first, set_quiet
 from ropewalk.core.ray_cluster import start_ray
 from ropewalk.core.translate import get_language, set_language
@@ -87,7 +87,7 @@ def serve() -> None:
 
 
 def _speak_as(language: str, *, quiet: bool) -> None:
-    """What this worker says is in the words of the parent, which tells itself what all workers find."""
+    """Set the language of the parent, and whether it is quiet; the parent prints what all workers find."""
     set_language(language)
     set_quiet(quiet)
     set_first(False)
@@ -146,10 +146,12 @@ def _run_on_processes(tasks: Sequence[str], count: int, advance: Advance) -> Non
                 code = "from ropewalk.corpus.prepare.workers import serve; serve()"
                 command = [sys.executable, "-c", code, get_language(), *([_QUIET] if is_quiet() else [])]
                 started.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
-            ends = [pool.submit(_keep_busy, process, waiting, advance_together) for process in started]
+            open_ends = {pool.submit(_keep_busy, process, waiting, advance_together) for process in started}
             try:
-                for end in as_completed(ends):  # a fault of any of them, while others may have hours of work left
-                    end.result()
+                while open_ends:
+                    ended, open_ends = wait(open_ends, timeout=SIGNAL_SECONDS, return_when=FIRST_COMPLETED)
+                    for end in ended:  # a fault of any of them, while others may have hours of work left
+                        end.result()
             except BaseException:
                 _empty(waiting)
                 for process in started:
