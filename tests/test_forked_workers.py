@@ -49,7 +49,10 @@ def run_pytest(folder: Path, *options: str, **files: str) -> tuple[int, str]:
         "no:cacheprovider",
         *options,
     ]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    # No other plugin, which may import much, and a place of its own for temporary folders. Before it ends, pytest
+    # deletes those of older sessions; a whole run of our tests leaves so much that this can take a minute.
+    alone = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_DEBUG_TEMPROOT": str(folder)}
+    environment = {**os.environ, **alone, "PYTHONPATH": str(Path(__file__).parent)}
     made = subprocess.run(command, check=False, cwd=folder, capture_output=True, text=True, timeout=60, env=environment)
     return made.returncode, made.stdout + made.stderr
 
