@@ -69,11 +69,11 @@ def test_limits_of_the_parts_sum_up(report: Any) -> None:
     ],
 )
 def test_a_part_that_fails_keeps_its_lines_and_its_tail(code: str, status: str, report: Any) -> None:
-    part = report.Part("a part", 3, (("-c", code),))
-    found = report.run_part(part, [], 2)
+    part = report.Part("a part", 6, (("-c", code),))
+    found = report.run_part(part, [], 5)
     assert (found["status"], found["lines"]) == (status, [{"what": 1}])
     assert status != "failed" or "no GPU" in found["tail"]
-    assert found["seconds"] < 20
+    assert found["seconds"] < 40
 
 
 def test_ranks_of_a_part_end_with_it(report: Any, tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_ranks_of_a_part_end_with_it(report: Any, tmp_path: Path) -> None:
     code = "import os, subprocess, sys, pathlib; child = subprocess.Popen(['sleep', '100']); "
     code += f"pathlib.Path({str(tmp_path / 'child')!r}).write_text(str(child.pid)); os._exit(0)"
     assert report.run_part(report.Part("a part", 30, (("-c", code),)), [], 30)["status"] == "passed"
-    child, deadline = int((tmp_path / "child").read_text()), time.monotonic() + 10
+    child, deadline = int((tmp_path / "child").read_text()), time.monotonic() + 60
     while _runs(child) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not _runs(child)

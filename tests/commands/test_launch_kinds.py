@@ -211,7 +211,7 @@ def test_a_preparation_that_is_stopped_saves_first(recipe: Recipe, tmp_path: Pat
         job = play([*container["command"], *map(expand_arguments, container["args"])], tmp_path)
         assert job.stdout is not None and job.stdout.readline() == "ready\n"
         job.send_signal(signal.SIGTERM)
-        job.communicate(timeout=20)
+        job.communicate(timeout=60)
         assert job.returncode == 75
 
 
@@ -247,13 +247,13 @@ def test_on_skypilot_no_torchrun_starts_before_the_text_is_prepared(recipe: Reci
     script = yaml.safe_load(write("sky", on_gpus(recipe)))["run"].replace("cd /work\n", "")
     given = "export SKYPILOT_NODE_IPS=a SKYPILOT_NODE_RANK="
     other = play(["/bin/sh", "-c", f"{given}1\n{script}"], tmp_path)
-    assert other.communicate(timeout=20)[0] == "trains\n"
+    assert other.communicate(timeout=60)[0] == "trains\n"
     assert (tmp_path / "said").read_text() == "corpus wait my recipe.yaml seed=2\n"
     first = play(["/bin/sh", "-c", f"{given}0\n{script}"], tmp_path)
-    assert first.communicate(timeout=20)[0] == "" and first.returncode == 2, "no torchrun after wrong input"
+    assert first.communicate(timeout=60)[0] == "" and first.returncode == 2, "no torchrun after wrong input"
     (tmp_path / "ropewalk").write_text('#!/bin/sh\n[ "$1" != corpus ] || exit 2\n')
     waited = play(["/bin/sh", "-c", f"{given}1\n{script}"], tmp_path)
-    assert waited.communicate(timeout=20)[0] == "" and waited.returncode == 2
+    assert waited.communicate(timeout=60)[0] == "" and waited.returncode == 2
 
 
 ODD = 'stages.0.note=it\'s $HOME $(JOB_COMPLETION_INDEX) $$ "x" `id` \\ a;b #c {name} 新'

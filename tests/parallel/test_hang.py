@@ -39,7 +39,7 @@ def test_the_rank_that_hangs_is_named(how: str, words: str, capfd: pytest.Captur
     begun = time.monotonic()
     with pytest.raises(RankError, match=f"has been hanging for [\\s\\S]*{words}"):
         run_ranks(go_in_step, 3, 1, how)
-    assert time.monotonic() - begun < 15
+    assert time.monotonic() - begun < 40
     assert "all_reduce" in capfd.readouterr().err, "stacks are shown"
 
 

@@ -143,7 +143,7 @@ def test_one_failure_ends_all_within_seconds(how: str, kind: type[Exception], wo
     begun = time.monotonic()
     with pytest.raises(kind, match=words):
         run_ranks(fail, 2, how)
-    assert time.monotonic() - begun < 10, "loaded machines included; 0.4 s on an idle one"
+    assert time.monotonic() - begun < 40, "the other rank sleeps for 60; 0.4 s on an idle machine"
 
 
 def test_a_parent_whose_autograd_has_threads_is_told_and_not_shown_as_a_trace() -> None:
@@ -181,7 +181,7 @@ def test_a_rank_that_ignores_the_request_to_end_is_killed() -> None:
     begun = time.monotonic()
     with pytest.raises(RankError, match="over"):
         run_ranks(linger, 2)
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 40
 
 
 PARENT = """
@@ -208,7 +208,7 @@ def test_ranks_end_with_their_parent(tmp_path: Path, number: signal.Signals) -> 
     pids = [int(path.name) for path in seen.iterdir()]
     assert len(pids) == 2 and parent.pid is not None
     os.kill(parent.pid, number)
-    parent.join(timeout=20)
+    parent.join(timeout=60)
     assert parent.exitcode is not None
     while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.05)

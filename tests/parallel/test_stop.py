@@ -20,7 +20,7 @@ def wait_for_stop(parent: int, listening: bool) -> bool:
         dist.barrier()
         if dist.get_rank() == 0:
             os.kill(parent, signal.SIGTERM)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 40
         while not asked() and time.monotonic() < deadline:
             time.sleep(0.01)
         return asked()
