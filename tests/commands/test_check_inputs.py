@@ -94,6 +94,13 @@ def test_a_source_too_small_to_hold_out_of_is_told_before_it_is_prepared(tmp_pat
     assert "about 0 of 8 documents" in warned(checked)["evaluate.documents"]
 
 
+def test_a_base_without_tokens_for_a_gap_is_an_error(tmp_path: Path) -> None:
+    write(tmp_path, words=6000, documents=20)
+    checked = check_recipe(make(tmp_path, notes={"fill_in_middle": {"sentinels": ["<A>", "<B>", "<C>"]}}))
+    (fault,) = (finding for finding in checked["findings"] if finding["level"] == "error")
+    assert fault["key"] == "corpus.sources.0.fill_in_middle" and "not in its vocabulary: <A>" in fault["message"]
+
+
 def test_a_broken_line_is_an_error_with_its_key(tmp_path: Path) -> None:
     write(tmp_path, words=6000, documents=4)
     (tmp_path / "notes" / "a.jsonl").write_text('{"text": "fine"}\n{"body": "no text here"}\n')
