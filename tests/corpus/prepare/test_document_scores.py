@@ -124,6 +124,24 @@ def test_a_copy_without_a_score_does_not_replace_one_that_is_left_out(tokenizer:
     assert _read_whys(tmp_path, "b") == whys
 
 
+@pytest.mark.parametrize(("rule", "kept"), [({"at_least": 2}, [1]), ({"at_least": 4}, [])])
+def test_of_the_copies_of_one_source_one_that_passes_stays(
+    tokenizer: Tokenizer, tmp_path: Path, rule: dict[str, Any], kept: list[int]
+) -> None:
+    path, text = tmp_path / "a.jsonl", sentence(1, 60)
+    path.write_text(
+        "".join(json.dumps({"text": text + end, "id": f"d{n}"}) + "\n" for n, end in enumerate([" so", "", ""]))
+    )
+    (tmp_path / "scores.jsonl").write_text("".join(json.dumps({"id": f"d{n}", "gain": 1 + n}) + "\n" for n in range(3)))
+    source = {"name": "a", "path": str(path), "role": "domain", "scores": str(tmp_path / "scores.jsonl")}
+    source["select"] = [{"column": "gain", "from_tokens": 0, **rule}]
+    spec = {"store": str(tmp_path / "store"), "sources": [source], "mix": {"a": 1}, "held_out": 0}
+    corpus = open_corpus(
+        build(CorpusSpec.model_validate(spec), tokenizer=tokenizer, seed=0, folder=tmp_path / "corpus")
+    )
+    assert corpus.train("a").chosen.tolist() == kept
+
+
 def test_values_with_hardly_a_number_between_them_are_counted() -> None:
     held = np.array([0.3, 0.1 + 0.2, 0.1 + 0.2])
     counts, edges = _count_bins(held)

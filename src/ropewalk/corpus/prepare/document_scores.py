@@ -18,6 +18,7 @@ from ropewalk.core.error import UserError
 from ropewalk.core.progress import warn
 from ropewalk.core.quantity import format_count, is_finite
 from ropewalk.core.seed import seed_for
+from ropewalk.corpus.dedup.rank_selected import LeftOut
 from ropewalk.corpus.prepare.document_records import DocumentRecords
 from ropewalk.corpus.prepare.tokenized import Tokenized
 from ropewalk.corpus.prepare.value_pages import Bound, describe_column
@@ -45,6 +46,11 @@ class Picked:
     """Numbers of the documents that a rule applies to and that have no value for it, ascending."""
     columns: Sequence[dict[str, Any]] = ()
     """The distribution of each column, with examples (value_pages.py): those of the rules, then other scores."""
+
+    @property
+    def left_out(self) -> LeftOut:
+        """What decides which of its copies stays."""
+        return LeftOut(self.unfit[self.sort != _DRAWN], self.unfit[self.sort == _DRAWN], self.unjudged)
 
     def explain(self, document: int) -> str:
         """Why an unfit document is not trained on."""
@@ -95,8 +101,7 @@ def pick_documents(source: Source, stored: Tokenized, documents: DocumentRecords
         describe_column(name, columns[name], judged.get(name, ~np.isnan(columns[name])), thresholds[name], documents)
         for name in names
     ]
-    unfit = np.flatnonzero(which >= 0)
-    unjudged = np.flatnonzero(unknown)
+    unfit, unjudged = np.flatnonzero(which >= 0), np.flatnonzero(unknown)
     return Picked(unfit, source.select, which[unfit], sort[unfit], value[unfit], bound[unfit], unjudged, pages)
 
 

@@ -83,7 +83,7 @@ def select_documents(
     leak = copies.group(leak_threshold(near_duplicates))
     groups = _group_sources(copies, leak, near_duplicates)
     if picked:
-        rank_selected(copies, groups, [each.unfit for each in picked], [each.unjudged for each in picked])
+        rank_selected(copies, groups, [each.left_out for each in picked])
     best = _find_kept(copies, groups)
     equal_best = copies.find_best(copies.equal, "equal")
     splits = Column(scratch / "split", copies.documents, np.int8)
