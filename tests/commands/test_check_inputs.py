@@ -87,6 +87,20 @@ def test_enough_long_text_is_shown_and_not_warned_of(tmp_path: Path) -> None:
     assert told == ["model", "mix", "text", "text", "disk"]
 
 
+def test_a_source_too_small_to_hold_out_of_is_told_before_it_is_prepared(tmp_path: Path) -> None:
+    write(tmp_path, words=6000, documents=9)
+    checked = check_recipe(make(tmp_path))
+    assert "nothing is held out of notes (9 documents), books (9 documents): " in warned(checked)["corpus.held_out"]
+    assert "about 0 of 8 documents" in warned(checked)["evaluate.documents"]
+
+
+def test_a_base_without_tokens_for_a_gap_is_an_error(tmp_path: Path) -> None:
+    write(tmp_path, words=6000, documents=20)
+    checked = check_recipe(make(tmp_path, notes={"fill_in_middle": {"sentinels": ["<A>", "<B>", "<C>"]}}))
+    (fault,) = (finding for finding in checked["findings"] if finding["level"] == "error")
+    assert fault["key"] == "corpus.sources.0.fill_in_middle" and "not in its vocabulary: <A>" in fault["message"]
+
+
 def test_a_broken_line_is_an_error_with_its_key(tmp_path: Path) -> None:
     write(tmp_path, words=6000, documents=4)
     (tmp_path / "notes" / "a.jsonl").write_text('{"text": "fine"}\n{"body": "no text here"}\n')

@@ -248,6 +248,28 @@ def test_too_little_held_out_text_is_told_before_training(texts: dict[str, Any],
     ]
 
 
+@pytest.mark.parametrize("count", [2, 5, 9, 10])
+def test_a_source_of_which_nothing_is_held_out_is_named(
+    texts: dict[str, Any], tokenizer: Tokenizer, tmp_path: Path, count: int
+) -> None:
+    few = write(tmp_path / "few.jsonl", [{"text": sentence(7000 + n, 90)} for n in range(count)])
+    sources = [texts["sources"][0], {"name": "few", "path": few, "role": "general", "language": "en"}]
+
+    def find(held_out: float | None = None) -> list[Finding]:
+        given = {} if held_out is None else {"held_out": held_out}
+        recipe = make(texts, corpus={"sources": sources, "mix": {"web": 1, "few": 1}, "near_duplicates": None, **given})
+        folder = tmp_path / f"corpus-{held_out}"
+        built = open_corpus(build(recipe.corpus, tokenizer=tokenizer, seed=0, folder=folder))
+        return [each for each in check_corpus(recipe, built, None) if each.key == "corpus.held_out"]
+
+    found = find()
+    assert len(found) == (count < 10)
+    for each in found:
+        assert f"nothing is held out of few ({count} documents): " in each.message
+        offered = re.search(r"corpus\.held_out=([\d.]+),", each.fix)
+        assert offered is not None and find(float(offered[1])) == [] and find(0) == []
+
+
 def test_the_share_to_hold_out_that_is_offered_is_enough(
     texts: dict[str, Any], corpus: Corpus, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:

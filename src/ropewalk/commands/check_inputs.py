@@ -15,6 +15,7 @@ from ropewalk.core.error import UserError
 from ropewalk.core.quantity import format_amount, format_bytes, format_count, format_length
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.corpus.inspect.sample import SourceSample, sample_source
+from ropewalk.corpus.prepare.joined import check_tokens
 from ropewalk.corpus.read.remote import is_remote
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.tokens.corpus_folder import open_corpus
@@ -67,6 +68,8 @@ def look_at_inputs(recipe: Recipe, shape: ModelShape | None) -> Inputs:
         tokenizer = _find_tokenizer(recipe)
         token_bytes = {name: _measure_token(sample, recipe, tokenizer) for name, sample in samples.items()}
         lines += [f"{'text':<11} {line}" for line in _describe_text(recipe, samples, token_bytes)]
+        if tokenizer is not None:
+            faults += _find_missing_tokens(recipe, tokenizer)
         findings += [*faults, *check_data(recipe, samples, token_bytes, base_context(recipe, shape))]
         tokens = sum(sample.text_bytes / token_bytes[name] for name, sample in samples.items())
     if shape is not None:
@@ -117,6 +120,15 @@ def _sample_all(recipe: Recipe) -> tuple[dict[str, SourceSample], list[Finding]]
             if sample is not None:
                 found[source.name] = sample
     return found, faults
+
+
+def _find_missing_tokens(recipe: Recipe, tokenizer: Tokenizer) -> Iterator[Finding]:
+    for index, source in enumerate(recipe.corpus.sources):
+        try:
+            check_tokens(source, tokenizer)
+        except UserError as error:
+            key = f"corpus.sources.{index}.fill_in_middle"
+            yield Finding("error", key, f"{error.what}: {error.why}", error.where, error.fix)
 
 
 def _find_tokenizer(recipe: Recipe) -> Tokenizer | None:

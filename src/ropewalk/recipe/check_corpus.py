@@ -4,10 +4,10 @@ The shares come from the same code that deals out the sequences. They are not co
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from ropewalk.core.error import UserError
-from ropewalk.core.quantity import format_length
+from ropewalk.core.quantity import format_count, format_length
 from ropewalk.corpus.inspect.sequence_faults import find_sequence_faults
 from ropewalk.corpus.mix.dataset import Dataset
 from ropewalk.corpus.mix.held_out_text import count_long, count_trained_long, tell_long, text_sources
@@ -46,6 +46,9 @@ def check_corpus(recipe: Recipe, corpus: Corpus, base_tokens: int | None) -> Ite
                 yield from _check_sequences(recipe, index, corpus)
         except UserError as error:
             yield Finding("error", f"stages.{index}.mix", f"{error.what}: {error.why}; {error.fix}", error.where)
+    facts = {name: corpus.facts(name) for name in corpus.sources}
+    none = {name: each.documents for name, each in facts.items() if each.documents and not each.held_out_documents}
+    yield from tell_unmeasured(none, recipe)
     if base_tokens is not None:
         yield from _check_held_out(recipe, corpus, base_tokens)
 
@@ -129,6 +132,19 @@ def _check_shares(dataset: Dataset, index: int) -> Iterator[Finding]:
                 message,
                 "corpus/mix keeps every source within one sequence of its share",
             )
+
+
+def tell_unmeasured(documents: Mapping[str, int], recipe: Recipe) -> Iterator[Finding]:
+    """Warn of sources of which nothing is held out, though the recipe asks for it. ``documents`` has their sizes."""
+    if not documents or not recipe.corpus.held_out:
+        return
+    told = ", ".join(f"{name} ({format_count(count, 'document')})" for name, count in documents.items())
+    message = f"nothing is held out of {told}: no loss of this text is measured, and a tenth of fewer than 10 is none"
+    fix = "add documents that are no copies of one another"
+    if few := [count for count in documents.values() if 1 < count < 10]:
+        # Just above half a document of the smallest source, which is rounded up.
+        fix = f"corpus.held_out={math.floor(50 / min(few) + 1) / 100:g}, which is of every source; or {fix}"
+    yield Finding("warning", "corpus.held_out", message, "docs/corpus.md", fix)
 
 
 def _check_held_out(recipe: Recipe, corpus: Corpus, base_tokens: int) -> Iterator[Finding]:

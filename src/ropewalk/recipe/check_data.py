@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping
 
 from ropewalk.core.quantity import format_amount, format_count, format_length
 from ropewalk.corpus.inspect.sample import SourceSample
+from ropewalk.corpus.prepare.hold_out_documents import count_held_out
+from ropewalk.recipe.check_corpus import tell_unmeasured
 from ropewalk.recipe.finding import Finding
 from ropewalk.recipe.spec import Recipe
 
 _SOURCE = "estimated from a sample of the text"
 _ROOM = 1.5
 """How far an estimate must be beyond a limit before it is told."""
-_FEWEST, _MOST_OF_FEW = 8, 0.1
-"""Of a small source this many documents are held out, or this share (corpus/prepare/splits.py)."""
 
 
 def check_data(
@@ -26,6 +26,11 @@ def check_data(
     """
     held = {name: samples[name].text_bytes / token_bytes[name] for name in samples}
     yield from _check_amount(recipe, held)
+    # Cleaning, copies and joins leave fewer documents, never more.
+    whole = {name: len(sample.lengths) for name, sample in samples.items() if sample.whole}
+    yield from tell_unmeasured(
+        {name: most for name, most in whole.items() if not count_held_out(most, recipe.corpus.held_out)}, recipe
+    )
     read = [source for source in recipe.corpus.sources if source.role != "instruction"]
     texts = [source.name for source in read]
     if not texts or any(name not in samples for name in texts) or any(source.join is not None for source in read):
@@ -81,10 +86,8 @@ def _check_held_out(
     asked, needed = recipe.evaluate.documents, recipe.evaluate.position_lengths * base_tokens
     expected = 0.0
     for name in texts:
-        documents = samples[name].documents
-        share = max(recipe.corpus.held_out, min(_FEWEST / max(1.0, documents), _MOST_OF_FEW))
         long = samples[name].count_long(needed * token_bytes[name]) / max(1, len(samples[name].lengths))
-        expected += documents * long * (share if recipe.corpus.held_out else 0.0)
+        expected += long * count_held_out(round(samples[name].documents), recipe.corpus.held_out)
     if asked > _ROOM * expected:
         message = f"about {expected:.0f} of {asked} documents with {format_length(needed)} tokens will be held out"
         fix = f"evaluate.documents={max(1, int(expected))}, a larger corpus.held_out, or longer text"

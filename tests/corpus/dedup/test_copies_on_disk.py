@@ -10,6 +10,7 @@ from ropewalk.corpus.dedup import copies_on_disk, external_sort
 from ropewalk.corpus.dedup.copies_on_disk import Copies
 from ropewalk.corpus.dedup.external_sort import Column
 from ropewalk.corpus.dedup.minhash import group_similar
+from ropewalk.corpus.dedup.rank_selected import LeftOut, rank_selected
 from ropewalk.corpus.prepare.hold_out_documents import _find_least
 
 
@@ -70,6 +71,39 @@ def test_groups_and_their_best_are_those_of_memory(tmp_path: Path, monkeypatch: 
         best = copies.find_best(group, f"test-{threshold}").read(0, 120)
         members = {at: [other for other in range(120) if expected[other] == at] for at in set(expected.tolist())}
         assert best.tolist() == [min(members[at], key=keys.__getitem__) for at in expected.tolist()]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, 4])
+def test_a_copy_that_its_source_leaves_in_is_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """Against a plain search, with two similarities. Chance decides once for all copies of a source."""
+    monkeypatch.setattr(external_sort, "_CHUNK_DOCUMENTS", 13)
+    shards, rng = make_shards(tmp_path, seed), np.random.default_rng(seed)
+    (tmp_path / "scratch").mkdir()
+    copies = Copies(shards, tmp_path / "scratch")
+    near, lengths = copies.group(0.7), np.diff(copies.borders)
+    groups = [near, near, copies.equal, near]
+    kinds = [rng.choice(["fit", "unfit", "drawn", "unjudged"], length, p=[0.35, 0.2, 0.25, 0.2]) for length in lengths]
+    left_out = [LeftOut(*(np.flatnonzero(own == kind) for kind in LeftOut._fields)) for own in kinds]
+    kind, old = np.concatenate(kinds).tolist(), copies.rank.read(0, 120).tolist()
+    homes = np.repeat(np.arange(4), lengths).tolist()
+    keys = [group.read(0, 120).tolist() for group in groups]
+
+    def beside(at: int) -> list[int]:
+        return [other for other in range(120) if keys[homes[at]][other] == keys[homes[at]][at]]
+
+    settled = []
+    for at in range(120):
+        mates = [other for other in beside(at) if homes[other] == homes[at]]
+        best = min(mates, key=lambda other: (kind[other] == "unfit", old[other], other))
+        settled.append("drawn" if kind[best] == "drawn" and kind[at] != "unfit" else kind[at])
+    expected = []
+    for at in range(120):
+        is_left_out = settled[at] in ("unfit", "drawn")
+        is_beside = any(settled[other] in ("unfit", "drawn") for other in beside(at))
+        expected.append(old[at] + ((is_left_out or (settled[at] == "unjudged" and is_beside)) << 60))
+    assert settled != kind and 20 < sum(new != rank for new, rank in zip(expected, old, strict=True)) < 110
+    rank_selected(copies, groups, left_out)
+    assert copies.rank.read(0, 120).tolist() == expected
 
 
 def test_the_least_key_is_that_of_sorting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Filling in the middle is undone here by splitting at the sentinels, which gives every text back, letter by letter."""
 
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ from tokenizers import Tokenizer as Bpe
 from corpus.conftest import write_records
 from made_texts import han, sentence
 from ropewalk.core.error import UserError
-from ropewalk.corpus.fill_rules import FillRules
-from ropewalk.corpus.join.fill_in_middle import KNOWN_SENTINELS, find_sentinels
+from ropewalk.corpus.fill_rules import KNOWN_SENTINELS, FillRules
+from ropewalk.corpus.join.fill_in_middle import find_sentinels
 from ropewalk.corpus.prepare.build import build
 from ropewalk.corpus.spec import CorpusSpec
 from ropewalk.corpus.tokens.corpus_folder import Corpus, open_corpus
@@ -149,6 +150,30 @@ def test_a_base_without_such_tokens_is_refused_before_anything_is_read(tokenizer
     rules = {"sentinels": ["<|begin|>", "<X>", "<Y>"]}
     with pytest.raises(UserError, match=r"not in its vocabulary: <X>, <Y>"):
         make(tmp_path / "b", tokenizer, fill_in_middle=rules)
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["<A>", "<B>", "<A>"], "a token stands for one place"),
+        (["<my_prefix>", "<my_middle>", "<my_suffix>"], "<my_middle> is given as the suffix"),
+        ([PRE, MID, SUF], "the order is prefix, suffix, middle: "),
+        (["<｜fim▁begin｜>", "<｜fim▁end｜>", "<｜fim▁hole｜>"], "middle: <｜fim▁begin｜>, <｜fim▁hole｜>"),
+    ],
+)
+def test_sentinels_in_another_order_are_refused(names: list[str], told: str) -> None:
+    """Trained so, the base would write the suffix where the middle is asked for."""
+    with pytest.raises(ValidationError, match=re.escape(told)):
+        FillRules.model_validate({"sentinels": names})
+    assert FillRules.model_validate({"sentinels": ["<A>", "<B>", "<C>", "<D>"]}).sentinels
+
+
+def test_the_end_of_documents_is_no_sentinel(tokenizer: Tokenizer) -> None:
+    end = tokenizer.decode([tokenizer.eos_id])
+    own = with_tokens(tokenizer, ("<A>", "<B>", "<C>"))
+    rules = FillRules(sentinels=("<A>", "<B>", "<C>", end))
+    with pytest.raises(UserError, match="begins or ends every document of this base"):
+        find_sentinels(rules, own, where="source x")
 
 
 def test_instructions_are_not_filled(tokenizer: Tokenizer, tmp_path: Path) -> None:

@@ -88,20 +88,58 @@ def test_another_threshold_tokenises_nothing_again(
     assert len(build_scored(tmp_path, tokenizer, rules, name="other").train("a")) == 11 + 10
 
 
-def test_a_copy_of_a_document_that_is_not_selected_is_not_told_as_a_copy_of_a_kept_one(
-    tokenizer: Tokenizer, tmp_path: Path
-) -> None:
-    path = tmp_path / "a.jsonl"
+def build_two(folder: Path, tokenizer: Tokenizer, first: dict[str, Any], second: dict[str, Any]) -> Corpus:
+    """The same four texts d0 to d3 as domain source a and as general source b, with scores 0 to 3."""
+    path = folder / "a.jsonl"
     path.write_text("".join(json.dumps({"text": sentence(n, 60), "id": f"d{n}"}) + "\n" for n in range(4)))
-    (tmp_path / "scores.jsonl").write_text("".join(json.dumps({"id": f"d{n}", "gain": n}) + "\n" for n in range(4)))
-    rules = [{"column": "gain", "at_least": 2, "from_tokens": 0}]
-    chosen = {"name": "a", "path": str(path), "role": "domain", "scores": str(tmp_path / "scores.jsonl")}
-    sources = [{**chosen, "select": rules}, {"name": "b", "path": str(path), "role": "general"}]
-    spec = {"store": str(tmp_path / "store"), "sources": sources, "mix": {"a": 1}, "held_out": 0}
-    build(CorpusSpec.model_validate(spec), tokenizer=tokenizer, seed=0, folder=tmp_path / "corpus")
-    told = [json.loads(line) for line in (tmp_path / "corpus" / "b" / "dropped.jsonl").read_text().splitlines()]
+    (folder / "scores.jsonl").write_text("".join(json.dumps({"id": f"d{n}", "gain": n}) + "\n" for n in range(4)))
+    (folder / "none.jsonl").write_text(json.dumps({"id": "d3", "gain": 3}) + "\n")
+    sources = [
+        {"name": "a", "path": str(path), "role": "domain", "scores": str(folder / "scores.jsonl"), **first},
+        {"name": "b", "path": str(path), "role": "general", **second},
+    ]
+    spec = {"store": str(folder / "store"), "sources": sources, "mix": {"domain": 1, "general": 1}, "held_out": 0}
+    return open_corpus(build(CorpusSpec.model_validate(spec), tokenizer=tokenizer, seed=0, folder=folder / "corpus"))
+
+
+def _read_whys(folder: Path, source: str) -> list[str]:
+    return [json.loads(line)["why"] for line in (folder / "corpus" / source / "dropped.jsonl").read_text().splitlines()]
+
+
+AT_LEAST_2: dict[str, Any] = {"select": [{"column": "gain", "at_least": 2, "from_tokens": 0}]}
+
+
+def test_a_text_that_one_source_leaves_out_stays_in_another(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    corpus = build_two(tmp_path, tokenizer, AT_LEAST_2, {})
+    assert corpus.train("a").chosen.tolist() == [2, 3] and corpus.train("b").chosen.tolist() == [0, 1]
+    assert _read_whys(tmp_path, "a") == [f"100% like d{n} of b, which is kept" for n in (0, 1)]
+    assert _read_whys(tmp_path, "b") == [f"100% like d{n} of a, which is kept" for n in (2, 3)]
+
+
+def test_a_copy_without_a_score_does_not_replace_one_that_is_left_out(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """`corpus score` scores what is trained on, so the copies that were dropped before have no score."""
+    corpus = build_two(tmp_path, tokenizer, AT_LEAST_2, {"scores": str(tmp_path / "none.jsonl"), **AT_LEAST_2})
+    assert corpus.train("a").chosen.tolist() == [2, 3] and len(corpus.train("b")) == 0
     whys = [f"100% like d{n} of a, which is {'kept' if n >= 2 else 'not selected'}" for n in range(4)]
-    assert [each["why"] for each in told] == whys
+    assert _read_whys(tmp_path, "b") == whys
+
+
+@pytest.mark.parametrize(("rule", "kept"), [({"at_least": 2}, [1]), ({"at_least": 4}, [])])
+def test_of_the_copies_of_one_source_one_that_passes_stays(
+    tokenizer: Tokenizer, tmp_path: Path, rule: dict[str, Any], kept: list[int]
+) -> None:
+    path, text = tmp_path / "a.jsonl", sentence(1, 60)
+    path.write_text(
+        "".join(json.dumps({"text": text + end, "id": f"d{n}"}) + "\n" for n, end in enumerate([" so", "", ""]))
+    )
+    (tmp_path / "scores.jsonl").write_text("".join(json.dumps({"id": f"d{n}", "gain": 1 + n}) + "\n" for n in range(3)))
+    source = {"name": "a", "path": str(path), "role": "domain", "scores": str(tmp_path / "scores.jsonl")}
+    source["select"] = [{"column": "gain", "from_tokens": 0, **rule}]
+    spec = {"store": str(tmp_path / "store"), "sources": [source], "mix": {"a": 1}, "held_out": 0}
+    corpus = open_corpus(
+        build(CorpusSpec.model_validate(spec), tokenizer=tokenizer, seed=0, folder=tmp_path / "corpus")
+    )
+    assert corpus.train("a").chosen.tolist() == kept
 
 
 def test_values_with_hardly_a_number_between_them_are_counted() -> None:

@@ -8,6 +8,7 @@ import sys
 import time
 from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -71,6 +72,26 @@ def test_a_task_for_a_worker_that_is_gone_says_how_it_ended() -> None:
     with pytest.raises(RankError, match="killed by signal 9"):
         workers._keep_busy(gone, waiting, lambda _: None)
     gone.communicate()
+
+
+def test_a_fault_on_ray_stops_the_tasks_that_have_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    fault = dict.fromkeys(("what", "where", "why", "fix"), "bad line")
+    cancelled: list[Any] = []
+    ray = SimpleNamespace(
+        remote=lambda **_: lambda _: SimpleNamespace(remote=lambda line, *_: line),
+        wait=lambda running, num_returns: (running[-1:], running[:-1]),
+        get=lambda task: fault if "bad" in task else {},
+        cancel=cancelled.append,
+    )
+    monkeypatch.setattr(workers, "start_ray", lambda *_, **__: ray)
+    done: list[float] = []
+    tasks = [json.dumps({"job": name, "task": {"bytes": 1}}) for name in ("long", "good", "bad", "never begun")]
+    with pytest.raises(UserError, match="bad line"):
+        workers.run_tasks(tasks, workers="ray", count=2, advance=done.append)
+    assert done == [1] and cancelled == tasks[:1]
+    cancelled.clear()
+    workers.run_tasks(tasks[:2], workers="ray", count=2, advance=done.append)
+    assert done == [1, 1, 1] and not cancelled
 
 
 def test_what_a_function_of_the_user_prints_is_no_reply(monkeypatch: pytest.MonkeyPatch) -> None:

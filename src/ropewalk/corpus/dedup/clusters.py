@@ -1,7 +1,8 @@
 """Chooses which document of a group of copies stays: instruction before domain before general text, then the longest.
 
-The choice is made twice with the same result. The first time is before tokenising, so that a section is cut only where
-a document that stays contains it. The second time is after tokenising, on the stored columns.
+The choice is made twice, by the same rank. The first time is before tokenising, so that a section is cut only where
+a document that stays contains it. The second time is after tokenising, on the stored columns. Only there is known what
+``select`` leaves out (rank_selected.py).
 """
 
 from collections.abc import Sequence

@@ -15,21 +15,12 @@ from jaxtyping import Int64, Integer, UInt64
 
 from ropewalk.core.error import UserError
 from ropewalk.core.seed import stream
-from ropewalk.corpus.fill_rules import FillRules
+from ropewalk.corpus.fill_rules import KNOWN_SENTINELS, FillRules
 from ropewalk.corpus.join.cut_places import between_characters
 from ropewalk.corpus.join.write_pieces import Added, PieceTable
 from ropewalk.corpus.tokens.store import StoredDocuments
 from ropewalk.corpus.tokens.tokenizer import Tokenizer
 
-KNOWN_SENTINELS = (
-    ("▁<PRE>", "▁<SUF>", "▁<MID>", "▁<EOT>"),
-    ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
-    ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
-    ("<fim-prefix>", "<fim-suffix>", "<fim-middle>"),
-    ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),
-    ("<|code_prefix|>", "<|code_suffix|>", "<|code_middle|>"),
-)
-"""Code Llama; Qwen, CodeGemma; StarCoder, Granite; SantaCoder; DeepSeek; GLM."""
 _FEWEST_TOKENS = 8
 _REACH = 8
 """Tokens on either side of a cut within a word that are encoded again."""
@@ -38,12 +29,13 @@ _REACH = 8
 def find_sentinels(rules: FillRules, tokenizer: Tokenizer, *, where: str) -> list[int]:
     """The ids before prefix, suffix and middle, and after the middle if there is one.
 
-    Raises UserError where the base has no such tokens.
+    Raises UserError where the base has no such tokens, or where one of them begins or ends every document.
     """
     for names in [rules.sentinels] if rules.sentinels else KNOWN_SENTINELS:
         ids = [tokenizer.find_id(name) for name in names]
         found = [id for id in ids if id is not None]
         if len(found) == len(names):
+            _refuse_borders(names, found, tokenizer, where=where)
             return found
         if rules.sentinels:
             missing = ", ".join(name for name, id in zip(names, ids, strict=True) if id is None)
@@ -60,6 +52,18 @@ def find_sentinels(rules: FillRules, tokenizer: Tokenizer, *, where: str) -> lis
         why=f"none of the known sets is in its vocabulary, such as {' '.join(KNOWN_SENTINELS[1])}",
         fix="name its tokens as fill_in_middle.sentinels, or leave out fill_in_middle: new tokens would be untrained",
     )
+
+
+def _refuse_borders(names: Sequence[str], ids: Sequence[int], tokenizer: Tokenizer, *, where: str) -> None:
+    for name, id in zip(names, ids, strict=True):
+        if id in (tokenizer.bos_id, tokenizer.eos_id):
+            raise UserError(
+                "a sentinel is a border of documents",
+                where=f"{where}: fill_in_middle.sentinels",
+                why=f"{name} begins or ends every document of this base",
+                fix="give the tokens before prefix, suffix and middle; leave out the fourth one if the document's end "
+                "follows the middle",
+            )
 
 
 class _Cut(NamedTuple):

@@ -101,7 +101,7 @@ def build(
                 [source.role for source in spec.sources],
                 near_duplicates=[spec.near_duplicates_of(source) for source in spec.sources],
                 held_out=spec.held_out,
-                unfit=[each.unfit for each in picked],
+                picked=picked,
                 places=[joins if source.join else None for source, joins in zip(spec.sources, places, strict=True)],
                 scratch=scratch,
             )

@@ -18,6 +18,7 @@ from ropewalk.core.error import UserError
 from ropewalk.core.progress import warn
 from ropewalk.core.quantity import format_count, is_finite
 from ropewalk.core.seed import seed_for
+from ropewalk.corpus.dedup.rank_selected import LeftOut
 from ropewalk.corpus.prepare.document_records import DocumentRecords
 from ropewalk.corpus.prepare.tokenized import Tokenized
 from ropewalk.corpus.prepare.value_pages import Bound, describe_column
@@ -41,8 +42,15 @@ class Picked:
     value: Float64[np.ndarray, "unfit"] = field(default_factory=lambda: np.empty(0))
     bound: Float64[np.ndarray, "unfit"] = field(default_factory=lambda: np.empty(0))
     """The threshold that the value misses, or the probability of a drawn document."""
+    unjudged: Int64[np.ndarray, "unjudged"] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    """Numbers of the documents that a rule applies to and that have no value for it, ascending."""
     columns: Sequence[dict[str, Any]] = ()
     """The distribution of each column, with examples (value_pages.py): those of the rules, then other scores."""
+
+    @property
+    def left_out(self) -> LeftOut:
+        """What decides which of its copies stays."""
+        return LeftOut(self.unfit[self.sort != _DRAWN], self.unfit[self.sort == _DRAWN], self.unjudged)
 
     def explain(self, document: int) -> str:
         """Why an unfit document is not trained on."""
@@ -68,12 +76,14 @@ def pick_documents(source: Source, stored: Tokenized, documents: DocumentRecords
     columns, draws = _read_columns(source, names, documents)
     count = len(documents)
     which, sort = np.full(count, -1), np.zeros(count, dtype=np.int64)
-    value, bound = np.zeros(count), np.zeros(count)
+    value, bound, unknown = np.zeros(count), np.zeros(count), np.zeros(count, dtype=bool)
     judged = {rule.column: np.zeros(count, dtype=bool) for rule in source.select}
     thresholds: dict[str, list[Bound]] = {name: [] for name in names}
     for number, rule in enumerate(source.select):
         values = columns[rule.column]
-        applies = _applies(rule, stored) & ~np.isnan(values)
+        applies = _applies(rule, stored)
+        unknown |= applies & np.isnan(values)
+        applies &= ~np.isnan(values)
         if count and not applies.any():
             warn(
                 f"warning: source {source.name}: select {rule.column} judges none of "
@@ -91,8 +101,8 @@ def pick_documents(source: Source, stored: Tokenized, documents: DocumentRecords
         describe_column(name, columns[name], judged.get(name, ~np.isnan(columns[name])), thresholds[name], documents)
         for name in names
     ]
-    unfit = np.flatnonzero(which >= 0)
-    return Picked(unfit, source.select, which[unfit], sort[unfit], value[unfit], bound[unfit], pages)
+    unfit, unjudged = np.flatnonzero(which >= 0), np.flatnonzero(unknown)
+    return Picked(unfit, source.select, which[unfit], sort[unfit], value[unfit], bound[unfit], unjudged, pages)
 
 
 def _name_columns(source: Source) -> list[str]:

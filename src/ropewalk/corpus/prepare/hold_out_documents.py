@@ -88,8 +88,9 @@ def _unite(
     return united, drawn
 
 
-def _count_held_out(total: int, share: float) -> int:
-    """How many of ``total`` documents are held out; one is left to train on."""
+def count_held_out(total: int, share: float) -> int:
+    """How many of a source's ``total`` documents are held out, where no copies tie them: ``share``, at least 8 or a
+    tenth. One is left to train on."""
     count = max(round(share * total), min(_FEWEST, int(_MOST_OF_FEW * total))) if share else 0
     return min(count, total - 1)
 
@@ -106,7 +107,7 @@ def _find_least(keys: Column, counted: Column, documents: tuple[int, int], share
 
     shift = np.uint64(64 - _BIN_BITS)
     counts = sum((np.bincount(each >> shift, minlength=1 << _BIN_BITS) for each in kept()), np.zeros(1 << _BIN_BITS))
-    count = _count_held_out(int(counts.sum()), share)
+    count = count_held_out(int(counts.sum()), share)
     if count <= 0:
         return 0
     before = np.cumsum(counts)

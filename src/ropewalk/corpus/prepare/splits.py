@@ -19,6 +19,7 @@ from ropewalk.core.record import Role
 from ropewalk.corpus.dedup.clusters import leak_threshold
 from ropewalk.corpus.dedup.copies_on_disk import Copies, SignatureFiles
 from ropewalk.corpus.dedup.external_sort import Column, chunks, follow
+from ropewalk.corpus.dedup.rank_selected import rank_selected
 from ropewalk.corpus.join.places import Places
 from ropewalk.corpus.prepare.document_records import DocumentRecords
 from ropewalk.corpus.prepare.document_scores import Picked
@@ -65,7 +66,7 @@ def select_documents(
     *,
     near_duplicates: Sequence[float | None],
     held_out: float,
-    unfit: Sequence[Int64[np.ndarray, "_"]] = (),
+    picked: Sequence[Picked] = (),
     places: Sequence[Places | None] = (),
     scratch: Path,
 ) -> list[DocumentSplits]:
@@ -73,13 +74,17 @@ def select_documents(
 
     ``near_duplicates`` holds for each source the least similarity at which a document is dropped, whichever source the
     kept one is from. None drops only exact copies. ``held_out`` is the share of the documents of each source, at least
-    8 documents or a tenth of them. ``unfit`` holds the document numbers of each source that were not selected. Where
-    ``places`` says that documents are joined, they are held out together, and joined documents are counted.
-    ``scratch`` is an empty folder; the result is mapped from files in it.
+    8 documents or a tenth of them. ``picked`` holds for each source which of its documents its rules leave out; a copy
+    of one of them stays in another source that does not. Where ``places`` says that documents are joined, they are held
+    out together, and joined documents are counted. ``scratch`` is an empty folder; the result is mapped from files in
+    it.
     """
     copies = Copies([(role, source.folder) for role, source in zip(roles, sources, strict=True)], scratch)
     leak = copies.group(leak_threshold(near_duplicates))
-    best = _find_kept(copies, leak, near_duplicates)
+    groups = _group_sources(copies, leak, near_duplicates)
+    if picked:
+        rank_selected(copies, groups, [each.left_out for each in picked])
+    best = _find_kept(copies, groups)
     equal_best = copies.find_best(copies.equal, "equal")
     splits = Column(scratch / "split", copies.documents, np.int8)
     for first, last in splits.chunks():
@@ -87,8 +92,8 @@ def select_documents(
         split[best.read(first, last) != own] = NEAR
         split[equal_best.read(first, last) != own] = EXACT
         splits.write(first, split)
-    for first, numbers in zip(copies.borders, unfit, strict=False):
-        split, chosen_out = splits.open(), first + numbers
+    for first, each in zip(copies.borders, picked, strict=False):
+        split, chosen_out = splits.open(), first + each.unfit
         split[chosen_out[split[chosen_out] == TRAIN]] = UNFIT
         del split
     hold_out(copies, sources, leak, splits, share=held_out, places=places)
@@ -102,19 +107,22 @@ def select_documents(
     return [DocumentSplits((splits, home, kept), first, last) for first, last in pairwise(copies.borders)]
 
 
-def _find_kept(copies: Copies, leak: Column, near_duplicates: Sequence[float | None]) -> Column:
-    """For each document the one that is kept of its copies, by the similarity of its own source."""
-    groups = {leak_threshold(near_duplicates): leak}
-    found: dict[float | None, Column] = {}
+def _group_sources(copies: Copies, leak: Column, near_duplicates: Sequence[float | None]) -> list[Column]:
+    """For each source the column of the groups of copies by its own similarity. Equal similarities share a column."""
+    groups: dict[float | None, Column] = {leak_threshold(near_duplicates): leak, None: copies.equal}
+    for threshold in near_duplicates:
+        if threshold is not None and threshold not in groups:
+            groups[threshold] = copies.group(threshold)
+    return [groups[threshold] for threshold in near_duplicates]
+
+
+def _find_kept(copies: Copies, groups: Sequence[Column]) -> Column:
+    """For each document the one that is kept of its copies, by the groups of its own source."""
+    found = {group: copies.find_best(group, f"for-{at}") for at, group in enumerate(dict.fromkeys(groups))}
     best = Column(copies.scratch / "best", copies.documents)
-    for (first, last), threshold in zip(pairwise(copies.borders), near_duplicates, strict=True):
-        if threshold not in found:
-            if threshold is not None and threshold not in groups:
-                groups[threshold] = copies.group(threshold)
-            group = copies.equal if threshold is None else groups[threshold]
-            found[threshold] = copies.find_best(group, f"for-{threshold}")
+    for (first, last), group in zip(pairwise(copies.borders), groups, strict=True):
         for start, end in chunks(first, last):
-            best.write(start, found[threshold].read(start, end))
+            best.write(start, found[group].read(start, end))
     follow(best)  # with two thresholds, a document's best may have a better one itself
     return best
 
@@ -144,7 +152,7 @@ def write_dropped(
                     home, kept = int(homes[document]), int(kept_documents[document])
                     own, other = signatures.read(borders[number] + document), signatures.read(borders[home] + kept)
                     why = f"{np.mean(own == other):.0%} like {records[home].read(kept)['id']} of {names[home]}, "
-                    # The best copy is found before documents are selected: its own source may leave it out.
+                    # Its source leaves the best copy out where no other source is known to leave one in.
                     (its_split,) = choice.columns[0].read(borders[home] + kept, borders[home] + kept + 1).tolist()
                     why += "which is not selected" if its_split == UNFIT else "which is kept"
                 entry = {

@@ -210,14 +210,18 @@ def _run_on_ray(tasks: Sequence[str], count: int, advance: Advance) -> None:
     remote = ray.remote(num_cpus=1)(_do_on_ray)
     left = list(tasks)[::-1]
     running: dict[Any, float] = {}
-    while left or running:
-        while left and len(running) < count:
-            task = left.pop()
-            running[remote.remote(task, get_language(), is_quiet())] = json.loads(task)["task"]["bytes"]
-        (done, *_), _ = ray.wait(list(running), num_returns=1)
-        size_bytes = running.pop(done)
-        _raise(ray.get(done))
-        advance(size_bytes)
+    try:
+        while left or running:
+            while left and len(running) < count:
+                task = left.pop()
+                running[remote.remote(task, get_language(), is_quiet())] = json.loads(task)["task"]["bytes"]
+            (done, *_), _ = ray.wait(list(running), num_returns=1)
+            size_bytes = running.pop(done)
+            _raise(ray.get(done))
+            advance(size_bytes)
+    finally:
+        for begun in running:  # after a fault: else they hold the cluster's cores, for hours
+            ray.cancel(begun)
 
 
 def _start_ray() -> Any:
