@@ -11,6 +11,5 @@ import torch.distributed as dist
 
 def read_timeout(group: dist.ProcessGroup) -> timedelta | None:
     """The longest timeout of the group's backends; None where they have none, as torch's fake backend."""
-    backends = [group._get_backend(device) for device in group._device_types]
-    options = [backend.options for backend in backends if hasattr(backend, "options")]
-    return max((each._timeout for each in options), default=None)
+    options = [getattr(group._get_backend(device), "options", None) for device in group._device_types]
+    return max((each._timeout for each in options if each is not None), default=None)
