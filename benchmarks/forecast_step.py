@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from packs import draw_pack
 from ropewalk.partition import partition_tokens
+from ropewalk.plan.block_memory import ReceivedKeys
 from ropewalk.plan.devices import find_device, find_peak_flops
 from ropewalk.plan.flops import token_flops
 from ropewalk.plan.forecast import forecast
@@ -99,7 +100,7 @@ def find_fewest(tokens: int, ranks: int, savings: Savings) -> int:
     for blocks in range(1, LLAMA_8B.layers):
         memory = estimate_memory(
             LLAMA_8B, tokens // ranks, ranks=ranks, savings=replace(savings, recompute_blocks=blocks),
-            loss_chunk_tokens=LOSS_CHUNK_TOKENS[True], received_tokens=tokens * (ranks - 1) / ranks,
+            loss_chunk_tokens=LOSS_CHUNK_TOKENS[True], received=ReceivedKeys(tokens * (ranks - 1) / ranks),
         )  # fmt: skip
         if memory.peak_bytes <= USABLE_MEMORY * CARD.memory_bytes:
             return blocks

@@ -3,9 +3,17 @@
 torch's MemTracker is the oracle of the plan's memory; a mode that counts messages is that of its traffic.
 """
 
+import numpy as np
 import pytest
+import torch
+import torch.distributed as dist
 
 from programs import load_program
+from ropewalk.attention import attend
+from ropewalk.partition import partition_tokens
+from ropewalk.plan.traffic import Exchange, attention_traffic
+from ropewalk.rope.layers import plain_layers
+from ropewalk.shape.model_shape import ModelShape
 
 
 @pytest.mark.parametrize(("ranks", "recompute", "median_tokens"), [(8, "save_attention", 4096), (64, "full", None)])
@@ -19,3 +27,28 @@ def test_the_plan_knows_the_peak_and_each_byte_of_a_step(
     assert planned.peak_bytes == pytest.approx(tracked.peak_bytes, rel=0.1)
     assert planned.state_bytes == tracked.state_bytes
     assert planned.context_bytes == tracked.context_bytes
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("ranks", [3, 4, 8])
+@pytest.mark.parametrize("exchange", ["ring", "needed_kv"])
+def test_attention_sends_what_the_formula_says(
+    monkeypatch: pytest.MonkeyPatch, exchange: Exchange, ranks: int, dtype: torch.dtype
+) -> None:
+    """A rank's messages are counted as they leave; all ranks together send what is needed, or all, and gradients."""
+    program = load_program("gpu_fake_step", monkeypatch)
+    tokens = 16 * ranks
+    partition = partition_tokens(np.zeros((1, tokens), np.int32), ranks=ranks, layout="zigzag", exchange=exchange)
+    sent = 0.0
+    for rank in range(ranks):
+        monkeypatch.setattr(program, "RANK", rank)
+        query, key, value = (torch.zeros(16, heads, 8, dtype=dtype, requires_grad=True) for heads in (4, 2, 2))
+        with program.fake_ranks(ranks), program.CountMessages() as messages:
+            attend(query, key, value, partition=partition, group=dist.group.WORLD).sum().backward()
+        sent += sum(messages.sent_bytes.values()) / ranks
+    shape = ModelShape("LlamaForCausalLM", 32, 4, 2, 8, 64, 128, False, 256, plain_layers(1, 1e4))
+    needed = partition.traffic_tokens.sum() / ((ranks - 1) * tokens)
+    planned = attention_traffic(
+        shape, tokens, ranks=ranks, exchange=exchange, element_bytes=dtype.itemsize, needed_share=needed
+    )
+    assert sent == pytest.approx(planned.training_bytes())

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from conformance.tiny_families import make_settings
-from ropewalk.plan.block_memory import BlockMemory
+from ropewalk.plan.block_memory import BlockMemory, ReceivedKeys
 from ropewalk.plan.memory import GRADIENT_BYTES, Memory, estimate_memory
 from ropewalk.plan.savings import Savings
 from ropewalk.shape.model_shape import ModelShape
@@ -16,7 +16,7 @@ TOKENS = 16_384
 
 
 def plan(shape: ModelShape, way: Savings, tokens: int = TOKENS, ranks: int = 8) -> Memory:
-    return estimate_memory(shape, tokens, ranks=ranks, savings=way, received_tokens=0 if ranks > 1 else None)
+    return estimate_memory(shape, tokens, ranks=ranks, savings=way, received=ReceivedKeys(0) if ranks > 1 else None)
 
 
 @pytest.mark.parametrize("recompute", ["full", "save_attention"])
@@ -46,7 +46,7 @@ def test_the_peak_is_the_largest_of_all_blocks_one_by_one(
 def test_the_last_recomputed_block_may_be_the_peak(shapes: Mapping[str, ModelShape], count: int) -> None:
     """On eight ranks: its second run stands beside the head's gradient, which is whole until the end."""
     shape, way = shapes["llama-8b"], Savings("full", recompute_blocks=count)
-    blocks, found = BlockMemory(shape, TOKENS, way, summed=True), plan(shape, way)
+    blocks, found = BlockMemory(shape, TOKENS, way, received=ReceivedKeys(0)), plan(shape, way)
     row, whole = TOKENS * shape.width * 10, GRADIENT_BYTES * shape.vocabulary * shape.width
     block = shape.block_parameters
     shards = GRADIENT_BYTES * block * (shape.layers - count + 1) / 8

@@ -12,6 +12,7 @@ from ropewalk.partition import partition_tokens
 from ropewalk.partition.choose import choose_partition
 from ropewalk.partition.recurrent_cost import RecurrentStates
 from ropewalk.plan import sharing as sharing_module
+from ropewalk.plan.block_memory import ReceivedKeys
 from ropewalk.plan.flops import token_flops
 from ropewalk.plan.forecast import forecast, forecast_recipe
 from ropewalk.plan.hardware import KNOWN
@@ -107,7 +108,7 @@ def test_a_recurrent_block_keeps_its_own_tensors(hybrid: ModelShape) -> None:
     assert full.last_block > largest_block_bytes(hybrid, 16 * K) > stored_block_bytes(hybrid, 16 * K)
     saved = estimate_memory(hybrid, 16 * K, ranks=8, savings=Savings("save_attention"))
     assert saved.kept - full.kept == 8 * 16 * K * (4096 * 2 + 16 * 4), "of the eight layers with attention"
-    shared = estimate_memory(hybrid, 16 * K, ranks=8, savings=Savings("none"), received_tokens=0)
+    shared = estimate_memory(hybrid, 16 * K, ranks=8, savings=Savings("none"), received=ReceivedKeys(0))
     assert shared.kept - none.kept == 24 * 16 * K * 4 * 32 * 256 * 3
 
 

@@ -72,13 +72,15 @@ def fetch_needed(own: Block, traffic: RankExchange, group: dist.ProcessGroup) ->
         block, outgoing, traffic.receive_tokens, traffic.send_tokens, group=group, async_op=True
     )
 
-    def arrive() -> Iterator[Block]:
+    def arrive(block: Block) -> Iterator[Block]:
         assert outgoing.is_contiguous()  # and alive until it has been sent
         work.wait()
-        # [received, both_heads, head_dim], in packed order
-        yield block if traffic.order is None else block.index_select(0, traffic.order)
+        if traffic.order is not None:
+            # [received, both_heads, head_dim], in packed order; nothing keeps the other one
+            block = block.index_select(0, traffic.order)
+        yield block
 
-    return arrive()
+    return arrive(block)
 
 
 def return_needed(
@@ -172,17 +174,15 @@ def return_all(
 def fetch_ring(own: Block, traffic: RankExchange, group: dist.ProcessGroup) -> Iterator[Block]:
     """The others' keys one rank after the other; while a block is computed on, the next one travels."""
     left, right = (traffic.rank - 1) % traffic.ranks, (traffic.rank + 1) % traffic.ranks
-    first = _pass_on(own.contiguous(), left, right, group)
 
-    def arrive() -> Iterator[Block]:
-        moving = first
+    def arrive(moving: _Passing) -> Iterator[Block]:
         for step in range(1, traffic.ranks):
             block = moving.wait()
             if step + 1 < traffic.ranks:
                 moving = _pass_on(block, left, right, group)
             yield block
 
-    return arrive()
+    return arrive(_pass_on(own.contiguous(), left, right, group))
 
 
 def return_ring(
@@ -195,8 +195,9 @@ def return_ring(
     left, right = (traffic.rank - 1) % traffic.ranks, (traffic.rank + 1) % traffic.ranks
     moving: _Passing | None = None
     for gradient in gradients:
-        total = gradient if moving is None else moving.wait() + gradient
+        total = gradient if moving is None else moving.wait().add_(gradient)
         moving = _pass_on(total.contiguous(), left, right, group)
+        del gradient, total  # while the next block is computed only what travels takes memory
     assert moving is not None
     return moving.wait
 

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
+from ropewalk.attention.group_timeout import read_timeout
 from ropewalk.shape.shared_heads import count_shared_heads
 
 TokenShard = Float[Tensor, "local heads head_dim"]
@@ -72,7 +73,8 @@ def _make_ulysses_groups(
     mine = dist.get_rank(group)
     ulysses_group, member = divmod(mine, ulysses_degree)
     both = ranks[member::ulysses_degree], ranks[ulysses_group * ulysses_degree : (ulysses_group + 1) * ulysses_degree]
-    token_group, own = (dist.new_group(each, use_local_synchronization=True) for each in both)
+    timeout = read_timeout(group)
+    token_group, own = (dist.new_group(each, timeout=timeout, use_local_synchronization=True) for each in both)
     return token_group, own
 
 

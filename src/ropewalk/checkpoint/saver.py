@@ -6,11 +6,14 @@ raises the error.
 """
 
 from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 
 import torch.distributed as dist
+from torch.distributed.constants import default_pg_timeout
 
+from ropewalk.attention.group_timeout import read_timeout
 from ropewalk.checkpoint.save import first_changes, remove_stale, write_snapshot
 from ropewalk.checkpoint.save_record import note_begun, note_saved
 from ropewalk.checkpoint.staging import HostStage
@@ -32,8 +35,12 @@ class Saver:
         self._pending: Future[Path] | None = None
         self._stage = HostStage(rank_device())
         first_changes(lambda: remove_stale(folder), folder)
-        # gloo, because the messages are small and lie in host memory.
-        self._group = dist.new_group(backend="gloo", group_desc=SAVING)
+        world = dist.group.WORLD
+        assert world is not None
+        # gloo, because the messages are small and lie in host memory. They wait for disks, so never less than torch's
+        # default, and longer where a step may take longer.
+        timeout = max(default_pg_timeout, read_timeout(world) or timedelta(0))
+        self._group = dist.new_group(backend="gloo", timeout=timeout, group_desc=SAVING)
         self._thread = ThreadPoolExecutor(
             1, thread_name_prefix="save", initializer=use_device, initargs=(rank_device(),)
         )

@@ -44,7 +44,7 @@ from ropewalk.plan.receipt import (
 )
 from ropewalk.plan.savings import Savings
 from ropewalk.plan.sharing import plan_sharing
-from ropewalk.plan.traffic import attention_traffic, recurrent_traffic, state_traffic
+from ropewalk.plan.traffic import attention_traffic, count_gradient_bytes, recurrent_traffic, state_traffic
 from ropewalk.recipe.load import load_recipe
 from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage import Stage
@@ -245,7 +245,9 @@ def _count_attention_bytes(
             partition = partition.token_partition
         tokens = float(partition.traffic_tokens.sum(axis=0).max()) if partition.ranks > 1 else 0.0
         degree = ranks // partition.ranks
-        total = sent + tokens * shape.sent_width * wide * (3 * shape.attention_layers + forwards) / degree
+        back = count_gradient_bytes(partition.exchange, wide)
+        passes = shape.attention_layers * (2 * wide + back) + forwards * wide  # keys there, again, and their gradients
+        total = sent + tokens * shape.sent_width * passes / degree
         if shape.recurrent is not None and price is not None:
             summaries = recurrent_traffic(partition, price)
             total += len(shape.recurrent.layers) * summaries.training_bytes()

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from ropewalk.attention.group_timeout import read_timeout
 from ropewalk.parallel.device import rank_device
 from ropewalk.recipe.parallel import require_even
 
@@ -81,4 +82,16 @@ def _lay_out(ranks: int, context: int, replicas: int) -> Mesh:
     sharding = line
     if replicas > 1:
         sharding = init_device_mesh(device.type, (replicas, ranks // replicas), mesh_dim_names=("replicas", "shards"))
+    for mesh in (grid, line, sharding):
+        _let_wait_as_long(mesh)
     return Mesh(line, grid.get_group("context"), ranks // context, context, sharding, device)
+
+
+def _let_wait_as_long(mesh: DeviceMesh) -> None:
+    """Give the groups of ``mesh`` the timeout of the group of all ranks: a mesh makes them with torch's default."""
+    world = dist.group.WORLD
+    assert world is not None
+    timeout = read_timeout(world)
+    for group in mesh.get_all_groups():
+        if timeout is not None and group is not world:
+            group.set_timeout(timeout)

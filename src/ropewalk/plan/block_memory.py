@@ -19,13 +19,27 @@ _MLP_TENSORS = 5
 _RECEIVED_TENSORS = 3
 """Of the width of received keys and values: themselves, their gradients, and both gradients side by side."""
 
+_SUM_BYTES = 4
+"""Of the sum of received keys' gradients, in float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedKeys:
+    """What a rank holds at once of the others' keys in a layer's attention, in tokens with all key heads.
+
+    ``ring`` says that they are one block of several, which go from rank to rank.
+    """
+
+    tokens: float
+    ring: bool = False
+
 
 @dataclass(frozen=True, slots=True)
 class BlockMemory:
     """The blocks of a rank that holds ``local_tokens`` tokens; all results are bytes on the device.
 
-    ``summed``: context ranks share sequences, so recurrent layers keep more for the sums of their segments.
-    ``received_tokens`` are those of other ranks whose keys are held at once in a layer's attention, with all key heads.
+    ``received`` is None where no ranks share a sequence. Where some do, recurrent layers keep more for the sums of
+    their segments.
     """
 
     shape: ModelShape
@@ -33,8 +47,7 @@ class BlockMemory:
     savings: Savings
     element_bytes: int = 2
     lora: Lora | None = None
-    summed: bool = False
-    received_tokens: float = 0.0
+    received: ReceivedKeys | None = None
 
     @property
     def again(self) -> int:
@@ -52,7 +65,9 @@ class BlockMemory:
 
     @property
     def _sums(self) -> LayerSums:
-        return sum_layers(self.shape, self.element_bytes, self.lora, tiled=self._is_tiled, summed=self.summed)
+        return sum_layers(
+            self.shape, self.element_bytes, self.lora, tiled=self._is_tiled, summed=self.received is not None
+        )
 
     def saved(self, layer: int) -> float:
         """What one block's forward saves: all tensors, or with tiles all but those inside the MLP."""
@@ -83,20 +98,25 @@ class BlockMemory:
 
     def at_work(self) -> float:
         """What the backward of one block makes besides: first gradients inside the MLP, then those of received keys."""
-        return max(self.moving(), self.received())
+        return max(self.moving(), self.exchanged())
 
-    def received(self) -> float:
+    def exchanged(self) -> float:
         """Keys and values from other ranks, with their gradients, in the backward of one layer's attention.
 
-        They are the block itself, the kernel's two gradients, both side by side, and their sum in float32. Latents are
-        expanded to the keys and values of all heads first. What a kernel needs inside is not counted: FlashAttention 2
-        makes the gradients for each query head.
+        They are the block itself, the kernel's two gradients, both side by side, and their sum in float32. In a ring
+        the next block arrives meanwhile, and the sums of the block before leave and arrive. Latents are expanded to
+        the keys and values of all heads first. What a kernel needs inside is not counted: FlashAttention 2 makes the
+        gradients for each query head.
         """
+        if self.received is None:
+            return 0.0
         shape = self.shape
         width = max(2 * kv_heads * head_dim for kv_heads, head_dim in map(shape.heads_of, range(shape.layers)))
         if shape.latent is not None:
             width = 2 * shape.heads * shape.head_dim
-        return self.received_tokens * width * (_RECEIVED_TENSORS * self.element_bytes + 4)
+        held = width * (_RECEIVED_TENSORS * self.element_bytes + _SUM_BYTES)
+        travels = shape.sent_width * (self.element_bytes + 2 * _SUM_BYTES) if self.received.ring else 0
+        return self.received.tokens * (held + travels)
 
     def moving(self) -> float:
         """Gradients in transit in the MLP's backward of one block."""

@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 
 from ropewalk.core.quantity import OPEN
+from ropewalk.plan.block_memory import ReceivedKeys
 from ropewalk.plan.hardware import Machine
 from ropewalk.plan.memory import Memory, estimate_memory
 from ropewalk.plan.plan import Split
@@ -128,21 +129,21 @@ def estimate_split_memory(load: Workload, way: Savings, *, ranks: int, split: Sp
         element_bytes=split.element_bytes,
         loss_chunk_tokens=split.loss_chunk_tokens,
         lora=split.lora,
-        received_tokens=_count_received(load, split) if split.context_ranks > 1 else None,
+        received=_count_received(load, split) if split.context_ranks > 1 else None,
     )
 
 
-def _count_received(load: Workload, split: Split) -> float:
+def _count_received(load: Workload, split: Split) -> ReceivedKeys:
     """``split.received_tokens``, or what the longest window lets in where no layer is without one.
 
     Of a sequence of one document a rank has at most two segments, and each sees a window of keys before it.
     """
     windows = [window for window, _ in load.windows if window is not None]
     if not load.windows:
-        return 0.0
+        return ReceivedKeys(0.0)
     if len(windows) < len(load.windows) or split.exchange != "needed_kv":
-        return split.received_tokens
-    return min(split.received_tokens, 2.0 * max(windows) * split.micro_batch_size)
+        return ReceivedKeys(split.received_tokens, ring=split.exchange == "ring")
+    return ReceivedKeys(min(split.received_tokens, 2.0 * max(windows) * split.micro_batch_size))
 
 
 def time_split(load: Workload, way: Savings, *, ranks: int, split: Split, machine: Machine) -> StepTime:

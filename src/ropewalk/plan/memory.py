@@ -12,7 +12,7 @@ Llama 3.1 8B on one H200. Without a chunked loss, the logits are the largest ten
 
 from dataclasses import dataclass
 
-from ropewalk.plan.block_memory import BlockMemory, copied_bytes
+from ropewalk.plan.block_memory import BlockMemory, ReceivedKeys, copied_bytes
 from ropewalk.plan.savings import Savings
 from ropewalk.plan.trained import Trained, count_trained
 from ropewalk.recipe.lora import Lora
@@ -76,15 +76,15 @@ def estimate_memory(
     element_bytes: int = 2,
     loss_chunk_tokens: int = 1024,
     lora: Lora | None = None,
-    received_tokens: float | None = None,
+    received: ReceivedKeys | None = None,
 ) -> Memory:
     """Memory of one rank that holds ``local_tokens`` tokens of a micro-batch, with states sharded over ``ranks``.
 
-    Where context ranks share a sequence, attention holds the keys of ``received_tokens`` of the others at once, and
-    recurrent layers sum up segments, and keep more for it; None where none share.
+    Where context ranks share a sequence, attention holds ``received`` of the others' keys at once, and recurrent layers
+    sum up segments, and keep more for it; None where none share.
     """
-    trained, summed = count_trained(shape, lora), received_tokens is not None
-    blocks = BlockMemory(shape, local_tokens, savings, element_bytes, lora, summed, received_tokens or 0.0)
+    trained = count_trained(shape, lora)
+    blocks = BlockMemory(shape, local_tokens, savings, element_bytes, lora, received)
     again, count, run, moving = blocks.kept_by_again(), blocks.again, blocks.second_run(), blocks.at_work()
     kept = again + blocks.kept_by_rest()
     on_device = 0.0 if savings.states_on_host else 1 / ranks

@@ -53,9 +53,15 @@ def attention_traffic(
         moved = others / ranks * sequence_tokens * (shape.heads + copied_heads) * both_widths * element_bytes
         return Traffic(moved, moved)
     rows = sequence_tokens * shape.sent_width * (needed_share if exchange == "needed_kv" else 1.0)
-    # In a ring, gradients take one hop more than keys: the hop back to their own rank.
-    gradients = rows * _GRADIENT_BYTES if exchange == "ring" and ranks > 1 else rows * others * element_bytes
-    return Traffic(others * rows * element_bytes, others * rows * element_bytes + gradients)
+    # In a ring the first hop of a block's gradients begins one rank after its owner, and the last one ends there: as
+    # many hops as the block itself makes.
+    gradient_bytes = count_gradient_bytes(exchange, element_bytes)
+    return Traffic(others * rows * element_bytes, others * rows * (element_bytes + gradient_bytes))
+
+
+def count_gradient_bytes(exchange: str, element_bytes: int) -> int:
+    """Bytes of one number of keys' gradients on their way: as of keys, but in a ring sums travel, in float32."""
+    return _GRADIENT_BYTES if exchange == "ring" else element_bytes
 
 
 def recurrent_traffic(partition: Partition, price: SummaryPrice) -> Traffic:
