@@ -105,7 +105,6 @@ MIXTURES: Mapping[str, Family] = {
     ),
     "MixtralForCausalLM": Family(
         "mixtral",
-        null_head_dim=True,
         needs_kv_heads=True,
         windows="all",
         window_tokens=None,
