@@ -57,6 +57,9 @@ def list_wrong(architecture: str) -> Iterator[tuple[str, dict[str, Any]]]:
         yield key, {key: not value if isinstance(value, bool) else other if isinstance(value, str) else 2}
     for key in family.required:
         yield key, {key: ...}
+    for key, value in {"head_dim": 24, "num_key_value_heads": 2}.items():
+        if key in family.equal_heads:
+            yield key, {key: value}
     for needed, key in ((family.needs_kv_heads, "num_key_value_heads"), (family.needs_head_dim, "head_dim")):
         if needed:
             yield key, {key: ...}

@@ -215,6 +215,7 @@ DENSE: Mapping[str, Family] = {
     ),
     "ApertusForCausalLM": Family(
         "apertus",
+        fixed={"hidden_act": "xielu"},
         qkv_bias=_ATTENTION_BIAS,
         output_bias=_ATTENTION_BIAS,
         qk_norm="head",
@@ -234,6 +235,7 @@ DENSE: Mapping[str, Family] = {
     ),
     "GPTNeoXForCausalLM": Family(
         "gpt_neox",
+        equal_heads=("head_dim", "num_key_value_heads"),
         qkv_bias=("attention_bias", True),
         output_bias=("attention_bias", True),
         mlp_bias=True,
@@ -255,6 +257,7 @@ DENSE: Mapping[str, Family] = {
     ),
     "StableLmForCausalLM": Family(
         "stablelm",
+        equal_heads=("head_dim",),
         drops_arguments=True,
         qkv_bias=("use_qkv_bias", False),
         norm="scale_bias",

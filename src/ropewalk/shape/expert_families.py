@@ -27,6 +27,7 @@ MIXTURES: Mapping[str, Family] = {
     ),
     "OlmoeForCausalLM": Family(
         "olmoe",
+        equal_heads=("head_dim",),
         qkv_bias=_ATTENTION_BIAS,
         output_bias=_ATTENTION_BIAS,
         qk_norm="all_heads",

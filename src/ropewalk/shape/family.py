@@ -171,6 +171,9 @@ class Family:
     head_dim: int | None = None
     null_head_dim: bool = False
     """Whether null means width / heads, where no key means ``head_dim``. In other classes null is no key."""
+    equal_heads: tuple[str, ...] = ()
+    """Those of ``head_dim`` and ``num_key_value_heads`` that the class ignores, or fails at: its heads share the width
+    evenly, or each has its own keys."""
     tied: bool = False
     tied_key: str = ""
     """An older key for a tied head; where a file has it, the class does not read ``tie_word_embeddings``."""

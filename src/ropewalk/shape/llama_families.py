@@ -63,6 +63,7 @@ LLAMA_KIN: Mapping[str, Family] = {
     ),
     "HeliumForCausalLM": Family(
         "helium",
+        equal_heads=("head_dim",),
         qkv_bias=_ATTENTION_BIAS,
         mlp_bias=_MLP_BIAS,
         needs_kv_heads=True,

@@ -31,7 +31,14 @@ from ropewalk.shape.recurrent_sizes import read_recurrent
 from ropewalk.shape.rope_keys import find_reach, find_rotary_share
 from ropewalk.shape.single_layers import list_single
 from ropewalk.shape.unequal import read_unequal
-from ropewalk.shape.values import LARGEST_COUNT, MOST_LAYERS, WIDEST_HEAD, check_factors, check_values
+from ropewalk.shape.values import (
+    LARGEST_COUNT,
+    MOST_LAYERS,
+    WIDEST_HEAD,
+    check_equal_heads,
+    check_factors,
+    check_values,
+)
 from ropewalk.shape.wrappers import find_wrapper, read_text_config
 
 _DTYPES = ("float32", "bfloat16", "float16")
@@ -156,6 +163,7 @@ def parse_shape(config: Mapping[str, Any], where: str) -> ModelShape:
 def _read_widths(config: Mapping[str, Any], family: Family, where: str) -> tuple[int, int, int]:
     """The model's width, its query heads and its key heads."""
     width, heads = _count(config, "hidden_size", where), _count(config, "num_attention_heads", where)
+    check_equal_heads(config, family, width=width, heads=heads, where=where)
     kv_heads = _find_kv_heads(family, config, where)
     if heads % kv_heads or (width % heads and not config.get("head_dim")):
         raise UserError(
