@@ -10,9 +10,10 @@ from typing import Any
 from conformance.checks import build_empty
 from conformance.tiny_families import FAMILIES, WINDOW_TOKENS, make_model, make_settings
 from ropewalk.core.error import UserError
-from ropewalk.model.architectures import blocks_of
+from ropewalk.model.architectures import blocks_of, class_of
 from ropewalk.model.check_rope import check_positions
 from ropewalk.model.file_names import sort_names
+from ropewalk.model.null_entries import drop_nulls, takes_null
 from ropewalk.model.read_rows import StoredTensor
 from ropewalk.plan.trained import merge_projections
 from ropewalk.rope.scaling import Nope
@@ -28,6 +29,9 @@ _BLOCKS: dict[str, dict[str, Any]] = {
         **{"low_freq_factor": 1.0, "high_freq_factor": 4.0},
     },
 }
+
+_TOLD = ("architectures", "layer_types", "sliding_window", "num_hidden_layers")
+"""Keys that say with others which layers there are; each alone is tried in tests/shape."""
 
 
 def check_refusals(architecture: str) -> None:
@@ -53,14 +57,14 @@ def list_wrong(architecture: str) -> Iterator[tuple[str, dict[str, Any]]]:
         yield key, {key: not value if isinstance(value, bool) else other if isinstance(value, str) else 2}
     for key in family.required:
         yield key, {key: ...}
+    for key, value in {"head_dim": 24, "num_key_value_heads": 2}.items():
+        if key in family.equal_heads:
+            yield key, {key: value}
     for needed, key in ((family.needs_kv_heads, "num_key_value_heads"), (family.needs_head_dim, "head_dim")):
         if needed:
             yield key, {key: ...}
     if family.latent and family.latent.obeys_head_dim:
         yield "head_dim", {"head_dim": 20}  # of a whole head, which other classes ignore
-        yield "head_dim", {"head_dim": None}
-    if family.latent is None and not family.null_head_dim:
-        yield "head_dim", {"head_dim": None}
     if family.partial:
         share: dict[str, Any] = {"partial_rotary_factor": None}
         yield "partial_rotary_factor", {"rope_parameters": ..., **share}
@@ -162,4 +166,31 @@ def list_switches(architecture: str) -> Iterator[dict[str, Any]]:
         yield {"mamba_d_ssm": None, "mamba_d_head": "auto"}
 
 
-RULES = (check_refusals, check_projections, check_written, check_switches)
+def check_nulls(architecture: str) -> None:
+    """Null at every key at which the class fails: shape and model are those of a file without these keys."""
+    kind, settings = class_of(architecture).config_class, make_settings(architecture)
+    assert kind is not None
+    strict = [key for key in {**settings, **kind.__dataclass_fields__} if not takes_null(kind, key)]
+    nulls = {"rope_scaling", "head_dim", *strict} - {*_TOLD, *_needed(settings), *FAMILIES[architecture].fixed}
+    if architecture == "HeliumForCausalLM" or FAMILIES[architecture].null_head_dim:
+        nulls.discard("head_dim")  # Helium's default is not width / heads, and the class fails at it
+    heads = {"num_key_value_heads": settings["num_attention_heads"]}
+    without = {key: value for key, value in settings.items() if key not in nulls} | heads
+    null = settings | dict.fromkeys((*nulls, *heads))
+    assert parse_shape(null, "config.json") == parse_shape(without, "config.json")
+    model = make_model(architecture, bare=drop_nulls(null))
+    assert sum(each.numel() for each in model.parameters()) == parse_shape(null, "config.json").parameters
+
+
+def _needed(settings: dict[str, Any]) -> set[str]:
+    """The keys of ``settings`` without which a shape cannot be read."""
+    found = set()
+    for key in settings:
+        try:
+            parse_shape({name: value for name, value in settings.items() if name != key}, "config.json")
+        except UserError:
+            found.add(key)
+    return found
+
+
+RULES = (check_refusals, check_projections, check_written, check_switches, check_nulls)

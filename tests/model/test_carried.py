@@ -55,6 +55,19 @@ def test_layers_behind_the_last_one_are_carried(save_tiny: Any, tmp_path: Path) 
         load_model(base)
 
 
+def test_the_masks_in_files_of_pythia_are_carried_and_called_no_layers(tmp_path: Path) -> None:
+    base, out, model = tmp_path / "base", tmp_path / "out", make_model("GPTNeoXForCausalLM")
+    model.save_pretrained(base)
+    write_tokenizer(base)
+    mask = {"gpt_neox.layers.0.attention.bias": torch.ones(1, 1, 32, 32, dtype=torch.bool).tril()}
+    add_layer(base, mask | {"gpt_neox.layers.0.attention.masked_bias": torch.tensor(-1e9)})
+    extend(base, out, rope=Yarn(), context_tokens=128)
+    told = read_manifest(out)["facts"]["carried"]
+    assert told == "kept to the bit: 2 tensors unknown to GPTNeoXForCausalLM (gpt_neox.layers.0.attention.bias ..)"
+    tokens = torch.arange(20)[None]
+    assert torch.equal(load_model(base)(tokens).logits, model(tokens).logits)
+
+
 def test_experts_that_lie_apart_stay_beside_a_carried_layer(tmp_path: Path) -> None:
     """GLM-4.5: the file has a matrix for each expert, the class one for all; a layer predicts more tokens."""
     base, out = tmp_path / "base", tmp_path / "out"

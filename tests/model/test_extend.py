@@ -122,3 +122,22 @@ def test_bad_bases_leave_nothing_behind(save_tiny: Save, tmp_path: Path) -> None
     with pytest.raises(UserError, match="token id 96, the model 90 embeddings"):
         extend(base, tmp_path / "out", rope=Theta(theta=1e6), context_tokens=256)
     assert sorted(path.name for path in tmp_path.iterdir()) == [base.name]
+
+
+NULLS = ("tie_word_embeddings", "rms_norm_eps", "hidden_act", "use_cache", "rope_scaling")
+
+
+@pytest.mark.parametrize("architecture", ["MistralForCausalLM", "Qwen3ForCausalLM"])
+def test_a_null_that_the_class_fails_at_is_a_missing_key(save_tiny: Save, tmp_path: Path, architecture: str) -> None:
+    base = save_full(save_tiny, architecture, num_key_value_heads=4, sliding_window=None, rms_norm_eps=1e-6)
+    tokens, config = torch.arange(20)[None], read(base)
+    usual = load_model(base)(tokens).logits
+    nulls = (*NULLS, *(["num_key_value_heads", "head_dim"] if architecture == "MistralForCausalLM" else []))
+    (base / "config.json").write_text(json.dumps(config | dict.fromkeys(nulls)))
+    with pytest.raises(Exception, match="Validation error"):
+        AutoConfig.from_pretrained(base)
+    assert torch.equal(load_model(base)(tokens).logits, usual)
+    extend(base, tmp_path / "out", rope=Unchanged(), context_tokens=config["max_position_embeddings"])
+    assert None not in [read(tmp_path / "out").get(key, "") for key in nulls]
+    live = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    torch.testing.assert_close(live(tokens).logits, usual)

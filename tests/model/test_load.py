@@ -141,7 +141,7 @@ def test_how_a_base_was_run_elsewhere_is_no_matter_here(save_tiny: Callable[...,
         assert load_model(base).config._attn_implementation == "ropewalk"
 
 
-@pytest.mark.parametrize("keys", [{"use_cache": None}, {"rms_norm_eps": 1}, {"num_labels": "abc"}], ids=str)
+@pytest.mark.parametrize("keys", [{"rms_norm_eps": 1}, {"num_labels": "abc"}], ids=str)
 def test_what_transformers_stops_at_is_an_error_of_the_file(
     save_tiny: Callable[..., Path], keys: dict[str, Any]
 ) -> None:

@@ -17,6 +17,7 @@ QWEN_MOE, ERNIE, PHI = (
     "baidu/ERNIE-4.5-21B-A3B-Base-PT",
     "microsoft/Phi-3.5-mini-instruct",
 )
+APERTUS, GPT_OSS = "swiss-ai/Apertus-8B-2509", "openai/gpt-oss-20b"
 YARN = {"rope_type": "yarn", "factor": 4.0}
 
 
@@ -60,6 +61,16 @@ ALTERED: dict[str, tuple[str, dict[str, Any], str]] = {  # base, keys, and what 
     "dense layers as texts": (QWEN_MOE, {"mlp_only_layers": ["0"]}, "must be a list of layers"),
     "a dense layer beyond the last": (QWEN_MOE, {"mlp_only_layers": [94]}, "by numbers from 0 to 93"),
     "a last layer as a text": (ERNIE, {"moe_layer_end_index": "x"}, "it is 'x', and must be a whole number of -1 or"),
+    "no block of RoPE, and a theta that the class ignores": (
+        APERTUS,
+        {"rope_scaling": None, "rope_theta": 5e4},
+        "rope_theta inside is 12000000.0, rope_theta outside is 50000.0",
+    ),
+    "no block of RoPE, and a length that the class reads": (
+        GPT_OSS,
+        {"rope_scaling": None, "original_max_position_embeddings": 8192},
+        "inside is 4096, the one outside is 8192",
+    ),
     "a last layer of -2": (ERNIE, {"moe_layer_end_index": -2}, "must be a whole number of -1 or more"),
 }
 
@@ -112,3 +123,10 @@ def test_no_value_of_any_key_ends_in_a_traceback(base: str) -> None:
                 parse_shape(config | {key: value}, "config.json")
             except UserError as error:
                 assert error.why and error.fix and error.where
+
+
+@pytest.mark.parametrize("base", [APERTUS, GPT_OSS])
+def test_an_empty_block_of_rope_is_plain_where_a_missing_one_is_scaled(base: str) -> None:
+    bare = {key: value for key, value in read(base).items() if key not in ("rope_scaling", "rope_parameters")}
+    assert parse_shape(bare, "config.json").rope is not None
+    assert parse_shape(bare | {"rope_parameters": {}}, "config.json").rope is None

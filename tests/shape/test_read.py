@@ -228,6 +228,8 @@ def test_refusals_name_their_figures(name: str) -> None:
         ("LongcatFlashForCausalLM", "latent attention"),
         ("DeepseekV32ForCausalLM", "sparse indexer (DSA)"),
         ("Llama4ForCausalLM", "in chunks"),
+        ("MiniMaxM3SparseForConditionalGeneration", "layers of type minimax_m3_sparse"),
+        ("MiniMaxM3VLForCausalLM", "layers of type minimax_m3_sparse"),
         ("Gemma3nForCausalLM", "share keys"),
         ("RecurrentGemmaForCausalLM", "linear or recurrent"),
         ("GPT2LMHeadModel", "learned"),

@@ -14,7 +14,7 @@ from transformers import AutoConfig, PreTrainedModel
 
 from ropewalk.core.error import UserError
 from ropewalk.core.quantity import format_count
-from ropewalk.model.file_names import sort_names
+from ropewalk.model.file_names import predicts_more, sort_names
 from ropewalk.model.folder import read_config
 from ropewalk.model.load import translate_errors
 from ropewalk.model.weights import read_stored
@@ -37,9 +37,11 @@ def describe_carried(folder: Path, model: PreTrainedModel) -> dict[str, Any]:
         }
     if not carried:
         return {}
+    unknown, name = format_count(len(carried), "tensor"), type(model).__name__
+    if not any(predicts_more(each, config) for each in carried):  # such as the causal masks of Pythia's files
+        return {"carried": f"kept to the bit: {unknown} unknown to {name} ({carried[0]} ..)"}
     return {
-        "carried": f"kept to the bit: {format_count(len(carried), 'tensor')} unknown to {type(model).__name__} "
-        f"({carried[0]} ..); "
+        "carried": f"kept to the bit: {unknown} unknown to {name} ({carried[0]} ..); "
         "layers that predict several tokens (MTP) know the old positions only, so they are inexact for speculation only"
     }
 

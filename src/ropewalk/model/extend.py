@@ -19,6 +19,7 @@ from ropewalk.model.check_rope import check_positions
 from ropewalk.model.convert_layers import convert_weights
 from ropewalk.model.folder import check_tokenizer, copy_tokenizer, link_weights, read_config, write_config
 from ropewalk.model.load import build_model
+from ropewalk.model.null_entries import drop_nulls
 from ropewalk.model.weights import Dtype, check_stored, stored_dtype
 from ropewalk.parallel.verify_folder import require_intact
 from ropewalk.rope.frequency import wavelengths
@@ -45,7 +46,7 @@ def extend(base: Path, out: Path, *, rope: Rope, layers: tuple[LayerRule, ...] =
     shape = read_shape(base)
     positions = change_layers(shape, layers, rope=rope, context_tokens=context_tokens).positions
     config, where = read_config(base), str(base / "config.json")
-    text, converted = read_text_config(config, where), list_converted(shape, positions)
+    text, converted = drop_nulls(read_text_config(config, where)), list_converted(shape, positions)
     if converted:
         config = text = convert_config(config, shape, positions)
     spelled = spell_layers(text, positions, context_tokens=context_tokens, where=where)

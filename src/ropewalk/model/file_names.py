@@ -61,6 +61,12 @@ def sort_names(config: Mapping[str, Any], stored: Mapping[str, StoredTensor], fo
     return FileNames(trained, tuple(name for name, own in renamed.items() if own is None), turned)
 
 
+def predicts_more(name: str, config: Mapping[str, Any]) -> bool:
+    """Whether a carried tensor belongs to a layer that predicts several tokens (MTP): behind the last, or named so."""
+    layer = _LAYER.match(name)
+    return "mtp" in name.lower() or (layer is not None and int(layer[1]) >= (config.get("num_hidden_layers") or 0))
+
+
 def _find_prefix(wrapper: str, stored: Collection[str], folder: Path) -> str:
     found = [prefix for prefix in _PREFIXES if prefix + _EMBEDDING in stored]
     if len(found) != 1:

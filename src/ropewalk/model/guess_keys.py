@@ -64,7 +64,6 @@ def guess_defaults(kind: Kind, changes: Changes) -> dict[str, Any]:
         many = {"num_key_value_heads": ..., "num_attention_heads": 12, "hidden_size": 12 * HEAD_DIM}
         bare = make_config(kind, {**changes, **many})
         fields["needs_kv_heads"] = getattr(bare, "num_key_value_heads", None) not in (None, 12)
-    fields["null_head_dim"] = _takes_null_head_dim(kind, changes)
     try:
         bare = make_config(kind, {**changes, "head_dim": ..., "num_attention_heads": 2})
         told = getattr(bare, "head_dim", None)
@@ -72,6 +71,7 @@ def guess_defaults(kind: Kind, changes: Changes) -> dict[str, Any]:
         make_empty(kind, {**changes, "head_dim": ..., "num_attention_heads": 2})
     except REFUSALS:
         fields["needs_head_dim"] = True
+    fields["null_head_dim"] = fields.get("head_dim") is not None and _takes_null_head_dim(kind, changes)
     return fields
 
 

@@ -29,6 +29,7 @@ from ropewalk.model.expert_files import join_experts
 from ropewalk.model.folder import read_config
 from ropewalk.model.latent_attention import exchange_latents
 from ropewalk.model.load_shards import load_shards, read_buffers
+from ropewalk.model.null_entries import drop_nulls
 from ropewalk.model.recurrent_layers import mix_documents
 from ropewalk.model.rope_hooks import direct_positions
 from ropewalk.model.weights import Dtype, check_finite, check_weights, read_file_names, read_headers, refuse_bad
@@ -170,7 +171,7 @@ def _build_config(folder: Path) -> PreTrainedConfig:
     """transformers' config of a folder; for our own format that of the inner class, for a wrapper its text part."""
     whole = read_config(folder)
     text = read_text_config(whole, str(folder / "config.json"))
-    raw = {key: value for key, value in text.items() if key not in STALE_KEYS}
+    raw = {key: value for key, value in drop_nulls(text).items() if key not in STALE_KEYS}
     architecture = str((raw.get("architectures") or [""])[0])
     if family := row_of(architecture):  # a file may name a type of its own for its class, as Kimi K2's does
         raw["model_type"] = family.model_type

@@ -192,7 +192,6 @@ DENSE: Mapping[str, Family] = {
     ),
     "Starcoder2ForCausalLM": Family(
         "starcoder2",
-        null_head_dim=True,
         qkv_bias=_USE_BIAS,
         output_bias=_USE_BIAS,
         mlp_bias=_USE_BIAS,
@@ -216,6 +215,7 @@ DENSE: Mapping[str, Family] = {
     ),
     "ApertusForCausalLM": Family(
         "apertus",
+        fixed={"hidden_act": "xielu"},
         qkv_bias=_ATTENTION_BIAS,
         output_bias=_ATTENTION_BIAS,
         qk_norm="head",
@@ -235,7 +235,7 @@ DENSE: Mapping[str, Family] = {
     ),
     "GPTNeoXForCausalLM": Family(
         "gpt_neox",
-        null_head_dim=True,
+        equal_heads=("head_dim", "num_key_value_heads"),
         qkv_bias=("attention_bias", True),
         output_bias=("attention_bias", True),
         mlp_bias=True,
@@ -257,7 +257,7 @@ DENSE: Mapping[str, Family] = {
     ),
     "StableLmForCausalLM": Family(
         "stablelm",
-        null_head_dim=True,
+        equal_heads=("head_dim",),
         drops_arguments=True,
         qkv_bias=("use_qkv_bias", False),
         norm="scale_bias",
@@ -269,7 +269,6 @@ DENSE: Mapping[str, Family] = {
     ),
     "NemotronForCausalLM": Family(
         "nemotron",
-        null_head_dim=True,
         drops_arguments=True,
         qkv_bias=_ATTENTION_BIAS,
         output_bias=_ATTENTION_BIAS,
@@ -282,7 +281,6 @@ DENSE: Mapping[str, Family] = {
     ),
     "Jais2ForCausalLM": Family(
         "jais2",
-        null_head_dim=True,
         qkv_bias=("attention_bias", True),
         output_bias=("attention_bias", True),
         mlp_bias=("mlp_bias", True),

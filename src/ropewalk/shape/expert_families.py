@@ -27,6 +27,7 @@ MIXTURES: Mapping[str, Family] = {
     ),
     "OlmoeForCausalLM": Family(
         "olmoe",
+        equal_heads=("head_dim",),
         qkv_bias=_ATTENTION_BIAS,
         output_bias=_ATTENTION_BIAS,
         qk_norm="all_heads",
@@ -105,7 +106,6 @@ MIXTURES: Mapping[str, Family] = {
     ),
     "MixtralForCausalLM": Family(
         "mixtral",
-        null_head_dim=True,
         needs_kv_heads=True,
         windows="all",
         window_tokens=None,

@@ -33,6 +33,7 @@ _MISSING = (
     (("afmoe",), "gated attention"),
     (("dsa", "deepseekv32"), _INDEXED),
     (("deepseekv4",), "compressed attention with a sparse indexer"),
+    (("minimaxm3",), "a sparse indexer that chooses blocks of keys, in layers of type minimax_m3_sparse"),
     (("deepseekforcausal", "minicpmforcausal", "mimoforcausal"), _REMOTE_CODE),
     (("baichuan", "internlm2", "orion", "chatglm", "qwenlm"), _REMOTE_CODE),
     (("deepseek", "kimi", "longcat", "mistral4", "mistrallarge4", "axk", "dots3", "hyv4"), _LATENT),

@@ -83,7 +83,7 @@ class LatentKeys:
     """How a class with latent attention (MLA) reads its file; the keys of ranks and widths are DeepSeek's in all.
 
     ``value_of_width``: without ``v_head_dim`` the class takes width / heads. ``obeys_head_dim``: the class turns as
-    many dimensions as ``head_dim`` says where a file has it, and null breaks it; the others ignore it.
+    many dimensions as ``head_dim`` says where a file has it; the others ignore it.
     """
 
     value_of_width: bool = False
@@ -170,7 +170,10 @@ class Family:
     needs_head_dim: bool = False
     head_dim: int | None = None
     null_head_dim: bool = False
-    """Whether the class takes null as ``head_dim`` for width / heads; the others fail at it."""
+    """Whether null means width / heads, where no key means ``head_dim``. In other classes null is no key."""
+    equal_heads: tuple[str, ...] = ()
+    """Those of ``head_dim`` and ``num_key_value_heads`` that the class ignores, or fails at: its heads share the width
+    evenly, or each has its own keys."""
     tied: bool = False
     tied_key: str = ""
     """An older key for a tied head; where a file has it, the class does not read ``tie_word_embeddings``."""

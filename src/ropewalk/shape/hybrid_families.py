@@ -157,7 +157,6 @@ HYBRIDS: Mapping[str, Family] = {
     ),
     "MiniMaxForCausalLM": Family(
         "minimax",
-        null_head_dim=True,
         needs_kv_heads=True,
         theta=1_000_000.0,
         no_dropout=("router_jitter_noise",),

@@ -104,8 +104,7 @@ def _check_heads(config: Mapping[str, Any], family: Family, latent: Latent, *, h
     if family.latent.obeys_head_dim:
         told["head_dim"] = (latent.rotary_dim,)
     for key, fitting in told.items():
-        breaks = key == "head_dim" and family.latent.obeys_head_dim and config.get(key, 0) is None
-        if breaks or (config.get(key) is not None and config[key] not in fitting):
+        if config.get(key) is not None and config[key] not in fitting:
             raise UserError(
                 f"{key} does not fit latent attention",
                 where=f"{where}: {key}",

@@ -13,7 +13,6 @@ _ATTENTION_BIAS, _MLP_BIAS = ("attention_bias", False), ("mlp_bias", False)
 LLAMA_KIN: Mapping[str, Family] = {
     "LlamaForCausalLM": Family(
         "llama",
-        null_head_dim=True,
         qkv_bias=_ATTENTION_BIAS,
         output_bias=_ATTENTION_BIAS,
         mlp_bias=_MLP_BIAS,
@@ -21,7 +20,6 @@ LLAMA_KIN: Mapping[str, Family] = {
     ),
     "MistralForCausalLM": Family(
         "mistral",
-        null_head_dim=True,
         needs_kv_heads=True,
         windows="all",
         kin=("MinistralForCausalLM", "SmolLM3ForCausalLM"),
@@ -58,7 +56,6 @@ LLAMA_KIN: Mapping[str, Family] = {
     ),
     "ArceeForCausalLM": Family(
         "arcee",
-        null_head_dim=True,
         qkv_bias=_ATTENTION_BIAS,
         output_bias=_ATTENTION_BIAS,
         mlp_bias=_MLP_BIAS,
@@ -66,6 +63,7 @@ LLAMA_KIN: Mapping[str, Family] = {
     ),
     "HeliumForCausalLM": Family(
         "helium",
+        equal_heads=("head_dim",),
         qkv_bias=_ATTENTION_BIAS,
         mlp_bias=_MLP_BIAS,
         needs_kv_heads=True,

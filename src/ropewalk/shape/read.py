@@ -24,13 +24,21 @@ from ropewalk.shape.families import find_family, require_row
 from ropewalk.shape.family import Bias, Family
 from ropewalk.shape.latent import read_latent
 from ropewalk.shape.model_shape import ModelShape
+from ropewalk.shape.nulls import settle_nulls
 from ropewalk.shape.own_names import rename_keys
 from ropewalk.shape.read_layers import read_layers
 from ropewalk.shape.recurrent_sizes import read_recurrent
 from ropewalk.shape.rope_keys import find_reach, find_rotary_share
 from ropewalk.shape.single_layers import list_single
 from ropewalk.shape.unequal import read_unequal
-from ropewalk.shape.values import LARGEST_COUNT, MOST_LAYERS, WIDEST_HEAD, check_factors, check_values
+from ropewalk.shape.values import (
+    LARGEST_COUNT,
+    MOST_LAYERS,
+    WIDEST_HEAD,
+    check_equal_heads,
+    check_factors,
+    check_values,
+)
 from ropewalk.shape.wrappers import find_wrapper, read_text_config
 
 _DTYPES = ("float32", "bfloat16", "float16")
@@ -94,7 +102,7 @@ def parse_shape(config: Mapping[str, Any], where: str) -> ModelShape:
     """The shape that a config.json describes; ``where`` is its name in errors. A multimodal one has its text part's."""
     multimodal, config = find_wrapper(config) is not None, read_text_config(config, where)
     architecture, family = find_family(config, where)
-    config = list_single(rename_keys(config, family, where), family, where)
+    config = list_single(rename_keys(settle_nulls(config, family), family, where), family, where)
     width, heads, kv_heads = _read_widths(config, family, where)
     context_tokens = _count(config, "max_position_embeddings", where, most=LARGEST_TOKENS)
     head_dim = _find_head_dim(config, family, width // heads, where)
@@ -155,6 +163,7 @@ def parse_shape(config: Mapping[str, Any], where: str) -> ModelShape:
 def _read_widths(config: Mapping[str, Any], family: Family, where: str) -> tuple[int, int, int]:
     """The model's width, its query heads and its key heads."""
     width, heads = _count(config, "hidden_size", where), _count(config, "num_attention_heads", where)
+    check_equal_heads(config, family, width=width, heads=heads, where=where)
     kv_heads = _find_kv_heads(family, config, where)
     if heads % kv_heads or (width % heads and not config.get("head_dim")):
         raise UserError(
@@ -169,9 +178,7 @@ def _read_widths(config: Mapping[str, Any], family: Family, where: str) -> tuple
 def _find_head_dim(config: Mapping[str, Any], family: Family, usual: int, where: str) -> int:
     if family.needs_head_dim and config.get("head_dim") is None:
         raise _unusable("head_dim", f"missing, and {family.model_type} has no default", where)
-    if config.get("head_dim", usual) is None and family.latent is None:
-        if not family.null_head_dim:
-            raise _unusable("head_dim", f"null, at which the class of {family.model_type} fails", where)
+    if config.get("head_dim", usual) is None:
         return _count({}, "head_dim", where, default=usual, most=WIDEST_HEAD)
     return _count(config, "head_dim", where, default=family.head_dim or usual, most=WIDEST_HEAD)
 
@@ -187,10 +194,7 @@ def _find_mlp_width(config: Mapping[str, Any], family: Family, where: str) -> in
     given = count("block_ff_dim" if config.get("block_ff_dim") is not None else family.mlp_width_key)
     if not config.get("block_auto_adjust_ff_dim", True):
         return given
-    factor = config.get("block_ffn_dim_multiplier", 1.0)
     wide = 2 * given // 3
-    if factor is None:
-        return wide
     multiple = count("block_multiple_of", default=256)
     return multiple * -(-int(_find_figure(config, "block_ffn_dim_multiplier", 1.0, where) * wide) // multiple)
 

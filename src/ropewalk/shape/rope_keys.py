@@ -109,20 +109,20 @@ def _find_original(config: Mapping[str, Any], values: Mapping[str, Any], context
 def _read_flat(config: Mapping[str, Any], new: Any, family: Family, context_tokens: int, where: str) -> dict[str, Any]:
     """One RoPE: ``new`` is the block of transformers 5, if the file has one; the older keys are beside it."""
     outside = {"rope_theta": family.theta, "tokens": context_tokens, **_given(config, "rope_theta")}
-    if "rope_theta" in config and config["rope_theta"] is not None:
+    if config.get("rope_theta") is not None:
         _check_theta(config["rope_theta"], f"{where}: rope_theta")
     flat = family.ropes == "one"  # with several, transformers reads the original length from inside only
     original = config.get(_ORIGINAL) if flat else None
     found = {
         key: _normalise(raw, outside, context_tokens if original is None else original, family, f"{where}: {key}")
         for key, raw in (("rope_parameters", new), ("rope_scaling", config.get("rope_scaling")))
-        if raw
+        if raw or (family.default_rope and key == "rope_parameters" and raw == {})  # there the class is plain
     }
     for values in found.values():
         if values["rope_type"] == "linear" and (known := _find_original(config, values, context_tokens)) is not None:
             values.setdefault(_ORIGINAL, known)
     if not found:
-        return _normalise(family.default_rope, outside, context_tokens, family, where)
+        found = {"": _normalise(family.default_rope, outside, context_tokens, family, where)}
     parameters = next(iter(found.values()))
     for key, other in found.items():
         for name in sorted({*parameters, *other}, key=lambda name: (name != "rope_type", name)):

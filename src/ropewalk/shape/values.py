@@ -10,6 +10,7 @@ from typing import Any
 from ropewalk.core.error import UserError
 from ropewalk.core.quantity import format_count
 from ropewalk.rope.layers import LayerPosition
+from ropewalk.shape.family import Family
 
 ACTIVATIONS = (
     "silu",
@@ -72,6 +73,20 @@ def check_values(config: Mapping[str, Any], *, head_dim: int, rotary_dim: int, v
         for key in keys:
             if config.get(key) is not None and not _is_within(config[key], least, most):
                 raise _refuse(config, key, words, where)
+
+
+def check_equal_heads(config: Mapping[str, Any], family: Family, *, width: int, heads: int, where: str) -> None:
+    """Raise UserError for heads of another width or number than the class makes, whatever the file says."""
+    made = {"head_dim": width // heads, "num_key_value_heads": heads}
+    for key in family.equal_heads:
+        if config.get(key, made[key]) != made[key]:
+            raise UserError(
+                f"{key} is not supported",
+                where=f"{where}: {key}",
+                why=f"it is {config[key]!r:.60}, and the class of {family.model_type} can have only {made[key]}: it "
+                f"divides a width of {width} over {format_count(heads, 'head')}",
+                fix="remove it if the model was trained with this class, or choose another base",
+            )
 
 
 def check_factors(positions: Sequence[LayerPosition], *, head_dim: int, where: str) -> None:
