@@ -53,7 +53,7 @@ def test_a_line_that_is_not_wanted_is_not_parsed(tmp_path: Path) -> None:
         b"[1, 2]\n",
         b'{"stage": 0, "step": 2, "name": "x", "value": 1.0}\n',
         b'{"stage": 0, "step": "2", "name": "x", "value": 1.0, "unit": "1"}\n',
-        b'{"stage": 0, "step": 2, "name": "x", "value": null, "unit": "1"}\n',
+        b'{"stage": 0, "step": 2, "name": "x", "value": "none", "unit": "1"}\n',
         b'{"stage": 0, "step": 2, "name": "\xff", "value": 1.0, "unit": "1"}\n',
         b"\0\0\0\0\n",
     ],

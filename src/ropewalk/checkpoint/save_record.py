@@ -4,12 +4,12 @@ Checkpoints that were removed or damaged leave no other trace. Without this reco
 step 0, as if it had been killed before its first save.
 """
 
-import json
 from pathlib import Path
 
 from ropewalk.core.artifact import write_whole
 from ropewalk.core.read_json import read_written
 from ropewalk.core.run_folder import StageFolder
+from ropewalk.core.strict_json import spell_json
 
 
 def note_begun(checkpoints: Path, step: int) -> None:
@@ -37,4 +37,4 @@ def read_saves(checkpoints: Path) -> tuple[int | None, int | None]:
 
 
 def _write(checkpoints: Path, *, begun: int, saved: int | None) -> None:
-    write_whole(StageFolder(checkpoints.parent).saves, json.dumps({"begun": begun, "saved": saved}))
+    write_whole(StageFolder(checkpoints.parent).saves, spell_json({"begun": begun, "saved": saved}))

@@ -6,7 +6,6 @@ target is missed, 4: a target is undecided; 75: stopped by a signal and saved; 1
 the same command continues from the newest checkpoint.
 """
 
-import json
 import shlex
 import sys
 from io import TextIOWrapper
@@ -38,6 +37,7 @@ from ropewalk.core.error import EXIT_CODE, RankError, UserError, explain_disk_fa
 from ropewalk.core.events import emit, open_events
 from ropewalk.core.progress import set_first, set_quiet
 from ropewalk.core.run_folder import RunFolder
+from ropewalk.core.strict_json import spell_json
 from ropewalk.core.translate import set_language, spell_error, translate_error, translate_text
 from ropewalk.core.versions import find_version
 from ropewalk.parallel.stop import heed_stop
@@ -230,7 +230,7 @@ def schema_command(
     from ropewalk.recipe.schema import make_schema
 
     made = make_schema(kind)
-    text = tabulate_keys(kind) if table else json.dumps(made, indent=1, ensure_ascii=False)
+    text = tabulate_keys(kind) if table else spell_json(made, indent=1, ensure_ascii=False)
     print_result({**made, "text": text}, as_json, is_code=True)
 
 
@@ -266,6 +266,6 @@ def _end(error: UserError) -> NoReturn:
     told = {"what": error.what, "where": error.where, "why": error.why, "fix": error.fix}
     emit("error", **told, code=EXIT_CODE)
     if "--json" in sys.argv:
-        print(json.dumps({"error": told}))
+        print(spell_json({"error": told}))
     print(f"ropewalk: {spell_error(error)}", file=sys.stderr)
     sys.exit(EXIT_CODE)

@@ -1,6 +1,5 @@
 """The common elements of all verbs: a recipe with overrides first, and one result to print at the end."""
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from ropewalk.core.events import drop_infinities, emit
+from ropewalk.core.events import emit
 from ropewalk.core.progress import say
+from ropewalk.core.strict_json import drop_infinities, spell_json
 from ropewalk.core.translate import translate_all, translate_lines
 from ropewalk.parallel.torchrun import is_first
 
@@ -88,9 +88,9 @@ def _to_json(result: dict[str, Any]) -> str:
     """JSON that standard output can print: null for a number that JSON does not have, such as the infinite end of the
     interval of one document. If the encoding lacks a character, non-ASCII characters are escaped."""
     result = drop_infinities(result)
-    text = json.dumps(result, ensure_ascii=False, allow_nan=False)
+    text = spell_json(result, ensure_ascii=False)
     try:
         text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:
-        return json.dumps(result)
+        return spell_json(result)
     return text

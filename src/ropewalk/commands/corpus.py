@@ -1,6 +1,5 @@
 """The verbs ``ropewalk corpus report`` and ``mix``: a prepared corpus in figures, and the effect of other weights."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -11,6 +10,7 @@ from ropewalk.core.artifact import new_folder, write_whole
 from ropewalk.core.error import UserError
 from ropewalk.core.quantity import format_count
 from ropewalk.core.run_folder import CARD, RunFolder
+from ropewalk.core.strict_json import spell_json
 from ropewalk.corpus.dedup.decontaminate import read_prompts
 from ropewalk.corpus.inspect.card import describe_data, write_card
 from ropewalk.corpus.inspect.dropped import read_columns
@@ -51,7 +51,7 @@ def report_corpus(recipe: Recipe) -> dict[str, Any]:
     counted["columns"] = read_columns(corpus)
     counted["card"] = describe_data(corpus, recipe.corpus)
     write_corpus_page(folder.corpus_page, folder.root.name, counted)
-    write_whole(folder.corpus_survey, json.dumps(counted, ensure_ascii=False) + "\n")
+    write_whole(folder.corpus_survey, spell_json(counted, ensure_ascii=False) + "\n")
     write_whole(folder.corpus_card, write_card(corpus, recipe.corpus))
     made = [str(folder.corpus_page), str(folder.corpus_survey), str(folder.corpus_card)]
     faults = [f"warning: stage {each['stage']}: {fault}" for each in counted["stages"] for fault in each["faults"]]

@@ -3,7 +3,6 @@
 The run need not be finished or stopped for a checkpoint's export, because a finished checkpoint is never written again.
 """
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +13,7 @@ from ropewalk.commands.train import read_trained
 from ropewalk.core.artifact import is_finished, write_whole
 from ropewalk.core.progress import warn
 from ropewalk.core.run_folder import RunFolder, StageFolder
+from ropewalk.core.strict_json import spell_json
 from ropewalk.model.engines import is_native
 from ropewalk.parallel.torchrun import is_started
 from ropewalk.recipe.load import parse_export
@@ -43,7 +43,7 @@ def _verify(folder: RunFolder, device: str, ranks: int) -> None:
     if not is_native(folder.export):
         warn("no class of transformers has these positions: other programs refuse this folder, see its LOADING.md")
     differences, _ = verify_both(folder.export, device=name_device(device), ranks=ranks)
-    write_whole(folder.parity, json.dumps(differences))
+    write_whole(folder.parity, spell_json(differences))
 
 
 def export_on_rank(trained: Path, base: Path, out: Path, dtype: Dtype, card: str = "") -> None:

@@ -3,8 +3,6 @@
 The order matters: after a kill in between, the same command still finds the same work to do.
 """
 
-import json
-
 import yaml
 
 from ropewalk.commands.plan_growth import Growth
@@ -12,6 +10,7 @@ from ropewalk.core.artifact import discard, is_finished, write_whole
 from ropewalk.core.progress import say, warn
 from ropewalk.core.read_json import read_written
 from ropewalk.core.run_folder import RunFolder
+from ropewalk.core.strict_json import spell_json
 from ropewalk.recipe.recipe_file import list_file_keys
 from ropewalk.recipe.spec import Recipe
 from ropewalk.train.metrics_log import MetricsLog
@@ -42,5 +41,5 @@ def _go_back(folder: RunFolder, stage: int, step: int) -> None:
     history = folder.rollbacks(stage)
     if history.exists():  # rollbacks after this checkpoint belong to the removed steps
         lived = read_written(folder.checkpoint_state(stage, step), lambda facts: int(facts["rollbacks"]))
-        write_whole(history, json.dumps(read_written(history)[:lived], indent=1))
+        write_whole(history, spell_json(read_written(history)[:lived], indent=1))
     MetricsLog(folder.metrics, writes=True).rewind(stage, step)

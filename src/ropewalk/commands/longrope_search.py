@@ -9,7 +9,6 @@ document is always read by itself, and its loss is added up apart from the other
 them, are the same to the bit on any number of ranks.
 """
 
-import json
 import shutil
 from dataclasses import asdict, replace
 from functools import partial
@@ -26,6 +25,7 @@ from ropewalk.core.quantity import format_count, format_length
 from ropewalk.core.read_json import read_written
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.core.seed import stream
+from ropewalk.core.strict_json import spell_json
 from ropewalk.corpus.tokens.corpus_folder import Corpus, open_corpus
 from ropewalk.corpus.tokens.same_tokenizer import require_model
 from ropewalk.plan.memory import WHOLE_BYTES
@@ -72,7 +72,7 @@ def extend_with_search(recipe: Recipe, folder: RunFolder, stage: int, whole_byte
 
 def _write_factors(found: Path, best: FoundFactors) -> None:
     found.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(found, json.dumps(asdict(best), indent=2))
+    write_whole(found, spell_json(asdict(best), indent=2))
 
 
 def _extend_by_file(base: Path, out: Path, stage: Stage, found: Path) -> None:

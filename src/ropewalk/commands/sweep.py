@@ -4,7 +4,6 @@ A kill loses nothing: a cell is done when its scores exist, and interrupted trai
 same command started twice shares the work: a cell that another process holds is skipped and tried again at the end.
 """
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -28,6 +27,7 @@ from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
 from ropewalk.core.quantity import format_amount, format_count
 from ropewalk.core.run_folder import RESULTS, RunFolder
+from ropewalk.core.strict_json import spell_json
 from ropewalk.evaluate.compare_arms import find_hopeless, rank_arms
 from ropewalk.evaluate.study_fit import MIX_FIT, fit_study, is_ratio_study, tell_laws
 from ropewalk.parallel.torchrun import is_started
@@ -65,7 +65,7 @@ def run_sweep(path: Path, overrides: list[str]) -> dict[str, Any]:
     lines = [tabulate(results), ""]
     if is_ratio_study(results):
         fit = fit_study(results)
-        write_whole(out.with_name(MIX_FIT), json.dumps(fit.to_json()) + "\n")
+        write_whole(out.with_name(MIX_FIT), spell_json(fit.to_json()) + "\n")
         made["laws"] = str(out.with_name(MIX_FIT))
         lines += [*tell_laws(fit), ""]
     return {**made, "text": "\n".join([*lines, *(str(path) for key, path in made.items() if key != "cells")])}

@@ -19,6 +19,7 @@ from ropewalk.core.columns import count_columns, pad_columns
 from ropewalk.core.quantity import format_amount
 from ropewalk.core.record import Score, read_scores
 from ropewalk.core.run_folder import RunFolder
+from ropewalk.core.strict_json import spell_json
 from ropewalk.core.translate import keep
 from ropewalk.evaluate.compare_arms import FAR, SHORT, ArmOutcome, contrast_arms, rank_arms
 from ropewalk.evaluate.score import mean
@@ -104,7 +105,7 @@ def average(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """
     repeats: dict[str, list[list[list[Any]]]] = defaultdict(list)
     for cell in cells:
-        arm = json.dumps({key: cell[key] for key in ("kind", "arm", "choices")})
+        arm = spell_json({key: cell[key] for key in ("kind", "arm", "choices")})
         repeats[arm].append([row for row in cell["scores"] if row[COLUMNS.index("depth")] is None])
     means = []
     for arm, tables in repeats.items():
@@ -141,10 +142,10 @@ def format_results(results: dict[str, Any]) -> str:
     parts = []
     for key, value in results.items():
         if isinstance(value, list):
-            lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in value)
+            lines = ",\n".join(spell_json(entry, ensure_ascii=False) for entry in value)
             parts.append(f'"{key}": [\n{lines}\n]')
         else:
-            parts.append(f'"{key}": {json.dumps(value, ensure_ascii=False)}')
+            parts.append(f'"{key}": {spell_json(value, ensure_ascii=False)}')
     return "{\n" + ",\n".join(parts) + "\n}\n"
 
 

@@ -6,7 +6,6 @@ written, and first removes the file of an earlier try. A waiting job may begin b
 that was there first counts only if nothing has removed it for ``OLD_SECONDS``.
 """
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from ropewalk.core.artifact import is_finished, write_whole
 from ropewalk.core.error import UserError, explain_disk_fault
 from ropewalk.core.read_json import read_written
 from ropewalk.core.run_folder import RunFolder
+from ropewalk.core.strict_json import spell_json
 from ropewalk.parallel.stop import stop_if_asked
 from ropewalk.recipe.load import load_recipe
 from ropewalk.recipe.part_digests import CORPUS, digest_parts
@@ -88,7 +88,7 @@ def _leave_mark(recipe: Recipe, folder: RunFolder, error: UserError) -> None:
     told: dict[str, Any] = {"what": error.what, "where": error.where, "why": error.why, "fix": error.fix}
     told |= {"corpus": digest_parts(recipe)[CORPUS], "time": time.time()}
     folder.failed_preparation.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(folder.failed_preparation, json.dumps(told, ensure_ascii=False))
+    write_whole(folder.failed_preparation, spell_json(told, ensure_ascii=False))
 
 
 def _is_prepared(folder: RunFolder, asked: str) -> bool:

@@ -19,6 +19,7 @@ from typing import Any
 from ropewalk.core.digest import digest_bytes, digest_file
 from ropewalk.core.error import UserError
 from ropewalk.core.quantity import format_bytes
+from ropewalk.core.strict_json import drop_infinities, spell_json
 
 MANIFEST = "manifest.json"
 _LOCK_TRIES, _LOCK_PAUSE_SECONDS = 20, 0.1
@@ -135,20 +136,18 @@ def write_manifest(
     work: Path, *, kind: str, inputs: Mapping[str, Any], facts: Mapping[str, Any], files: Mapping[str, Any]
 ) -> None:
     """Seal ``work`` with the entries of its files, which are on disk already; flush the manifest, then the folders."""
-    manifest = {"format": FORMAT, "kind": kind, "inputs": dict(inputs), "facts": dict(facts), "files": dict(files)}
+    told = {"format": FORMAT, "kind": kind, "inputs": dict(inputs), "facts": dict(facts), "files": dict(files)}
+    manifest = drop_infinities(told)  # before the digest, which is of what is read back
     manifest["digest"] = _digest_manifest(manifest)
     target = work / MANIFEST
-    target.write_text(json.dumps(manifest, indent=1, ensure_ascii=False, sort_keys=True))
+    target.write_text(spell_json(manifest, indent=1, ensure_ascii=False, sort_keys=True))
     _flush(target)
     for inner in [*(path for path in work.rglob("*") if path.is_dir()), work]:
         _flush(inner)
 
 
 def _digest_manifest(manifest: Mapping[str, Any]) -> str:
-    """Digest of the whole manifest, in the form in which it is read back.
-
-    It also shows a flipped bit in the manifest itself.
-    """
+    """Digest of the whole manifest as it is read back; it also shows a flipped bit in the manifest itself."""
     said = json.loads(json.dumps({key: value for key, value in manifest.items() if key != "digest"}))
     return digest_bytes(json.dumps(said, sort_keys=True).encode())
 

@@ -6,8 +6,6 @@ Every object has ``time`` (seconds since 1970), ``event`` and the number of its 
 a machine that lost its power, is ended before the next one begins.
 """
 
-import json
-import math
 import os
 import time
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.core.error import UserError
+from ropewalk.core.strict_json import drop_infinities, spell_json
 
 
 @dataclass(slots=True)
@@ -52,17 +51,8 @@ def emit(event: str, **facts: Any) -> None:
     """
     if _SINK.handle is not None:
         entry = {"time": round(time.time(), 3), "event": event, "process": os.getpid(), **facts}
-        line = json.dumps(drop_infinities(entry), ensure_ascii=False, allow_nan=False, default=str) + "\n"
+        line = spell_json(drop_infinities(entry), ensure_ascii=False, default=str) + "\n"
         os.write(_SINK.handle, line.encode("utf-8", errors="backslashreplace"))
-
-
-def drop_infinities(value: Any) -> Any:
-    """``value`` with null for each float that is no number (nan, inf), which JSON does not have; keys as text."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {str(key): drop_infinities(each) for key, each in value.items()}
-    return [drop_infinities(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _ends_within_a_line(path: Path) -> bool:

@@ -5,7 +5,7 @@ place makes each of them.
 """
 
 import dataclasses
-import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ from jaxtyping import Float32, Int32, UInt8, UInt16, UInt32, UInt64
 
 from ropewalk.core.artifact import write_whole
 from ropewalk.core.read_json import read_written, read_written_lines
+from ropewalk.core.strict_json import read_float, spell_json
 
 Role = Literal["general", "domain", "instruction"]
 ROLES: tuple[Role, ...] = ("general", "domain", "instruction")
@@ -120,9 +121,9 @@ TIMED = frozenset(
 
 
 def append_metrics(path: Path, metrics: Iterable[Metric]) -> None:
-    """Append metrics to a JSONL file, one line each."""
+    """Append metrics to a JSONL file, one line each; a value that is not finite is null."""
     with path.open("a") as file:
-        file.writelines(json.dumps(dataclasses.asdict(metric)) + "\n" for metric in metrics)
+        file.writelines(spell_json(dataclasses.asdict(metric)) + "\n" for metric in metrics)
 
 
 def read_metrics(path: Path) -> Iterator[Metric]:
@@ -136,7 +137,7 @@ def read_metrics(path: Path) -> Iterator[Metric]:
 
 
 def _parse_metric(entry: Any) -> Metric:
-    metric = Metric(**entry)
+    metric = Metric(**{**entry, "value": read_float(entry["value"])})
     for name, kinds in _METRIC_TYPES.items():
         value = getattr(metric, name)
         if not isinstance(value, kinds) or isinstance(value, bool):
@@ -145,10 +146,21 @@ def _parse_metric(entry: Any) -> Metric:
 
 
 def write_scores(path: Path, scores: Iterable[Score]) -> None:
-    """Write scores as one JSON list; the file appears complete or not at all."""
-    write_whole(path, json.dumps([dataclasses.asdict(score) for score in scores], indent=1) + "\n")
+    """Write scores as one JSON list; the file appears complete or not at all.
+
+    null: a value that is not finite, or an end of an interval that does not exist (one sample has no spread).
+    """
+    write_whole(path, spell_json([dataclasses.asdict(score) for score in scores], indent=1) + "\n")
 
 
 def read_scores(path: Path) -> list[Score]:
     """Read the scores that ``write_scores`` wrote. Raises UserError where the file cannot be read."""
-    return read_written(path, lambda entries: [Score(**entry) for entry in entries])
+    return read_written(path, lambda entries: [_parse_score(entry) for entry in entries])
+
+
+def _parse_score(entry: Any) -> Score:
+    """A score with the infinite ends that null stands for; older files have ``Infinity`` itself."""
+    value = read_float(entry["value"])
+    none = math.nan if math.isnan(value) else math.inf
+    low, high = read_float(entry["low"], null=-none), read_float(entry["high"], null=none)
+    return Score(**{**entry, "value": value, "low": low, "high": high})

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ropewalk.core.strict_json import read_float
 from ropewalk.evaluate.score import Interval, mean
 
 Entry = Mapping[str, Any]
@@ -41,8 +42,9 @@ class ArmOutcome:
 
 
 def values_of(entry: Entry) -> dict[tuple[str, int], float]:
-    """The values of a cell, without those of single depths."""
-    return {(task, tokens): value for task, _, tokens, depth, _, value, *_ in entry["scores"] if depth is None}
+    """The values of a cell, without those of single depths; nan where ``results.json`` has null."""
+    rows = (row for row in entry["scores"] if row[3] is None)
+    return {(task, tokens): read_float(value) for task, _, tokens, _, _, value, *_ in rows}
 
 
 def far_loss(entry: Entry) -> float:
@@ -87,7 +89,7 @@ def rank_arms(cells: Sequence[Entry]) -> list[ArmOutcome]:
             *key,
             far=mean([far_loss(cell) for cell in group]),
             short=mean([short_change(cell, find_base(cell, cells)) for cell in group]),
-            cost=float(group[0]["cost_flops"]),
+            cost=read_float(group[0]["cost_flops"]),
             seeds=len(group),
         )
         for key, group in groups.items()

@@ -5,7 +5,6 @@ Any small model is enough, since only the order of documents matters. The result
 scoring needs torch, the selection does not.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -19,6 +18,7 @@ from ropewalk.core.artifact import write_whole
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import warn
 from ropewalk.core.quantity import format_count
+from ropewalk.core.strict_json import spell_json
 from ropewalk.corpus.tokens.corpus_folder import Corpus
 from ropewalk.corpus.tokens.joined_documents import JoinedDocuments
 from ropewalk.corpus.tokens.same_tokenizer import require_tokenizer
@@ -142,7 +142,7 @@ def score_lengths(
         heads += [text.tokens[:_HEAD_TOKENS].tolist() for text in texts]
         whole += sum(count_whole(len(text.tokens), **lengths) for text in texts)
     if rank_and_ranks()[0] == 0:
-        write_whole(out, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+        write_whole(out, "".join(spell_json(record, ensure_ascii=False) + "\n" for record in records))
     read = sum(record.get("tokens_read", 0) for record in records) / whole if share < 1 else 1.0
     return {
         "documents": len(records),

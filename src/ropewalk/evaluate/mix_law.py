@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float64
 
 from ropewalk.core.error import UserError
 from ropewalk.core.quantity import format_count
+from ropewalk.core.strict_json import read_float
 from ropewalk.evaluate.held_out_fit import FitTest, judge
 from ropewalk.evaluate.score import Interval
 from ropewalk.evaluate.separable_fit import Space, bootstrap, fit_one
@@ -81,7 +82,7 @@ def read_law(data: Mapping[str, Any]) -> MixLaw:
         (float(data["shares"][0]), float(data["shares"][1])),
         (float(data["tokens"][0]), float(data["tokens"][1])),
         float(data["noise"]),
-        FitTest(float(held["error"]), float(held["r2"]), int(held["points"])),
+        FitTest(read_float(held["error"]), read_float(held["r2"]), int(held["points"])),  # nan is never accepted
     )
 
 

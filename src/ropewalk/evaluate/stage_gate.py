@@ -7,7 +7,6 @@ of it. They are those of evaluate/, on other prompts than the final ones. A verd
 continues, so a resumed run gets the same verdict.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 from ropewalk.core.error import UserError
 from ropewalk.core.read_json import read_written
 from ropewalk.core.record import Score
+from ropewalk.core.strict_json import spell_json
 from ropewalk.evaluate.evaluate import evaluate_models
 from ropewalk.recipe.gates import Gate
 from ropewalk.recipe.spec import EvaluateSpec
@@ -102,7 +102,7 @@ def judge_gates(gate: Gate, scores: Sequence[Score], *, before: str) -> Iterator
 
 def spell_verdicts(verdicts: Sequence[GateVerdict]) -> str:
     """The content of a stage's gate.json."""
-    return json.dumps([asdict(verdict) for verdict in verdicts], indent=1) + "\n"
+    return spell_json([asdict(verdict) for verdict in verdicts], indent=1) + "\n"
 
 
 def read_verdicts(path: Path) -> list[GateVerdict]:

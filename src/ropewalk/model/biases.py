@@ -4,7 +4,6 @@ No class of transformers supports these biases. So a derived class adds one modu
 read. Then loading, sharding, checkpoints and export handle its parameters like all others.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ropewalk.attention.bias import BIASES
+from ropewalk.core.strict_json import spell_json
 from ropewalk.model.architectures import attention_of, blocks_of
 from ropewalk.model.weights import Dtype, open_to_readers, read_headers
 from ropewalk.rope.layers import LayerPosition
@@ -59,7 +59,7 @@ def add_bias_weights(folder: Path, positions: Sequence[LayerPosition], *, heads:
     places = {name: tensor.file.name if tensor.file.name != SINGLE else _BASE_FILE for name, tensor in stored.items()}
     index = {"metadata": {}, "weight_map": places | dict.fromkeys(new, _BIAS_FILE)}
     (folder / INDEX).unlink(missing_ok=True)  # it may be a link to the base's own
-    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    (folder / INDEX).write_text(spell_json(index, indent=2) + "\n")
 
 
 def _first_values(positions: Sequence[LayerPosition], heads: int, dtype: Dtype) -> dict[str, Float[Tensor, "..."]]:

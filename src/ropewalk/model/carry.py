@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from ropewalk.core.strict_json import spell_json
 from ropewalk.model.file_names import FileNames
 from ropewalk.model.read_rows import read_header
 from ropewalk.model.weights import Dtype, open_to_readers, refuse_bad
@@ -111,4 +112,4 @@ def _write_index(old: Path, new: Path, total_bytes: int) -> None:
     if metadata.get("total_size") == total_bytes:
         new.write_bytes(old.read_bytes())
     else:
-        new.write_text(json.dumps({**index, "metadata": {**metadata, "total_size": total_bytes}}, indent=2))
+        new.write_text(spell_json({**index, "metadata": {**metadata, "total_size": total_bytes}}, indent=2))

@@ -6,7 +6,6 @@ same, byte for byte, as those that huggingface_hub writes from whole tensors. On
 chosen stay in float32, as in the base.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from huggingface_hub import split_torch_state_dict_into_shards
 from jaxtyping import Float
 from torch import Tensor
 
+from ropewalk.core.strict_json import spell_json
 from ropewalk.model.expert_files import CHOICE_BIAS
 from ropewalk.model.lazy_weights import shapes_of
 from ropewalk.model.read_rows import PIECE_ELEMENTS, STORED_TYPES, count_bad
@@ -60,7 +60,7 @@ def write_weights(
                 refuse_bad(where, name, bad=write_tensor(tensor, file), values=tensor.numel())
     if split.is_sharded:
         index = {"metadata": {**split.metadata, "format": "pt"}, "weight_map": split.tensor_to_filename}
-        (folder / INDEX).write_text(json.dumps(index, indent=2))
+        (folder / INDEX).write_text(spell_json(index, indent=2))
     open_to_readers(folder)
 
 
@@ -82,7 +82,7 @@ def _lay_out(tensors: Mapping[str, Float[Tensor, "..."]]) -> dict[str, Any]:
 def make_header(entries: Mapping[str, Any], metadata: Mapping[str, str] | None) -> bytes:
     """The beginning of a safetensors file: the length of the header, and the header of these entries."""
     told = {} if metadata is None else {"__metadata__": metadata}
-    text = json.dumps({**told, **entries}, separators=(",", ":"), ensure_ascii=False).encode()
+    text = spell_json({**told, **entries}, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
 

@@ -24,6 +24,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from ropewalk.core.strict_json import spell_json
 from ropewalk.parallel.collective import rank_and_ranks
 from ropewalk.parallel.device import rank_device
 from ropewalk.parallel.flight_recorder import Groups, find_missing, read_recorders
@@ -174,7 +175,7 @@ def _collect_answers(
     After ``wait_seconds`` the ranks that have written nothing are left out.
     """
     deadline, missing, called = time.monotonic() + wait_seconds, set(ranks), sorted(ranks)
-    store.set(f"{name}/{rank_and_ranks()[0]}", json.dumps(mine))
+    store.set(f"{name}/{rank_and_ranks()[0]}", spell_json(mine))
     while missing and time.monotonic() < deadline:
         missing = {each for each in missing if not store.check([f"{name}/{each}"])}
         time.sleep(0.05)

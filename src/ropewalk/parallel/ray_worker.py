@@ -25,6 +25,7 @@ import torch.distributed as dist
 from ropewalk.core.error import EXIT_CODE, STOPPED_CODE, RankError, UserError
 from ropewalk.core.progress import say
 from ropewalk.core.run_folder import RunFolder
+from ropewalk.core.strict_json import spell_json
 from ropewalk.parallel.torchrun import find_store_address, hand_on_rank
 from ropewalk.recipe.load import load_recipe
 from ropewalk.recipe.named import find_named
@@ -165,7 +166,7 @@ def follow_child(child: "subprocess.Popen[bytes]", store: Any, rank: int, ranks:
             if all_ended or time.monotonic() >= due:
                 due = time.monotonic() + _ROUND_SECONDS
                 codes = [int(store.get(key)) for key in keys] if all_ended else []
-                store.set(f"round/{rounds}", json.dumps(_collect_metrics(run, codes)))
+                store.set(f"round/{rounds}", spell_json(_collect_metrics(run, codes)))
         if store.check([f"round/{rounds}"]):
             metrics = json.loads(store.get(f"round/{rounds}"))
             rounds += 1
@@ -189,7 +190,7 @@ def _report(metrics: Mapping[str, Any], child: "subprocess.Popen[bytes]", *, wit
 
     if with_file:
         with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / "ropewalk.json").write_text(json.dumps(metrics), encoding="utf-8")
+            (Path(folder) / "ropewalk.json").write_text(spell_json(metrics), encoding="utf-8")
             train.report(dict(metrics), checkpoint=train.Checkpoint.from_directory(folder))
     else:
         train.report(dict(metrics))

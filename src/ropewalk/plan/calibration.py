@@ -15,6 +15,7 @@ from ropewalk.core.artifact import write_whole
 from ropewalk.core.digest import digest_value
 from ropewalk.core.error import UserError
 from ropewalk.core.quantity import format_count
+from ropewalk.core.strict_json import spell_json
 from ropewalk.plan.hardware import HOST_PARAMETERS_PER_SECOND, Machine
 
 HOST_OPTIMIZER = "host optimizer"
@@ -75,7 +76,7 @@ def is_calibration(name: str) -> bool:
 
 def write_calibration(path: Path, calibration: Calibration) -> None:
     """Write the rates with their digest."""
-    write_whole(path, json.dumps({"digest": calibration.digest, **asdict(calibration)}, indent=1) + "\n")
+    write_whole(path, spell_json({"digest": calibration.digest, **asdict(calibration)}, indent=1) + "\n")
 
 
 def read_calibration(path: Path) -> Calibration:

@@ -4,7 +4,6 @@ A receipt is plain data. ``ropewalk receipt`` makes one from a run folder, and a
 comparison. ``software`` names who computed attention, from a closed list, so that a ratio always has a named baseline.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from ropewalk.core.error import UserError
 from ropewalk.core.quantity import format_amount
 from ropewalk.core.read_json import read_written
+from ropewalk.core.strict_json import spell_json
 from ropewalk.plan.flops import BACKWARD_ATTENTION, BACKWARD_LINEAR, BlockShare, Recompute, count_passes
 
 AttentionSoftware = Literal[
@@ -191,4 +191,4 @@ def _parse_stage(entry: Any) -> StageReceipt:
 
 def spell_receipt(receipt: Receipt) -> str:
     """The text of a receipt's file."""
-    return json.dumps(receipt.to_json(), indent=1, ensure_ascii=False) + "\n"
+    return spell_json(receipt.to_json(), indent=1, ensure_ascii=False) + "\n"

@@ -12,6 +12,7 @@ from typing import Any
 
 from ropewalk.core.error import UserError
 from ropewalk.core.quantity import format_count, format_length
+from ropewalk.core.strict_json import drop_infinities
 from ropewalk.rope.advise import Advice, Practice, advise, practice_at, trained_inv_freq
 from ropewalk.rope.bounds import least_theta, suggest_theta
 from ropewalk.rope.frequency import count_whole_turns, wavelengths
@@ -70,7 +71,7 @@ class Survey:
     def to_json(self) -> dict[str, Any]:
         """Everything as JSON-like data; infinite and missing figures are None."""
         waves = wavelengths(trained_inv_freq(self.base)).tolist()
-        found: dict[str, Any] = _finite(
+        found: dict[str, Any] = drop_infinities(
             {
                 "base_context_tokens": self.base.context_tokens,
                 "context_tokens": self.context_tokens,
@@ -234,12 +235,3 @@ def _tell(base: BaseRope, chosen: Candidate, *, least: float | None) -> Iterator
         yield (
             f"a factor of {factor:g} in one stage is large: an intermediate stage at {format_length(middle)} costs less"
         )
-
-
-def _finite(value: Any) -> Any:
-    """Replace infinite and NaN floats by None, because JSON has no infinity."""
-    if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

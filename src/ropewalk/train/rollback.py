@@ -6,7 +6,6 @@ rollback.
 """
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from ropewalk.core.progress import warn
 from ropewalk.core.quantity import format_count
 from ropewalk.core.read_json import read_written
 from ropewalk.core.run_folder import StageFolder
+from ropewalk.core.strict_json import spell_json
 from ropewalk.parallel.collective import rank_and_ranks, share_from_first, wait_for_ranks
 from ropewalk.recipe.gates import Guard
 
@@ -47,7 +47,7 @@ def decide_rollback(state: TrainState, folder: StageFolder, *, guard: Guard) -> 
         )
     entry = {"from_step": state.step, "to_step": step_of(target), "cursor": state.cursor, "skipped": skipped}
     if rank_and_ranks()[0] == 0:
-        write_whole(folder.rollbacks, json.dumps([*read_history(folder), entry], indent=1))
+        write_whole(folder.rollbacks, spell_json([*read_history(folder), entry], indent=1))
         warn(
             f"WARNING: {skipped} of the last {len(recent)} steps were skipped; rolling back from step {state.step} "
             f"to {target.name}"

@@ -4,7 +4,6 @@ The means may change during a run. A session begins when the ranks start a stage
 session of the same stage begins.
 """
 
-import json
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from ropewalk.core.artifact import write_whole
 from ropewalk.core.read_json import read_written
 from ropewalk.core.run_folder import RunFolder
+from ropewalk.core.strict_json import spell_json
 from ropewalk.core.versions import find_versions
 from ropewalk.plan.receipt import Rig
 from ropewalk.plan.savings import Savings
@@ -41,7 +41,7 @@ def note_session(
         "rig": asdict(rig),
         "savings": asdict(savings),
     }
-    write_whole(RunFolder(run).sessions, json.dumps([*read_sessions(run), entry], indent=1) + "\n")
+    write_whole(RunFolder(run).sessions, spell_json([*read_sessions(run), entry], indent=1) + "\n")
 
 
 def read_sessions(run: Path) -> list[dict[str, Any]]:

@@ -3,13 +3,13 @@
 The file is for a human reader and for ``ropewalk replay``.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 from ropewalk.checkpoint.state import TrainState
 from ropewalk.core.artifact import write_whole
 from ropewalk.core.run_folder import StageFolder
+from ropewalk.core.strict_json import spell_json
 from ropewalk.corpus.mix.dataset import Dataset
 from ropewalk.corpus.tokens.tokenizer import Tokenizer, load_tokenizer
 
@@ -35,7 +35,7 @@ def write_skipped(state: TrainState, folder: StageFolder, *, dataset: Dataset, s
     }
     path = folder.skipped / f"step-{state.step:08}-sequence-{first:010}.json"
     path.parent.mkdir(exist_ok=True)
-    write_whole(path, json.dumps(record, indent=1, ensure_ascii=False))
+    write_whole(path, spell_json(record, indent=1, ensure_ascii=False))
     return path
 
 

@@ -4,7 +4,6 @@ Resuming after a kill needs no flag: the same call finds the newest checkpoint. 
 stage, because the weights are carried too. The learning rate starts again in each stage.
 """
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, cast
@@ -21,6 +20,7 @@ from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
 from ropewalk.core.record import read_metrics
 from ropewalk.core.seed import seed_for
+from ropewalk.core.strict_json import spell_json
 from ropewalk.corpus.mix.dataset import Dataset
 from ropewalk.corpus.tokens.corpus_folder import Corpus, open_corpus
 from ropewalk.corpus.tokens.same_tokenizer import require_model
@@ -76,7 +76,7 @@ def train_stage(recipe: Recipe, *, stage: int, run: Path, corpus: Path, base: Pa
         kinds = kinds_of(recipe.corpus.sources)
         check_names(context.spec, LossMetrics(dataset.sources, context.spec.reach_tokens, kinds), stage=stage)
         if context.is_first_rank:  # the report reads this file, because it does not open the corpus
-            write_whole(context.folder.mix, json.dumps(dict(dataset.planned)) + "\n")
+            write_whole(context.folder.mix, spell_json(dict(dataset.planned)) + "\n")
         require_model(built, context.folder.extended)
         validation = prepare_validation(context, recipe.evaluate, corpus=built, base=base)
         savings = choose_savings(context.parallel, context.spec, context.shape)

@@ -5,7 +5,6 @@ An error of the library stays in this thread. It is printed once and ends the tr
 the same run in the tracker: its id lies in the run folder, and its steps are counted over all stages.
 """
 
-import json
 import re
 import time
 from collections import deque
@@ -22,6 +21,7 @@ from ropewalk.core.progress import warn
 from ropewalk.core.read_json import read_written
 from ropewalk.core.record import Metric
 from ropewalk.core.run_folder import RunFolder
+from ropewalk.core.strict_json import spell_json
 from ropewalk.recipe.trackers import Tracker
 
 PROJECT = "ropewalk"
@@ -55,7 +55,7 @@ class TrackedRun:
         ids: dict[str, str] = read_written(path, fix=fix) if path.exists() else {}
         if tracker not in ids:
             ids[tracker] = make()
-            write_whole(path, json.dumps(ids, indent=1))
+            write_whole(path, spell_json(ids, indent=1))
         return ids[tracker]
 
 

@@ -6,7 +6,6 @@ measured once for a stage, before the stage's model is loaded, and sharded as we
 folder.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
 from ropewalk.core.read_json import read_written
 from ropewalk.core.record import Metric, read_metrics
+from ropewalk.core.strict_json import read_float, spell_json
 from ropewalk.corpus.tokens.corpus_folder import Corpus
 from ropewalk.corpus.tokens.tokenizer import load_tokenizer
 from ropewalk.evaluate.items import Sums
@@ -276,8 +276,8 @@ def _read_base(
             heads = choose_heads(shares)
         known = BaseFigures(loss, heads)
         if context.is_first_rank:
-            write_whole(path, json.dumps(loss, indent=1))
-            write_whole(heads_path, json.dumps(None if heads is None else asdict(heads)) + "\n")
+            write_whole(path, spell_json(loss, indent=1))
+            write_whole(heads_path, spell_json(None if heads is None else asdict(heads)) + "\n")
     return known
 
 
@@ -286,7 +286,7 @@ def _read_stored(
 ) -> BaseFigures | None:
     if not path.exists() or (prompts is not None and not heads_path.exists()):
         return None
-    loss: dict[str, float] = read_written(path)
+    loss: dict[str, float] = read_written(path, lambda kept: {name: read_float(nats) for name, nats in kept.items()})
     if short is not None and set(loss) != set(short.sources):
         return None
     kept = read_written(heads_path) if heads_path.exists() else None

@@ -24,6 +24,7 @@ from ropewalk.core.progress import say_once
 from ropewalk.core.quantity import format_count
 from ropewalk.core.read_json import read_written
 from ropewalk.core.secret import read_secret
+from ropewalk.core.strict_json import spell_json
 from ropewalk.corpus.task_rules import WrittenRules
 from ropewalk.corpus.text.reject import spell_name
 
@@ -126,12 +127,12 @@ class Endpoint:
     def _keep(self, name: str, answer: str | None) -> None:
         self._file(name).parent.mkdir(parents=True, exist_ok=True)
         kept = {"model": self._rules.model, "answer": answer}
-        write_whole(self._file(name), json.dumps(kept, ensure_ascii=False) + "\n")
+        write_whole(self._file(name), spell_json(kept, ensure_ascii=False) + "\n")
 
     def _post(self, body: Mapping[str, Any], key: str | None) -> str:
         """Send a request until it is answered, ``tries`` times. Raises _NoAnswerError."""
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
-        request = Request(f"{self._rules.endpoint}/chat/completions", json.dumps(body).encode(), headers, method="POST")
+        request = Request(f"{self._rules.endpoint}/chat/completions", spell_json(body).encode(), headers, method="POST")
         kind: type[_NoAnswerError] = _NoAnswerError
         for turn in range(1, self._rules.tries + 1):
             kind = _NoAnswerError

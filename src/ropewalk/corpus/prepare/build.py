@@ -4,7 +4,6 @@ All expensive results are in the store, where the next run finds them. A run add
 and the ledger. A second run changes nothing. No unfinished result is ever visible.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +19,7 @@ from ropewalk.core.progress import say, warn
 from ropewalk.core.read_json import read_written
 from ropewalk.core.record import Document, Role
 from ropewalk.core.run_folder import CORPUS_CONTENT, LEDGER
+from ropewalk.core.strict_json import spell_json
 from ropewalk.corpus.clean.document import clean_document
 from ropewalk.corpus.dedup.decontaminate import read_prompts
 from ropewalk.corpus.dedup.external_sort import chunks, own_scratch
@@ -295,4 +295,4 @@ def _own_license(source: Source) -> str | None:
 
 
 def _write_json(path: Path, content: object) -> None:
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(spell_json(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,6 +1,5 @@
 """Joins the documents of a source in a corpus folder: those that are trained on, and those that are held out."""
 
-import json
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +12,7 @@ from jaxtyping import Bool, Int8
 from ropewalk.core.digest import digest_value
 from ropewalk.core.progress import warn
 from ropewalk.core.quantity import format_count
+from ropewalk.core.strict_json import spell_json
 from ropewalk.corpus.join.arrange import arrange
 from ropewalk.corpus.join.cut_places import TextCutter
 from ropewalk.corpus.join.endpoint import Endpoint
@@ -213,7 +213,7 @@ def _add_tasks(
         seed=seed,
         writer=writer,
     )
-    lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    lines = (spell_json(record, ensure_ascii=False) + "\n" for record in records)
     (folder / TASKS).write_text("".join(lines), encoding="utf-8")
     if writer is None:
         return made, {}

@@ -21,6 +21,7 @@ from ropewalk.core.digest import digest_value
 from ropewalk.core.error import UserError
 from ropewalk.core.owned import Owned
 from ropewalk.core.record import Document
+from ropewalk.core.strict_json import spell_json
 from ropewalk.corpus.dedup.decontaminate import Prompts
 from ropewalk.corpus.prepare.filters import Cuts, Filters, Judged, cut_repeats
 from ropewalk.corpus.prepare.pretokenized import read_imported, write_imported
@@ -158,7 +159,7 @@ class Job:
             "working_folder": str(self.working_folder),
             "survey": self.survey,
         }
-        write_whole(path, json.dumps(content, ensure_ascii=False))
+        write_whole(path, spell_json(content, ensure_ascii=False))
         return path
 
 
@@ -207,7 +208,7 @@ def _end_stream(folder: Path, shards: int) -> None:
     """Record that a stream has ``shards`` shards."""
     if not (folder / _END).exists():
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / _END, json.dumps({"shards": shards}))
+        write_whole(folder / _END, spell_json({"shards": shards}))
 
 
 def _count_shards(folder: Path) -> int:
@@ -230,7 +231,7 @@ def _import(job: Job, folder: Path) -> None:
         with new_folder(folder / "00000", kind="shard", inputs={}, facts=gathered.facts) as work_folder:
             documents = read_imported(job.source, job.tokenizer)
             write_imported(documents, job.filters, tokenizer=job.tokenizer, gathered=gathered, folder=work_folder)
-    write_whole(folder / _END, json.dumps({"shards": 1}))
+    write_whole(folder / _END, spell_json({"shards": 1}))
 
 
 def _judge(job: Job, items: Iterable[Document | Reject]) -> Iterator[Judged]:

@@ -5,7 +5,6 @@ documents are selected by groups, so none of them is a near duplicate of a train
 or kept. All columns are files, so memory does not grow with the number of documents.
 """
 
-import json
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy as np
 from jaxtyping import Int8, Int64
 
 from ropewalk.core.record import Role
+from ropewalk.core.strict_json import spell_json
 from ropewalk.corpus.dedup.clusters import leak_threshold
 from ropewalk.corpus.dedup.copies_on_disk import Copies, SignatureFiles
 from ropewalk.corpus.dedup.external_sort import Column, chunks, follow
@@ -163,7 +163,7 @@ def write_dropped(
                     "bytes": int(sizes[document]),
                     "text": record["text"],
                 }
-                file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+                file.write(spell_json(entry, ensure_ascii=False) + "\n")
         if picked[number].columns:
-            text = json.dumps(picked[number].columns, ensure_ascii=False, indent=1)
+            text = spell_json(picked[number].columns, ensure_ascii=False, indent=1)
             (folder / name / COLUMNS).write_text(text + "\n", encoding="utf-8")

@@ -5,7 +5,6 @@ read, cleaned and signed a second time. A survey is removed when its source is t
 the search was made for another tokenizer, the text is cleaned again, with the same result.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +17,7 @@ from jaxtyping import Int64, UInt64
 from ropewalk.core.owned import Owned
 from ropewalk.core.read_json import parse_written
 from ropewalk.core.record import Document
+from ropewalk.core.strict_json import spell_json
 from ropewalk.corpus.clean.quality import Measures
 from ropewalk.corpus.prepare.filters import Filtered, Judged
 from ropewalk.corpus.prepare.ledger import SourceLedger
@@ -131,7 +131,7 @@ def _to_line(size: int, outcome: Document | Reject, filtered: Filtered | None) -
         entry |= {name: getattr(outcome, name) for name in ("id", "language", "loss_spans")}
         entry |= {"metadata": dict(outcome.metadata), "whole_bytes": filtered.whole_bytes}
         entry |= {"passages": [asdict(passage) for passage in filtered.passages], "scores": filtered.scores}
-    return json.dumps(entry, ensure_ascii=False) + "\n"
+    return spell_json(entry, ensure_ascii=False) + "\n"
 
 
 def _to_document(content: bytes, entry: dict[str, Any], source: Source) -> Document:

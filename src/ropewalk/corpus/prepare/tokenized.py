@@ -5,7 +5,6 @@ generator), the reading, the cleaning, and the tokenizer. The other sources of a
 part of it, so a change of the mix never tokenises again.
 """
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from ropewalk.core.error import UserError
 from ropewalk.core.owned import Owned
 from ropewalk.core.quantity import format_count
 from ropewalk.core.record import Document
+from ropewalk.core.strict_json import spell_json
 from ropewalk.corpus.clean.document import MASKED
 from ropewalk.corpus.prepare.filters import CONTAMINATED, PASSAGE, REPEATED, Filtered, Judged
 from ropewalk.corpus.prepare.ledger import SourceLedger
@@ -193,7 +193,7 @@ def _take_all(judged: Iterable[Judged], notes: Notes) -> Iterator[Document]:
 def _line(id: str, filtered: Filtered | None, **facts: Any) -> str:
     """The facts of an item as a line of JSON."""
     measures = filtered.measures.to_json() if filtered else None
-    return json.dumps({"id": id, **facts, "measures": measures}, ensure_ascii=False) + "\n"
+    return spell_json({"id": id, **facts, "measures": measures}, ensure_ascii=False) + "\n"
 
 
 def _count(documents: Iterable[Encoded], gathered: Gathered) -> Iterator[Encoded]:

@@ -22,6 +22,7 @@ from typing import Any, Literal
 from ropewalk.core.error import SIGNAL_SECONDS, RankError, UserError, explain_disk_fault
 from ropewalk.core.progress import is_quiet, set_first, set_quiet
 from ropewalk.core.ray_cluster import start_ray
+from ropewalk.core.strict_json import spell_json
 from ropewalk.core.translate import get_language, set_language
 from ropewalk.corpus.prepare.count_cores import count_cores
 from ropewalk.corpus.prepare.shards import Advance, read_job, work
@@ -54,7 +55,7 @@ def run_tasks(tasks: Sequence[str], *, workers: Workers, count: int, advance: Ad
 
 def name_task(job_file: Path, task: dict[str, int]) -> str:
     """A task as a line of JSON for any worker."""
-    return json.dumps({"job": str(job_file.resolve()), "task": task})
+    return spell_json({"job": str(job_file.resolve()), "task": task})
 
 
 def do_task(line: str, advance: Advance) -> None:
@@ -80,7 +81,7 @@ def serve() -> None:
     threading.Thread(target=_listen, args=(tasks,), daemon=True).start()
 
     def tell(entry: dict[str, Any]) -> None:
-        print(json.dumps(entry), file=replies, flush=True)
+        print(spell_json(entry), file=replies, flush=True)
 
     while True:
         tell(_answer(tasks.get(), tell))

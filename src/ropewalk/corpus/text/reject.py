@@ -3,11 +3,11 @@
 Every reject is one line in its store's ``rejects.jsonl``, and the ledger adds its amount under its reason.
 """
 
-import json
 from dataclasses import dataclass
 
 from ropewalk.core.read_json import parse_written
 from ropewalk.core.record import Document
+from ropewalk.core.strict_json import spell_json
 
 EXCERPT_CHARACTERS = 400
 _DROPPED = b'"dropped": '
@@ -29,7 +29,7 @@ class Reject:
     def to_line(self) -> str:
         """The reject as a line of JSON."""
         entry = {"id": self.id, "dropped": self.reason, "why": self.why, "place": self.place, "bytes": self.size_bytes}
-        return json.dumps({**entry, "text": self.excerpt}, ensure_ascii=False) + "\n"
+        return spell_json({**entry, "text": self.excerpt}, ensure_ascii=False) + "\n"
 
 
 def is_stored(line: bytes) -> bool:

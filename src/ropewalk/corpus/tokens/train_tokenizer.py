@@ -4,7 +4,6 @@ Any text has ids, since all 256 bytes are in the vocabulary. A run of Han charac
 a Chinese sentence never merges with Latin letters. Every digit is a token, so a number takes as many tokens as digits.
 """
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 
 from ropewalk.core.artifact import new_folder
 from ropewalk.core.error import UserError
+from ropewalk.core.strict_json import spell_json
 
 BEGIN, END = "<|begin|>", "<|endoftext|>"
 SMALLEST = 258
@@ -72,5 +72,5 @@ def train_tokenizer(texts: Iterable[str], *, vocabulary: int, folder: Path) -> P
     }
     with new_folder(folder, kind="tokenizer", inputs={"vocabulary": vocabulary}) as work:
         bpe.save(str(work / "tokenizer.json"))
-        (work / "tokenizer_config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+        (work / "tokenizer_config.json").write_text(spell_json(config, indent=1) + "\n", encoding="utf-8")
     return folder
