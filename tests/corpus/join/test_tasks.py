@@ -19,6 +19,7 @@ from ropewalk.corpus.join.task_text import read_terms
 from ropewalk.corpus.join.task_wordings import ANSWERS, GAP, QUESTIONS, REQUESTS
 from ropewalk.corpus.join.tasks import SENTENCES, Task, make_task
 from ropewalk.corpus.prepare.build import build
+from ropewalk.corpus.prepare.ledger import format_ledger
 from ropewalk.corpus.spec import CorpusSpec, Source
 from ropewalk.corpus.task_rules import FAMILIES, Family
 from ropewalk.corpus.tokens.corpus_folder import Corpus, open_corpus
@@ -228,7 +229,7 @@ def test_tasks_take_their_share_and_stand_behind_the_text(tokenizer: Tokenizer, 
     told = corpus.ledger["x"]["joins"]["train"]
     assert abs(told["task_tokens"] / told["tokens_out"] - 0.05) < 0.005
     records = [json.loads(line) for line in (corpus.folder / "x" / "tasks.jsonl").read_text().splitlines()]
-    assert len(records) == told["tasks"] > 20
+    assert len(records) == told["tasks"] > 20 and "share asks for" not in format_ledger(corpus.ledger)
     by_document: dict[int, list[dict[str, Any]]] = {}
     for record in records:
         by_document.setdefault(record["document"], []).append(record)
@@ -254,6 +255,12 @@ def test_tasks_take_their_share_and_stand_behind_the_text(tokenizer: Tokenizer, 
             check(whole[: whole.index(f"\n\n{task.question}\n")], "en", task)
             checked += 1
     assert checked > 5
+
+
+def test_a_share_that_is_not_reached_is_told(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    corpus = make(tmp_path, tokenizer, share=0.2, documents=0.1, from_tokens=200)
+    assert corpus.ledger["x"]["joins"]["train"]["tasks"]
+    assert "\n  share asks for 20.00%: `documents`, from_tokens" in format_ledger(corpus.ledger)
 
 
 def read_literals(path: Path) -> list[str]:

@@ -112,13 +112,22 @@ def test_a_broken_table_is_told_with_its_line(tmp_path: Path, content: bytes, wh
 
 
 @pytest.mark.parametrize(
-    ("head", "separator"), [("id|text", "'|'"), ("id;a title, short;text", "';'"), ("id,text", "")]
+    ("head", "separator"), [("id|a title, short|text", "'|'"), ("id;a title, short;text", "';'"), ("id,text", "")]
 )
 def test_a_table_with_another_separator_is_told_as_such(tmp_path: Path, head: str, separator: str) -> None:
     (tmp_path / "a.csv").write_text(f"{head}\n1|one, two|three;four, five, six\n")
     with pytest.raises(UserError, match="broken table row") as caught:
         read(tmp_path / "a.csv")
     assert ("separates the fields" in caught.value.why) == bool(separator) and separator in caught.value.why
+
+
+@pytest.mark.parametrize(("name", "head"), [("a.csv", "id|text"), ("a.tsv", "id,text"), ("a.tsv", "id;text")])
+def test_a_table_of_one_key_is_not_offered_its_head_as_a_key(tmp_path: Path, name: str, head: str) -> None:
+    (tmp_path / name).write_text(f"{head}\n{head.replace('id', '1')} of a book\n")
+    with pytest.raises(UserError, match="broken table head") as caught:
+        read(tmp_path / name)
+    assert f"the first row has one key, '{head}'; if {head[2]!r} separates" in caught.value.why
+    assert texts_of(tmp_path / name, text_key=head) == [f"{head.replace('id', '1')} of a book"]
 
 
 def test_json_lines_that_are_called_json(tmp_path: Path) -> None:

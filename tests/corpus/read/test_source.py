@@ -116,6 +116,7 @@ def test_size_bytes_ends_after_a_whole_document(tmp_path: Path) -> None:
         (b'{"text": "\xff"}\n', "invalid UTF-8", "line 3, byte 41", "0xff"),
         (b'{"body": "x", "n": 1}\n', "no text", "line 3", "'text' must contain the text; found keys body, n"),
         (b'{"text": 7}\n', "no text", "line 3", "a int"),
+        (b'{"text": null, "id": "x"}\n', "no text", "line 3", "'text' must contain the text; found null"),
         (b'["x"]\n', "not a record", "line 3", "a list"),
         (b'{"text": "\\ud800"}\n', "invalid text", "line 3", "surrogate"),
         (b'{"text": "abc", "loss_spans": [[2, 9]]}\n', "bad loss spans", "line 3", "within 3 characters"),

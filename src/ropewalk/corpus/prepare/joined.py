@@ -120,6 +120,7 @@ def write_joins(
                 "in_circle": places.in_circle,
                 "unanswerable": places.unanswerable,
                 "asked": [key for key in ("join", "fill_in_middle", "tasks") if getattr(source, key) is not None],
+                **({} if source.tasks is None else {"task_share": source.tasks.share}),
                 **({"written": train.written} if train.written else {}),
             }
         },

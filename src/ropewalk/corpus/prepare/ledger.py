@@ -13,6 +13,9 @@ from ropewalk.core.columns import pad_columns
 from ropewalk.core.quantity import format_amount, format_bytes, format_count
 from ropewalk.core.translate import keep
 
+_MUCH_OF_SHARE = 0.8
+"""A share of tasks below this part of the one that was asked for is told."""
+
 
 @dataclass(slots=True)
 class Amount:
@@ -133,6 +136,11 @@ def _tell_joins(joins: Mapping[str, Any]) -> Iterator[str]:
         if made["tasks"]:
             share = made["task_tokens"] / made["tokens_out"]
             yield f"  {format_count(made['tasks'], 'task')} behind documents: {share:.2%} of the tokens"
+            if share < _MUCH_OF_SHARE * (wanted := joins.get("task_share", 0.0)):
+                yield (
+                    f"  share asks for {wanted:.2%}: `documents`, from_tokens, most_tokens, the languages or the texts "
+                    "allow no more"
+                )
         if made["parts"] != made["documents"]:
             yield (
                 f"  joined ({name}): {format_count(made['parts'], 'part')} into "

@@ -75,7 +75,7 @@ def read_table(lines: Iterator[Line], file: File, source: Source, encoding: str)
             yield feed.fault
         elif keys is None:
             keys = [key.strip() for key in row]
-            if why := _find_fault(keys):
+            if why := _find_fault(keys, source.text_key):
                 yield reject(source, feed.begin, "broken table head", why, size_bytes=feed.size_bytes)
                 return
         elif len(row) == len(keys):
@@ -98,7 +98,13 @@ def _prepend(first: str, feed: _Feed) -> Iterator[str]:
     yield from feed
 
 
-def _find_fault(keys: list[str]) -> str | None:
+def _find_fault(keys: list[str], text_key: str) -> str | None:
+    if len(keys) == 1 and text_key != keys[0] and (other := max(";|\t,", key=keys[0].count)) in keys[0]:
+        # Named as a key, it would put the other fields into the text.
+        return (
+            f"the first row has one key, {keys[0]!r:.80}; if {other!r} separates the fields, write them with commas as "
+            ".csv, or with tabs as .tsv"
+        )
     repeated = sorted({key for key in keys if keys.count(key) > 1})
     if repeated:
         return f"the first row must contain the keys, but {', '.join(map(repr, repeated))} is in it twice"

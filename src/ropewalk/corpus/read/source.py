@@ -195,9 +195,10 @@ def _make_document(record: object, source: Source, place: Place, options: Record
         return _make_conversation(record, source, place, size, options)
     value = find_value(record, source.text_key)
     if not isinstance(value, str):
+        is_null = value is None and source.text_key in record
         found = f"keys {', '.join(map(str, record))}" if value is None else f"a {type(value).__name__}"
-        why = f"{source.text_key!r} must contain the text; found {found}"
-        offer = offer_text_key(record)
+        why = f"{source.text_key!r} must contain the text; found {'null' if is_null else found}"
+        offer = "" if is_null else offer_text_key(record)
         return reject(source, place, "no text", why, size_bytes=size, text=repr(record)[:1000], offer=offer)
     text = check_text(value, source, place)
     if isinstance(text, Reject):
