@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from conformance.row_rules import make_plain
 from conformance.tiny_families import CONTEXT_TOKENS, make_model, make_settings
 from ropewalk.core.error import UserError
 from ropewalk.model.check_rope import check_positions
@@ -28,6 +29,22 @@ METHODS: dict[str, Rope] = {
     "yarn": Yarn(),
     "llama3": Llama3(),
 }
+
+
+@pytest.mark.parametrize("architecture", SUPPORTED)
+def test_a_file_without_windows_and_without_a_width_of_heads_is_extended_by_yarn(architecture: str) -> None:
+    """As Mixtral 8x7B's: its class has null for the width, from which transformers computes YaRN's range."""
+    settings = {key: value for key, value in make_plain(architecture).items() if key != "head_dim"}
+    try:
+        stretched = parse_shape(settings, "config.json").stretch((), rope=Yarn(), context_tokens=TARGET)
+    except UserError:
+        return  # the file must give the width, or no layer can be stretched
+    spelled = spell_layers(settings, stretched.positions, context_tokens=TARGET)
+    if architecture == "HeliumForCausalLM" or not spelled.native:
+        return  # Helium's class takes 128
+    changed = spelled.apply(settings)
+    model, shape = make_model(spelled.architecture, bare=changed), parse_shape(changed, "extended")
+    check_positions(model, stretched.positions, head_dim=shape.rotary_dims, context_tokens=TARGET)
 
 
 def plain(theta: float, dim: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """What is exported is what was trained, and plain transformers says so in a process of its own."""
 
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -217,6 +218,17 @@ def test_a_long_text_alone_does_not_prove_a_method_that_looks_at_lengths(
         "ropewalk.model.export_parity._compute_ours", lambda _, text, places, *__: torch.ones(len(places), 4)
     )
     assert sorted(verify_export(out)) == [0, 31, 32, 127] and lengths == [128, 32]
+
+
+def test_a_fresh_process_that_the_system_ends_is_told_as_such(
+    save_tiny: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = stretch(save_tiny(), tmp_path / "out", METHODS["yarn"])
+    killed = subprocess.CompletedProcess([], -9, "", "a warning of transformers")
+    monkeypatch.setattr("ropewalk.model.export_parity.subprocess.run", lambda *_, **__: killed)
+    with pytest.raises(UserError, match="ended with code -9") as refused:
+        verify_export(out)
+    assert "warning" not in refused.value.why
 
 
 @pytest.mark.usefixtures("forked_reload")

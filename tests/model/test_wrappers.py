@@ -15,7 +15,7 @@ from ropewalk.core.artifact import read_manifest
 from ropewalk.core.error import UserError
 from ropewalk.model.engines import find_commands
 from ropewalk.model.export import export
-from ropewalk.model.export_parity import verify_export
+from ropewalk.model.export_parity import verify_both, verify_export
 from ropewalk.model.extend import extend
 from ropewalk.model.load import load_model
 from ropewalk.model.plain_reload import generate_tokens, load_plain
@@ -184,6 +184,14 @@ def test_another_process_reloads_the_multimodal_class(tmp_path: Path) -> None:
     save_file({name: tensor for name, tensor in tensors.items() if name != gone}, out / SINGLE, {"format": "pt"})
     with pytest.raises(RuntimeError, match="the files lack 1 tensor of Gemma3ForConditionalGeneration"):
         load_plain(str(out))
+
+
+@pytest.mark.usefixtures("forked_reload")
+def test_a_text_without_marks_of_pictures_verifies_a_class_that_reads_another_embedding_there(tmp_path: Path) -> None:
+    """Gemma 4 takes the padding's own numbers for each layer at them; a random text of a real vocabulary has some."""
+    out = stretch(save_wrapper(tmp_path, "gemma4"), tmp_path / "out", "rope.kind=theta", "rope.theta=5e8")
+    differences, generated = verify_both(out)
+    assert max(differences.values()) <= 1e-5 and generated is not None and generated.difference <= 1e-5
 
 
 @pytest.mark.parametrize("kind", SETTINGS)

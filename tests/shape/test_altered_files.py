@@ -71,6 +71,11 @@ ALTERED: dict[str, tuple[str, dict[str, Any], str]] = {  # base, keys, and what 
         {"rope_scaling": None, "original_max_position_embeddings": 8192},
         "inside is 4096, the one outside is 8192",
     ),
+    "a method under its older key, where a layer type has one": (
+        "google/gemma-3-1b-pt",
+        {"rope_scaling": {"type": "linear", "factor": 8.0}},
+        "reads rope_type alone and runs plain RoPE",
+    ),
     "a last layer of -2": (ERNIE, {"moe_layer_end_index": -2}, "must be a whole number of -1 or more"),
 }
 

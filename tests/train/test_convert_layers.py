@@ -1,5 +1,7 @@
 """Chosen attention layers of a Qwen3 become gated delta nets: what stays, what begins, how it is trained."""
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -65,6 +67,16 @@ def extended(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("converted") / "extended"
     extend(base, out, rope=Theta(theta=1e6), layers=RULES, context_tokens=CONTEXT_TOKENS)
     return out
+
+
+def test_the_new_class_gets_no_null_that_it_fails_at(base: Path, extended: Path, tmp_path: Path) -> None:
+    shutil.copytree(base, tmp_path / "base")
+    config = json.loads((base / "config.json").read_text()) | {"use_cache": None, "hidden_act": None}
+    (tmp_path / "base" / "config.json").write_text(json.dumps(config))
+    extend(tmp_path / "base", tmp_path / "out", rope=Theta(theta=1e6), layers=RULES, context_tokens=CONTEXT_TOKENS)
+    tokens = torch.arange(40)[None]
+    ours, theirs = (AutoModelForCausalLM.from_pretrained(each)(tokens) for each in (tmp_path / "out", extended))
+    assert torch.equal(ours.logits, theirs.logits)
 
 
 def make_stage(**changes: Any) -> Stage:

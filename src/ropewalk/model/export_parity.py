@@ -24,6 +24,7 @@ from ropewalk.core.error import UserError
 from ropewalk.core.seed import stream
 from ropewalk.model.architectures import logits_of
 from ropewalk.model.engines import LOADER, is_native
+from ropewalk.model.folder import read_config
 from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.model.open_model import open_model
 from ropewalk.parallel.device import rank_device
@@ -34,6 +35,7 @@ from ropewalk.plan.memory import WHOLE_BYTES
 from ropewalk.plan.rank_setup import RankSetup
 from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read import read_shape
+from ropewalk.shape.wrappers import list_marks
 
 PARITY = 1e-5
 _PROMPT_BEYOND, _WRITTEN = 5, 3
@@ -97,7 +99,7 @@ def _plan_texts(folder: Path, places: tuple[int, ...] | None) -> list[_Request]:
     shape = read_shape(folder)
     before, after = _context_lengths(folder, shape)
     chosen = places or tuple(sorted({0, before - 1, min(before, after - 1), after - 1}))
-    text = torch.from_numpy(stream("verify").integers(shape.vocabulary, size=max(chosen) + 1))
+    text = _draw_text(folder, shape, max(chosen) + 1)
     planned = [{"tokens": text, "places": torch.tensor(chosen)}]
     if any(layer.rope.depends_on_length for layer in shape.positions):
         short = [place for place in chosen if place < before]
@@ -129,10 +131,19 @@ def _plan_generation(folder: Path) -> _Request | None:
     prompt_tokens = min(before + _PROMPT_BEYOND, after - _WRITTEN)
     if prompt_tokens < 1:
         return None
-    prompt = torch.from_numpy(stream("verify").integers(shape.vocabulary, size=prompt_tokens))
+    prompt = _draw_text(folder, shape, prompt_tokens)
     # A cache keeps keys with the frequencies of a shorter text, so methods that depend on length run without one.
     by_length = any(layer.rope.depends_on_length for layer in shape.positions)
-    return {"tokens": prompt, "generate": torch.tensor(_WRITTEN), "cached": torch.tensor(not by_length)}
+    asked = {"tokens": prompt, "generate": torch.tensor(_WRITTEN), "cached": torch.tensor(not by_length)}
+    marks = list_marks(read_config(folder))
+    return asked | ({"avoid": torch.tensor(marks)} if marks else {})
+
+
+def _draw_text(folder: Path, shape: ModelShape, tokens: int) -> Int64[Tensor, "tokens"]:
+    """Random tokens. None of them stands for a picture or sound, which a multimodal class reads in its own way."""
+    text, marks = stream("verify").integers(shape.vocabulary, size=tokens), list_marks(read_config(folder))
+    plain = next(token for token in range(shape.vocabulary) if token not in marks)
+    return torch.from_numpy(np.where(np.isin(text, marks), plain, text))
 
 
 def _judge_generation(folder: Path, asked: _Request, theirs: _Request, device: torch.device, ranks: int) -> Generated:
@@ -206,10 +217,12 @@ def _ask_fresh_process(folder: Path, requests: list[_Request], device: torch.dev
         command = [sys.executable, "-P", *map(str, files), *loader]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
+            said = done.stderr.strip().splitlines() if done.returncode > 0 else []
+            ended = f"the process ended with code {done.returncode}; -9 is what a system without memory left gives it"
             raise UserError(
                 f"the export does not load in {LOADER if loader else 'plain transformers'}",
                 where=str(folder),
-                why=done.stderr.strip().splitlines()[-1],
+                why=said[-1] if said else ended,
                 fix="export again; if the error stays, report this with the folder's config.json",
             )
         return [load_file(Path(scratch) / f"answer-{number}") for number in range(len(requests))]

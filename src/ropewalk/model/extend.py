@@ -48,7 +48,7 @@ def extend(base: Path, out: Path, *, rope: Rope, layers: tuple[LayerRule, ...] =
     config, where = read_config(base), str(base / "config.json")
     text, converted = drop_nulls(read_text_config(config, where)), list_converted(shape, positions)
     if converted:
-        config = text = convert_config(config, shape, positions)
+        config = text = convert_config(text, shape, positions)
     spelled = spell_layers(text, positions, context_tokens=context_tokens, where=where)
     dtype: Dtype = "float32" if converted else stored_dtype(base)
     check_tokenizer(base, vocabulary=shape.vocabulary)

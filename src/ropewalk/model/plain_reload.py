@@ -6,7 +6,7 @@ code. Only where no class of transformers runs a folder, LOADER names the functi
 The model is loaded once, for all files ``request-N`` in the folder SCRATCH, which get ``answer-N`` beside them. A
 request holds ``tokens`` and one of two keys. With ``places``, the answer has their ``logits`` [places, vocabulary] in
 float32. With ``generate``, a count, it has that number of ``written`` ids and the ``logits`` that they were chosen by.
-``cached`` decides whether they are written with a cache of keys, as servers do.
+``cached`` decides whether they are written with a cache of keys, as servers do; ``avoid`` are ids that are not written.
 """
 
 import importlib
@@ -77,6 +77,7 @@ def generate_tokens(
             do_sample=False,
             num_beams=1,
             pad_token_id=0,
+            suppress_tokens=asked["avoid"].tolist() if "avoid" in asked else None,
             use_cache=bool(asked["cached"]),
             return_dict_in_generate=True,
             output_logits=True,

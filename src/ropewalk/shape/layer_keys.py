@@ -17,7 +17,7 @@ from ropewalk.shape.family import Family
 from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read import parse_shape
 from ropewalk.shape.rope_keys import FULL, REACH_KEYS, WINDOWED
-from ropewalk.shape.spell_rope import can_spell, find_kept, spell_rope
+from ropewalk.shape.spell_rope import can_spell, find_kept, say_head_dim, spell_rope
 
 POSITION_KEYS = (
     "rope_parameters",
@@ -184,6 +184,7 @@ def _spell_native(
         **({} if name == shape.architecture else _say_aloud(config, shape, family)),
         **({} if family.nope == "always" else _spell_windows(family, positions)),
         **_spell_original(positions),
+        **say_head_dim(config, shape, positions),
         **dict.fromkeys(family.no_dropout, 0.0),
         **ropes,
     }

@@ -92,6 +92,18 @@ def refuse_null_share(config: Mapping[str, Any], block: Any, family: Family, whe
             )
 
 
+def refuse_old_type(raw: Mapping[str, Any], family: Family, where: str) -> None:
+    """Raise UserError for a method under its older key alone: a class with one RoPE per layer type ignores it."""
+    kind = raw.get("type")
+    if family.ropes == "by_type" and kind not in (None, "default") and not raw.get("rope_type"):
+        raise UserError(
+            "the rope type would be ignored",
+            where=f"{where}.type",
+            why=f"it is {kind!r:.60}, and the class of {family.model_type} reads rope_type alone and runs plain RoPE",
+            fix="write rope_type in place of type",
+        )
+
+
 def refuse_other_original(original: Any, context_tokens: int, where: str) -> None:
     """Raise UserError for a dynamic rope with an original length of its own, which its readers do not use."""
     if original != context_tokens:

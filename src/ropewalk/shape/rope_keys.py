@@ -111,8 +111,7 @@ def _read_flat(config: Mapping[str, Any], new: Any, family: Family, context_toke
     outside = {"rope_theta": family.theta, "tokens": context_tokens, **_given(config, "rope_theta")}
     if config.get("rope_theta") is not None:
         _check_theta(config["rope_theta"], f"{where}: rope_theta")
-    flat = family.ropes == "one"  # with several, transformers reads the original length from inside only
-    original = config.get(_ORIGINAL) if flat else None
+    original = config.get(_ORIGINAL) if family.ropes == "one" else None  # with several, it is read inside only
     found = {
         key: _normalise(raw, outside, context_tokens if original is None else original, family, f"{where}: {key}")
         for key, raw in (("rope_parameters", new), ("rope_scaling", config.get("rope_scaling")))
@@ -164,6 +163,7 @@ def _normalise(raw: Any, outside: Mapping[str, Any], context_tokens: int, family
             why=f"it has entries for {', '.join(nested)}, but its class reads one RoPE for all layers",
             fix="choose a base with one rope for all layers",
         )
+    rope_block.refuse_old_type(raw, family, where)
     values = {key: value for key, value in raw.items() if value is not None and key != "type"}
     kinds = [raw[key] for key in ("rope_type", "type") if raw.get(key)]
     if len({str(kind) for kind in kinds}) > 1:

@@ -4,7 +4,7 @@ Phi-3's class runs plain RoPE and LongRoPE only. A LongRoPE with equal factors f
 method: a factor is a pair's plain frequency over the wanted one, and the attention factor is written out.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ropewalk.rope.frequency import plain_inv_freq
@@ -33,6 +33,16 @@ def find_kept(config: Mapping[str, Any], family: Family) -> dict[str, Any]:
     blocks = [config.get(key) for key in ("rope_parameters", "rope_scaling")]
     found = next((block for block in blocks if isinstance(block, Mapping)), family.default_rope)
     return {key: found[key] for key in family.kept_rope_keys if key in found}
+
+
+def say_head_dim(config: Mapping[str, Any], shape: ModelShape, positions: Sequence[LayerPosition]) -> dict[str, int]:
+    """``head_dim``, where a file has none and a method needs it: transformers then computes these from null.
+
+    Mixtral's class, for one, has no default for it.
+    """
+    kinds = {layer.rope.to_hf(layer.theta)["rope_type"] for layer in positions}
+    said = config.get("head_dim") is not None or shape.latent is not None or shape.unequal is not None
+    return {} if said or not kinds & {"yarn", "longrope", "dynamic"} else {"head_dim": shape.head_dim}
 
 
 def _as_longrope(layer: LayerPosition, shape: ModelShape) -> dict[str, Any]:

@@ -151,6 +151,17 @@ def read_text_config(config: Mapping[str, Any], where: str) -> Mapping[str, Any]
     return {**text, "architectures": [architecture], "model_type": family.model_type if family else kind}
 
 
+def list_marks(config: Mapping[str, Any]) -> list[int]:
+    """The ids of tokens that stand for pictures, videos or sound, ascending; none for a text model.
+
+    A multimodal class may read another embedding there (Gemma 4), even where no picture is given.
+    """
+    if find_wrapper(config) is None:
+        return []
+    named = {key: value for key, value in config.items() if key.endswith(("_token_id", "_token_index"))}
+    return sorted({value for key, value in named.items() if type(value) is int and key not in _BORROWED})
+
+
 def write_text_config(config: Mapping[str, Any], text: Mapping[str, Any], where: str) -> dict[str, Any]:
     """``config`` with the positions of ``text``, a changed ``read_text_config(config)``; every other key stays.
 
