@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from ropewalk.core.quantity import format_amount, format_count, format_length
 from ropewalk.corpus.inspect.sample import SourceSample
 from ropewalk.recipe.finding import Finding
+from ropewalk.recipe.multiple import count_tokens
 from ropewalk.recipe.spec import Recipe
 
 _SOURCE = "estimated from a sample of the text"
@@ -78,7 +79,7 @@ def _check_held_out(
     base_tokens: int,
 ) -> Iterator[Finding]:
     """Warn where too few long documents will be held out for the loss by position."""
-    asked, needed = recipe.evaluate.documents, recipe.evaluate.position_lengths * base_tokens
+    asked, needed = recipe.evaluate.documents, count_tokens(recipe.evaluate.position_lengths, base_tokens)
     expected = 0.0
     for name in texts:
         documents = samples[name].documents
