@@ -4,6 +4,7 @@ import shlex
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ropewalk.commands.check import check_recipe
@@ -11,9 +12,13 @@ from ropewalk.commands.check_inputs import take_offline
 from ropewalk.commands.claim import read_base_shape
 from ropewalk.commands.new_recipe import _find_kind, new_recipe
 from ropewalk.core.error import UserError
+from ropewalk.evaluate.items import Sums
+from ropewalk.evaluate.loss_by_position import PositionLoss
 from ropewalk.plan.forecast import forecast_recipe
+from ropewalk.recipe.check_evaluate import check_lengths
 from ropewalk.recipe.load import load_recipe
-from ropewalk.recipe.spec import Recipe
+from ropewalk.recipe.multiple import count_tokens
+from ropewalk.recipe.spec import EvaluateSpec, Recipe
 from ropewalk.shape.find import TINY_BASE
 
 
@@ -52,6 +57,22 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError):
             new_recipe(kind, model=model, out=tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", ["640", "768", "1024", "1280", "1536", "2560", "2600", "5000"])
+def test_every_target_is_measured(kind: str, tmp_path: Path) -> None:
+    """Of a base of 512 tokens; whole multiples that are no powers of two, and lengths between them."""
+    new_recipe(kind, model="tiny-base", out=tmp_path / "mine.yaml")
+    recipe = load_recipe(tmp_path / "mine.yaml")
+    spec, (base_tokens, target) = recipe.evaluate, (512, int(kind))
+    assert [count_tokens(each, base_tokens) for each in spec.lengths] == [base_tokens, target]
+    assert count_tokens(spec.position_lengths, base_tokens) == target
+    assert not list(check_lengths(recipe, base_tokens))
+    loss = PositionLoss([np.zeros(target, dtype=np.int64)] * 2, base_tokens, spec.position_lengths)
+    scores = {score.task for score in loss.score(Sums(*np.ones((3, loss.groups))), model="base")}
+    assert "nll/gap" in scores, f"{kind}: the last quarter is one bucket"
+    whole = EvaluateSpec(lengths=(1, 2)).model_dump(mode="json")
+    assert EvaluateSpec(lengths=(1.0, "2")).model_dump(mode="json") == whole and whole["lengths"] == [1, 2]
 
 
 @pytest.mark.parametrize("kind", ["2Ki", "2048"])

@@ -5,7 +5,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from ropewalk.evaluate.score import mean_of, ratio, wilson_of_prompts
+from ropewalk.core.record import Score
+from ropewalk.evaluate.ruler_suite import summarize_ruler
+from ropewalk.evaluate.score import design_effect, mean_of, ratio, wilson_of_prompts
 from ropewalk.evaluate.student_t import standard_errors, within
 
 TRIES = 2000
@@ -82,3 +84,46 @@ def test_prompts_whose_answers_agree_widen_the_interval() -> None:
     assert together[0] == alone[0] and alone[2] - alone[1] < 0.2 and together[2] - together[1] > 0.5
     one = wilson_of_prompts(np.array([6.0, 0.0]), np.array([8.0, 0.0]))
     assert one[0] == 0.75 and one[2] - one[1] > 0.6  # one prompt says hardly more than one answer
+
+
+SHARES = {
+    "unlike": [1, 1, 0.99, 0.98, 0.95, 0.9, 0.85, 0.8, 0.6, 0.5, 0.3, 0.9, 0.97],
+    "near 1": [0.97] * 13,
+    "middle": [0.5] * 13,
+}
+REFERENCES = [1, 1, 1, 1, 1, 1, 4, 4, 5, 10, 3, 1, 1]
+
+
+@pytest.mark.parametrize("shares", SHARES)
+def test_the_mean_over_tasks_of_unlike_difficulty(shares: str) -> None:
+    """RULER's 13 tasks with 100 prompts each: 95 %, where half-widths of the tasks' own intervals held 96.5 %."""
+    truth, prompts, held, width = np.array(SHARES[shares]), 100, 0, 0.0
+    random = np.random.default_rng(3)
+    right = [random.binomial(own, p, (TRIES, prompts)) for p, own in zip(truth, REFERENCES, strict=True)]
+    for number in range(TRIES):
+        scores = []
+        for matched, own in zip(right, REFERENCES, strict=True):
+            correct, count = matched[number].astype(float), np.full(prompts, float(own))
+            share, effect = float(correct.sum() / count.sum()), design_effect(correct, count)
+            scores.append(Score("m", "ruler/x", "s", 1, None, "en", own * prompts, share, 0, 1, prompts, effect))
+        mean, _ = summarize_ruler(scores, model="m", threshold=0.9)
+        held += mean.low <= truth.mean() <= mean.high
+        width += (mean.high - mean.low) / TRIES
+    assert 0.935 <= held / TRIES <= 0.965
+    spread = np.sqrt((truth * (1 - truth) / np.array(REFERENCES)).sum() / prompts) / len(truth)
+    assert width == pytest.approx(2 * 1.96 * spread, rel=0.03)
+
+
+def test_a_mean_over_few_prompts_is_not_too_sure() -> None:
+    """Five prompts of each task held 89 % where two of three answers stood near the middle; all right says little."""
+    random, held = np.random.default_rng(4), 0
+    count = np.ones(5)
+    for _ in range(TRIES):
+        rows = random.binomial(1, 0.5, (13, 5)).astype(float)
+        scores = [Score("m", "ruler/x", "s", 1, None, "en", 5, float(row.mean()), 0, 1, 5, 1.0) for row in rows]
+        mean, _ = summarize_ruler(scores, model="m", threshold=0.9)
+        held += mean.low <= 0.5 <= mean.high
+    assert 0.935 <= held / TRIES <= 0.98
+    perfect = [Score("m", "ruler/x", "s", 1, None, "en", 5, 1.0, 0, 1, 5, design_effect(count, count))] * 13
+    mean, _ = summarize_ruler(perfect, model="m", threshold=0.9)
+    assert mean.high == 1 and 0.92 < mean.low < 0.96, "the truth may be 1 - 3 / 65"

@@ -17,10 +17,13 @@ def test_the_last_quarters_are_buckets() -> None:
     assert PositionLoss([], base_tokens=512, multiple=1).borders == [0, 128, 256, 384, 512]
     assert PositionLoss([], base_tokens=512, multiple=3).borders == [0, 128, 256, 384, 512, 768, 1024, 1152, 1536]
     for base in (64, 100, 512):
-        for multiple in (1, 2, 3, 4, 6, 8):
+        for multiple in (*range(1, 18), 1.5, 2.5, 4.75):
             borders = PositionLoss([], base_tokens=base, multiple=multiple).borders
             pairs = list(pairwise(borders))
-            assert (base * 3 // 4, base) in pairs and (base * multiple * 3 // 4, base * multiple) in pairs
+            far = round(base * multiple)
+            assert (base * 3 // 4, base) in pairs and (far * 3 // 4, far) in pairs
+    short = PositionLoss([], base_tokens=512, multiple=1.25)
+    assert short.borders == [0, 128, 256, 384, 512, 640], "the base's last quarter is a bucket, and all beyond it"
 
 
 def test_scores_are_token_weighted_means_of_their_bucket() -> None:

@@ -78,6 +78,9 @@ def test_a_gate_measures_what_it_judges_and_nothing_else(monkeypatch: pytest.Mon
     for gate in (Gate(retrieval=0.6), Gate(retrieval=0.6, foreign_loss=0.01)):
         assert stage_gate.measure_gate(gate, final, models=models, reach_tokens=2048, corpus=Path("corpus"))
     plain, foreign = asked
+    assert plain.lengths == (4,)
+    stage_gate.measure_gate(Gate(retrieval=0.6), final, models=models, reach_tokens=768, corpus=Path("corpus"))
+    assert asked[-1].lengths == (1.5,), "the length that the stage trained for, not the next one below"
     assert {name: getattr(plain, name) for name in left} == left
     assert foreign == plain.model_copy(update={"foreign": final.foreign})
     # A key that turns a measurement on is off by default: a new one must be thought of here.

@@ -41,7 +41,7 @@ from ropewalk.core.strict_json import spell_json
 from ropewalk.core.translate import set_language, spell_error, translate_error, translate_text
 from ropewalk.core.versions import find_version
 from ropewalk.parallel.stop import heed_stop
-from ropewalk.parallel.torchrun import is_first
+from ropewalk.parallel.torchrun import is_first, is_started
 from ropewalk.recipe.named import is_recipe
 
 _INTERRUPTED = 130
@@ -247,7 +247,9 @@ def main() -> None:
     except RankError as error:
         told = translate_text(str(error))
         emit("error", what=told, code=1)
-        print(f"ropewalk: {told}", file=sys.stderr)
+        if "--json" in sys.argv and _is_teller():
+            print(spell_json({"error": {"what": told, "where": "", "why": "", "fix": ""}}), flush=True)
+        print(f"ropewalk: {told}", file=sys.stderr)  # each rank's own: the message names a rank
         sys.exit(1)
     except OSError as error:
         fault = explain_disk_fault(error)
@@ -265,7 +267,17 @@ def _end(error: UserError) -> NoReturn:
     error = translate_error(error)
     told = {"what": error.what, "where": error.where, "why": error.why, "fix": error.fix}
     emit("error", **told, code=EXIT_CODE)
-    if "--json" in sys.argv:
-        print(spell_json({"error": told}))
-    print(f"ropewalk: {spell_error(error)}", file=sys.stderr)
+    if _is_teller():
+        if "--json" in sys.argv:
+            print(spell_json({"error": told}), flush=True)
+        print(f"ropewalk: {spell_error(error)}", file=sys.stderr)
     sys.exit(EXIT_CODE)
+
+
+def _is_teller() -> bool:
+    """Whether this process tells its error. Without torchrun it does; with it the ranks agree, which needs torch."""
+    if not is_started():
+        return True
+    from ropewalk.parallel.tell_once import is_teller
+
+    return is_teller()

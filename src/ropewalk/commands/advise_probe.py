@@ -26,6 +26,7 @@ from ropewalk.corpus.spec import Source
 from ropewalk.corpus.tokens.tokenizer import Tokenizer, load_tokenizer
 from ropewalk.probe.key_value import KeyValue
 from ropewalk.recipe.advice import AdviceSpec
+from ropewalk.recipe.multiple import find_multiple
 from ropewalk.rope.scaling import Rope
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def _plan_measurements(
     from ropewalk.evaluate.loss_by_position import PositionLoss
     from ropewalk.evaluate.retrieval import plan_retrieval
 
-    multiple = spec.context_length // base_tokens
+    multiple = find_multiple(spec.context_length, base_tokens)
     if multiple < 2:
         raise UserError(
             "the target is too short for a probe",
@@ -107,8 +108,8 @@ def _plan_measurements(
             fix=f"give {format_length(2 * base_tokens)} or more, or remove --probe",
         )
     tokenizer = load_tokenizer(base)
-    texts = read_probe_texts(text, tokenizer, tokens=multiple * base_tokens, documents=spec.documents)
-    lengths = sorted({base_tokens, base_tokens << (multiple.bit_length() // 2), multiple * base_tokens})
+    texts = read_probe_texts(text, tokenizer, tokens=spec.context_length, documents=spec.documents)
+    lengths = sorted({base_tokens, base_tokens << (int(multiple).bit_length() // 2), spec.context_length})
     retrieval = plan_retrieval(KeyValue(), tokenizer, lengths=lengths, answers=spec.answers, depths=1, seed=spec.seed)
     return PositionLoss(texts, base_tokens, multiple), retrieval
 

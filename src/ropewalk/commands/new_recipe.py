@@ -17,6 +17,7 @@ from ropewalk.core.error import UserError
 from ropewalk.core.quantity import format_amount, format_length, parse_count
 from ropewalk.recipe.load import load_recipe
 from ropewalk.recipe.missing_paths import is_there
+from ropewalk.recipe.multiple import find_multiple
 from ropewalk.recipe.named import find_shipped_recipe, list_recipes
 from ropewalk.recipe.plain_yaml import parse_yaml
 from ropewalk.rope.candidates import survey_candidates
@@ -189,7 +190,7 @@ def _write(kind: str, model: str | None, path: Path, data: str | None) -> str:
     if not survey.base.turns:
         keys = {"kind": survey.recommended}
     rope = ", ".join(f"{key}: {_spell(value)}" for key, value in keys.items())
-    times = max(1, target // shape.context_tokens)
+    times = find_multiple(target, shape.context_tokens)
     ranks, context = _count_ranks(chosen, shape.parameters, target)
     return _TEXT.format(
         model=model,

@@ -4,6 +4,7 @@ It reads only model folders, not the run that made them, so it measures any mode
 tokenizer; otherwise their inputs would differ.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from ropewalk.parallel.collective import rank_and_ranks
 from ropewalk.parallel.verify_folder import require_intact
 from ropewalk.plan.memory import WHOLE_BYTES
 from ropewalk.probe.key_value import KeyValue
+from ropewalk.recipe.multiple import count_tokens
 from ropewalk.recipe.spec import EvaluateSpec
 
 Measurement = PositionLoss | GainByDistance | LossByContext | Retrieval | LossBySource
@@ -66,7 +68,7 @@ def evaluate_models(
     ruler = _plan_ruler(spec, tokenizer, base_tokens=base_context_tokens)
     answers = read_answers(ruler, depths=spec.depths)
     benchmarks = plan_benchmarks(
-        spec.benchmarks, tokenizer, longest_tokens=max(spec.lengths) * base_context_tokens, seed=spec.seed
+        spec.benchmarks, tokenizer, longest_tokens=count_tokens(max(spec.lengths), base_context_tokens), seed=spec.seed
     )
     precision = choose_reading_dtype(spec.precision)
     found: dict[str, list[Sums]] = {}
@@ -104,7 +106,9 @@ def evaluate_models(
 def _plan_ruler(spec: EvaluateSpec, tokenizer: Tokenizer, *, base_tokens: int) -> list[RulerPrompts]:
     if spec.ruler is None:
         return []
-    return plan_ruler(spec.ruler, tokenizer, lengths=[each * base_tokens for each in spec.lengths], seed=spec.seed)
+    return plan_ruler(
+        spec.ruler, tokenizer, lengths=[count_tokens(each, base_tokens) for each in spec.lengths], seed=spec.seed
+    )
 
 
 def describe_written(spec: EvaluateSpec, benchmarks: Sequence[BenchmarkPrompts]) -> list[Any]:
@@ -140,7 +144,7 @@ def plan_measurements(
     spec: EvaluateSpec, tokenizer: Tokenizer, *, corpus: Corpus | None, base_tokens: int
 ) -> list[Measurement]:
     """The measurements that a recipe requests; the same on every rank."""
-    lengths = [multiple * base_tokens for multiple in spec.lengths]
+    lengths = [count_tokens(multiple, base_tokens) for multiple in spec.lengths]
     planned: list[Measurement | None] = [
         plan_retrieval(probe, tokenizer, lengths=lengths, answers=spec.answers, depths=spec.depths, seed=spec.seed)
         for probe in (KeyValue(pairs=spec.pairs), *spec.probes)
@@ -156,7 +160,7 @@ def plan_measurements(
         gain = plan_gain_by_distance(
             corpus, base_tokens=base_tokens, multiple=spec.position_lengths, documents=spec.documents, seed=spec.seed
         )
-        far_tokens = spec.position_lengths * base_tokens
+        far_tokens = count_tokens(spec.position_lengths, base_tokens)
         law = plan_loss_by_context(
             corpus, context_tokens=far_tokens, documents=spec.documents, seed=spec.seed, asked=spec.context_law
         )
@@ -199,7 +203,7 @@ def _share_tokenizer(models: Mapping[str, Path]) -> Tokenizer:
 
 def _tell_documents(found: int, spec: EvaluateSpec, base_tokens: int) -> None:
     if found < spec.documents and not rank_and_ranks()[0]:
-        context_tokens = spec.position_lengths * base_tokens
+        context_tokens = count_tokens(spec.position_lengths, base_tokens)
         say(f"loss by position: {tell_long(found, spec.documents, context_tokens=context_tokens)}")
 
 
@@ -208,7 +212,7 @@ def _tell_gaps(scores: list[Score]) -> Iterator[str]:
     for gap in (score for score in scores if score.task == "nll/gap"):
         far_tokens = gap.context_tokens
         mine = {score.task: score.value for score in scores if score.model == gap.model}
-        far = mine[f"nll/position/{far_tokens * 3 // 4}-{far_tokens}"]
+        far = next(value for task, value in mine.items() if re.fullmatch(rf"nll/position/\d+-{far_tokens}", task))
         yield (
             f"{gap.model}: loss {far - gap.value:.4f} nats in the last quarter of the base's context, {far:.4f} in the "
             f"last of {far_tokens} tokens, difference {gap.value:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]"

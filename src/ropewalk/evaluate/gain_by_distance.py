@@ -21,6 +21,7 @@ from ropewalk.evaluate.key_tokens import find_key_tokens, score_long_perplexity
 from ropewalk.evaluate.length_gain import LongText, make_items
 from ropewalk.evaluate.score import difference
 from ropewalk.parallel.collective import rank_and_ranks
+from ropewalk.recipe.multiple import count_tokens
 
 _MOST_TOKENS = 1 << 22
 """With more scored tokens the losses are summed in buckets, and LongPPL is left out: a loss of each takes 48 bytes."""
@@ -32,9 +33,14 @@ class GainByDistance:
 
     documents: list[tuple[str, Int64[np.ndarray, "context"]]]
     base_tokens: int
-    multiple: int
+    multiple: float
 
     name = "context gain"
+
+    @property
+    def far_tokens(self) -> int:
+        """The length of each document."""
+        return count_tokens(self.multiple, self.base_tokens)
 
     @property
     def window_tokens(self) -> int:
@@ -44,10 +50,13 @@ class GainByDistance:
     @property
     def borders(self) -> list[int]:
         """The end of the first window, each doubling of the base's context with its middle, and the end."""
-        reached = self.multiple * self.base_tokens
-        doublings = [self.base_tokens << power for power in range(1, self.multiple.bit_length())]
+        doublings = [self.base_tokens << power for power in range(1, int(self.multiple).bit_length())]
         ends = {*doublings, *(end * 3 // 2 for end in doublings)}
-        return [self.window_tokens, *sorted(end for end in ends if end < reached), reached]
+        return [
+            self.window_tokens,
+            *sorted(end for end in ends if self.window_tokens < end < self.far_tokens),
+            self.far_tokens,
+        ]
 
     @property
     def items(self) -> list[Item]:
@@ -57,10 +66,9 @@ class GainByDistance:
     @property
     def _firsts(self) -> Sequence[int]:
         """The first position of each group: every token is one, unless they are too many."""
-        reached = self.multiple * self.base_tokens
-        if len(self.documents) * (reached - self.window_tokens) > _MOST_TOKENS:
+        if len(self.documents) * (self.far_tokens - self.window_tokens) > _MOST_TOKENS:
             return self.borders[:-1]
-        return range(self.window_tokens, reached)
+        return range(self.window_tokens, self.far_tokens)
 
     @property
     def groups(self) -> int:
@@ -90,9 +98,8 @@ class GainByDistance:
             return
         losses = {name: sums.nll.reshape(len(self.documents), 2, -1) for name, sums in found.items()}
         keys = find_key_tokens(*list(losses.values())[-1].transpose(1, 0, 2))
-        far_tokens = self.multiple * self.base_tokens
         for name, loss in losses.items():
-            yield from score_long_perplexity(loss[:, 0], keys, model=name, context_tokens=far_tokens)
+            yield from score_long_perplexity(loss[:, 0], keys, model=name, context_tokens=self.far_tokens)
 
     def _record(
         self,
@@ -104,15 +111,16 @@ class GainByDistance:
     ) -> Score:
         (whole, window), (tokens, same) = (values.sum(axis=2).T for values in (nll, count))
         found = difference((whole, tokens), (window, same))
-        far_tokens = self.multiple * self.base_tokens
-        return Score(model, task, "nats", far_tokens, None, None, int(tokens.sum()), *found.interval, found.samples)
+        n = int(tokens.sum())
+        return Score(model, task, "nats", self.far_tokens, None, None, n, *found.interval, found.samples)
 
 
 def plan_gain_by_distance(
-    corpus: Corpus, *, base_tokens: int, multiple: int, documents: int, seed: int
+    corpus: Corpus, *, base_tokens: int, multiple: float, documents: int, seed: int
 ) -> GainByDistance | None:
     """Up to ``documents`` held-out documents; None where there are none, or where no token is far."""
-    if multiple < 2:
+    empty = GainByDistance([], base_tokens, multiple)
+    if empty.far_tokens <= empty.window_tokens:
         return None
-    drawn = draw_long_by_source(corpus, context_tokens=multiple * base_tokens, documents=documents, seed=seed)
+    drawn = draw_long_by_source(corpus, context_tokens=empty.far_tokens, documents=documents, seed=seed)
     return GainByDistance(drawn, base_tokens, multiple) if drawn else None

@@ -21,8 +21,7 @@ from ropewalk.core.seed import stream
 from ropewalk.corpus.tokens.tokenizer import Tokenizer
 from ropewalk.evaluate.items import Item, Sums
 from ropewalk.evaluate.retrieval import Retrieval, encode_prompt
-from ropewalk.evaluate.score import Estimate, design_effect, mean_of, wilson_of_prompts
-from ropewalk.evaluate.student_t import Z
+from ropewalk.evaluate.score import ShareOfTask, design_effect, mean_of_shares, wilson_of_prompts
 from ropewalk.evaluate.written_text import WrittenText, write_texts
 from ropewalk.model.greedy_writer import GreedyWriter
 from ropewalk.model.open_model import open_model
@@ -186,17 +185,10 @@ def summarize_ruler(scores: Sequence[Score], *, model: str, threshold: float) ->
     means = []
     for tokens in sorted({score.context_tokens for score in scores}):
         mine = [score for score in scores if score.context_tokens == tokens]
-        parts = [
-            Estimate(
-                score.value, (score.high - score.low) / 2 / Z, max(1, (score.samples or 1) - 1), score.samples or 1
-            )
-            for score in mine
-        ]
-        mean = mean_of(parts)
-        value, low, high = mean.interval
-        n = sum(score.n for score in mine)
-        ends = max(0.0, low), min(1.0, high)
-        means.append(Score(model, f"{TASK}mean", "string_match", tokens, None, "en", n, value, *ends, mean.samples))
+        parts = [ShareOfTask(each.value, each.n, each.design_effect or 1.0, each.samples or 1) for each in mine]
+        n, samples = sum(score.n for score in mine), sum(part.samples for part in parts)
+        found = mean_of_shares(parts)
+        means.append(Score(model, f"{TASK}mean", "string_match", tokens, None, "en", n, *found, samples))
     yield from means
     if means:
         value, low, high = (

@@ -90,6 +90,43 @@ def wilson_of_prompts(
     return _wilson(share, worth)
 
 
+@dataclass(frozen=True, slots=True)
+class ShareOfTask:
+    """The share of right answers of one task, of which ``design_effect`` are worth one independent answer."""
+
+    value: float
+    answers: int
+    design_effect: float
+    samples: int
+    """Prompts of the task."""
+
+    @property
+    def variance(self) -> float:
+        """Of ``value``, without bias. What is all right, or all wrong, has the one of a quarter of an answer, and a
+        single prompt the largest that there is."""
+        if self.samples < 2:
+            return 0.25
+        return self.value * (1 - self.value) / (self.answers - 1) * self.design_effect or 0.25 / self.worth**2
+
+    @property
+    def worth(self) -> float:
+        """The effective number of answers."""
+        return self.answers / self.design_effect
+
+
+def mean_of_shares(parts: Sequence[ShareOfTask]) -> Interval:
+    """The mean of the shares of several tasks, each of which counts alike.
+
+    Wilson's interval at the number of answers that has the mean's variance, so it stays inside [0, 1]. The half-widths
+    of the tasks' own intervals give no variance: near 0 and 1 they are wider than the spread that they stand for.
+    """
+    value = math.fsum(part.value for part in parts) / len(parts)
+    errors = [Estimate(part.value, math.sqrt(part.variance), max(1, part.samples - 1), part.samples) for part in parts]
+    mean = mean_of(errors)
+    worth = value * (1 - value) / mean.error**2 or len(parts) * min(part.worth for part in parts)
+    return _wilson(value, worth * (Z / standard_errors(mean.freedom)) ** 2)
+
+
 def ratio(total: Float64[np.ndarray, "documents"], count: Float64[np.ndarray, "documents"]) -> Estimate:
     """``sum(total) / sum(count)`` with documents as the sample (Cochran 1977, the ratio estimator).
 

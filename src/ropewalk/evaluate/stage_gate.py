@@ -17,6 +17,7 @@ from ropewalk.core.record import Score
 from ropewalk.core.strict_json import spell_json
 from ropewalk.evaluate.evaluate import evaluate_models
 from ropewalk.recipe.gates import Gate
+from ropewalk.recipe.multiple import find_multiple
 from ropewalk.recipe.spec import EvaluateSpec
 from ropewalk.shape.read import read_shape
 
@@ -54,8 +55,8 @@ def measure_gate(
     window_tokens = read_shape(models[before]).context_tokens
     asked = spec.model_copy(
         update={
-            "lengths": (max(1, reach_tokens // base_tokens),),
-            "position_lengths": max(1, window_tokens // base_tokens),
+            "lengths": (find_multiple(reach_tokens, base_tokens),),
+            "position_lengths": find_multiple(window_tokens, base_tokens),
             "answers": gate.answers,
             "documents": gate.documents,
             "short_tokens": gate.short_tokens,

@@ -46,6 +46,11 @@ def find_store_address() -> tuple[str, int]:
     return os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
 
 
+def has_agent_store() -> bool:
+    """Return whether torchrun's agent holds the store; otherwise rank 0 would, once it joins the others."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
 def hand_on_rank() -> dict[str, str]:
     """Return the environment of a child that is this rank in place of this process, which keeps the store open."""
     return {**os.environ, "TORCHELASTIC_USE_AGENT_STORE": "True"}

@@ -13,6 +13,7 @@ from ropewalk.plan.precision import choose_reading_precision
 from ropewalk.plan.step_time import FITTED, in_float32
 from ropewalk.probe.key_value import KeyValue
 from ropewalk.probe.kinds import count_answers
+from ropewalk.recipe.multiple import count_tokens
 from ropewalk.recipe.spec import EvaluateSpec, ModelSource, Recipe
 from ropewalk.shape.model_shape import ModelShape
 
@@ -55,10 +56,11 @@ def list_forwards(spec: EvaluateSpec, base_tokens: int, sources: int) -> Iterato
     if spec.ruler is not None:
         prompts += spec.ruler.samples * len(spec.ruler.tasks)
     for multiple in spec.lengths:
-        yield multiple * base_tokens, prompts * multiple * base_tokens
-    whole, stride = spec.position_lengths * base_tokens, -(-base_tokens // 3)
+        tokens = count_tokens(multiple, base_tokens)
+        yield tokens, prompts * tokens
+    whole, stride = count_tokens(spec.position_lengths, base_tokens), -(-base_tokens // 3)
     yield whole, spec.documents * whole
-    if spec.position_lengths > 1:
+    if whole > 4 * stride:
         yield whole, spec.documents * whole
         yield 4 * stride, spec.documents * -(-(whole - 4 * stride) // stride) * 4 * stride
     for power in range(_LAW_CONTEXTS) if spec.context_law else ():

@@ -15,6 +15,7 @@ from ropewalk.corpus.mix.strata import Stratum, advise_dry
 from ropewalk.corpus.tokens.corpus_folder import Corpus
 from ropewalk.corpus.tokens.joined_documents import JoinedDocuments
 from ropewalk.recipe.finding import Finding
+from ropewalk.recipe.multiple import count_tokens
 from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage_dataset import open_stage, plan_stage_strata
 
@@ -149,7 +150,9 @@ def tell_unmeasured(documents: Mapping[str, int], recipe: Recipe) -> Iterator[Fi
 
 def _check_held_out(recipe: Recipe, corpus: Corpus, base_tokens: int) -> Iterator[Finding]:
     """Check that there are enough long held-out documents for each measurement, before training and not after it."""
-    asked = [("evaluate.documents", recipe.evaluate.documents, recipe.evaluate.position_lengths * base_tokens)]
+    asked = [
+        ("evaluate.documents", recipe.evaluate.documents, count_tokens(recipe.evaluate.position_lengths, base_tokens))
+    ]
     window_tokens = base_tokens
     for index, stage in enumerate(recipe.stages):
         if stage.validation is not None and stage.reach_tokens >= 2 * (
@@ -157,7 +160,7 @@ def _check_held_out(recipe: Recipe, corpus: Corpus, base_tokens: int) -> Iterato
         ):
             asked.append((f"stages.{index}.validation.documents", stage.validation.documents, stage.reach_tokens))
         if stage.gate is not None and stage.gate.window_loss is not None:
-            whole_tokens = max(1, window_tokens // base_tokens) * base_tokens
+            whole_tokens = max(base_tokens, window_tokens)
             asked.append((f"stages.{index}.gate.documents", stage.gate.documents, whole_tokens))
         window_tokens = stage.reach_tokens
     for key, documents, context_tokens in asked:

@@ -10,6 +10,7 @@ from ropewalk.corpus.inspect.sample import SourceSample
 from ropewalk.corpus.prepare.hold_out_documents import count_held_out
 from ropewalk.recipe.check_corpus import tell_unmeasured
 from ropewalk.recipe.finding import Finding
+from ropewalk.recipe.multiple import count_tokens
 from ropewalk.recipe.spec import Recipe
 
 _SOURCE = "estimated from a sample of the text"
@@ -83,7 +84,7 @@ def _check_held_out(
     base_tokens: int,
 ) -> Iterator[Finding]:
     """Warn where too few long documents will be held out for the loss by position."""
-    asked, needed = recipe.evaluate.documents, recipe.evaluate.position_lengths * base_tokens
+    asked, needed = recipe.evaluate.documents, count_tokens(recipe.evaluate.position_lengths, base_tokens)
     expected = 0.0
     for name in texts:
         long = samples[name].count_long(needed * token_bytes[name]) / max(1, len(samples[name].lengths))

@@ -22,6 +22,7 @@ from ropewalk.recipe.benchmarks import BenchmarkSpec, refuse_same_labels
 from ropewalk.recipe.foreign_text import ForeignText, find_shared_path
 from ropewalk.recipe.grid import GridSpec
 from ropewalk.recipe.hardware_keys import Hardware, read_hardware
+from ropewalk.recipe.multiple import Multiple
 from ropewalk.recipe.no_repeats import refuse_repeats
 from ropewalk.recipe.parallel import Parallel as Parallel
 from ropewalk.recipe.ruler import RulerSpec
@@ -81,13 +82,13 @@ class ModelSource(Spec):
 class EvaluateSpec(Spec):
     """What is measured, on base and extended model alike. Lengths are multiples of the base's context."""
 
-    lengths: Annotated[tuple[PositiveCount, ...], Field(min_length=1), AfterValidator(refuse_repeats)] = (1, 2, 4, 8)
-    """Lengths of retrieval, as multiples of the base's context."""
+    lengths: Annotated[tuple[Multiple, ...], Field(min_length=1), AfterValidator(refuse_repeats)] = (1, 2, 4, 8)
+    """Lengths of retrieval, as multiples of the base's context, such as ``[1, 1.5]``."""
     answers: PositiveCount = 1000
     """Teacher-forced answers per length."""
     depths: PositiveCount = 5
     """Bins of the depth that answers are told by."""
-    position_lengths: PositiveCount = 4
+    position_lengths: Multiple = 4
     """Loss by position reaches this multiple of the base's context."""
     documents: PositiveCount = 64
     """Held-out documents for loss by position, each at least that long."""
