@@ -248,6 +248,23 @@ def test_too_little_held_out_text_is_told_before_training(texts: dict[str, Any],
     ]
 
 
+def test_a_weight_of_which_no_document_is_read_is_told_once(texts: dict[str, Any], corpus: Corpus) -> None:
+    weights = {"languages": {"en": 1, "zh": 1, "de": 2, "fr": 0, "other": 1}, "lengths": {"0": 1, "64Ki": 4}}
+    recipe = make(texts, corpus=weights)
+    stages = [recipe.stages[0], recipe.stages[0].model_copy(update={"languages": {"zh": 1, "it": 1, "other": 1}})]
+
+    def find(recipe: Recipe) -> list[str]:
+        found = check_corpus(recipe, corpus, None)
+        return [each.key for each in found if "no document that stage" in each.message]
+
+    assert find(recipe.model_copy(update={"stages": (*stages, stages[0])})) == [
+        "corpus.languages.de",
+        "corpus.lengths.64Ki",
+        "stages.1.languages.it",
+    ]
+    assert find(make(texts)) == []
+
+
 @pytest.mark.parametrize("count", [2, 5, 9, 10])
 def test_a_source_of_which_nothing_is_held_out_is_named(
     texts: dict[str, Any], tokenizer: Tokenizer, tmp_path: Path, count: int

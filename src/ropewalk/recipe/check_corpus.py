@@ -12,6 +12,7 @@ from ropewalk.corpus.inspect.sequence_faults import find_sequence_faults
 from ropewalk.corpus.mix.dataset import Dataset
 from ropewalk.corpus.mix.held_out_text import count_long, count_trained_long, tell_long, text_sources
 from ropewalk.corpus.mix.strata import Stratum, advise_dry
+from ropewalk.corpus.mix_rules import OTHER
 from ropewalk.corpus.tokens.corpus_folder import Corpus
 from ropewalk.corpus.tokens.joined_documents import JoinedDocuments
 from ropewalk.recipe.finding import Finding
@@ -38,11 +39,15 @@ def check_corpus(recipe: Recipe, corpus: Corpus, base_tokens: int | None) -> Ite
         fix = "another run folder (run=...), or `ropewalk prepare RECIPE`, which makes the corpus again"
         yield Finding("warning", "corpus.sources", message, str(corpus.folder), fix)
         return
+    told = set[str]()
     for index in range(len(recipe.stages)):
         try:
             strata = plan_stage_strata(recipe, index, corpus)
             found = [*check_repeats(recipe, index, strata)]
             yield from found
+            unread = [each for each in _find_unread_weights(recipe, index, strata) if each.key not in told]
+            told |= {each.key for each in unread}
+            yield from unread
             if not any(finding.level == "error" for finding in found):
                 yield from _check_sequences(recipe, index, corpus)
         except UserError as error:
@@ -101,6 +106,23 @@ def check_repeats(recipe: Recipe, index: int, strata: Sequence[Stratum]) -> Iter
             source = "Muennighoff et al. 2023 (2305.16264): to 4"
             fix = "fewer tokens, more text of this source, or a smaller weight in the mix"
             yield Finding("warning", f"stages.{index}.tokens", message, source, fix)
+
+
+def _find_unread_weights(recipe: Recipe, index: int, strata: Sequence[Stratum]) -> Iterator[Finding]:
+    """Warn of languages and lengths with a weight of which a stage reads no document: all others take their share."""
+    stage, rules = recipe.stages[index], recipe.rules(recipe.stages[index])
+    languages = {name: name for name, weight in rules.languages.items() if weight and name != OTHER}
+    lengths = {bound: format_length(bound) for bound, weight in rules.lengths.items() if weight}
+    for key, named, read in (
+        ("languages", languages, {each.language for each in strata}),
+        ("lengths", lengths, {each.shortest for each in strata}),
+    ):
+        place = "corpus" if getattr(stage, key) is None else f"stages.{index}"
+        for value, name in named.items():
+            if value not in read:
+                message = f"no document that stage {index} reads has this weight: its share goes to the others"
+                fix = "add such text, correct the key, or leave it out"
+                yield Finding("warning", f"{place}.{key}.{name}", message, "docs/corpus-mix.md", fix)
 
 
 def _check_sequences(recipe: Recipe, index: int, corpus: Corpus) -> Iterator[Finding]:

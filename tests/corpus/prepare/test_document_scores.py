@@ -112,7 +112,7 @@ AT_LEAST_2: dict[str, Any] = {"select": [{"column": "gain", "at_least": 2, "from
 def test_a_text_that_one_source_leaves_out_stays_in_another(tokenizer: Tokenizer, tmp_path: Path) -> None:
     corpus = build_two(tmp_path, tokenizer, AT_LEAST_2, {})
     assert corpus.train("a").chosen.tolist() == [2, 3] and corpus.train("b").chosen.tolist() == [0, 1]
-    assert _read_whys(tmp_path, "a") == [f"100% like d{n} of b, which is kept" for n in (0, 1)]
+    assert _read_whys(tmp_path, "a") == [f"gain {n} below 2" for n in (0, 1)]
     assert _read_whys(tmp_path, "b") == [f"100% like d{n} of a, which is kept" for n in (2, 3)]
 
 

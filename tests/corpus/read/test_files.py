@@ -155,6 +155,8 @@ ENCODED = [
     ("為了懲罰犯罪，保護人民，根據憲法，制定本法。" * 9, "big5"),
     ("모든 국민은 법 앞에 평등하다. 누구든지 차별을 받지 아니한다. " * 9, "euc_kr"),
     ("Все люди рождаются свободными и равными. " * 9, "cp1251"),
+    ("The café was shut until noon. " * 9, "cp1252"),
+    ("Il était déjà près de l'été où naît la forêt. " * 9, "cp1252"),
     ("Die Würde des Menschen ist unantastbar, für große und für kleine. " * 9, "cp1252"),
     ("no mark before it, but a zero in every letter " * 9, "utf-16-le"),
 ]

@@ -93,8 +93,8 @@ def select_documents(
         split[equal_best.read(first, last) != own] = EXACT
         splits.write(first, split)
     for first, each in zip(copies.borders, picked, strict=False):
-        split, chosen_out = splits.open(), first + each.unfit
-        split[chosen_out[split[chosen_out] == TRAIN]] = UNFIT
+        split = splits.open()
+        split[first + each.unfit] = UNFIT  # a copy too: its own source leaves it out, whichever copy stays
         del split
     hold_out(copies, sources, leak, splits, share=held_out, places=places)
     home, kept = Column(scratch / "home", copies.documents), Column(scratch / "kept", copies.documents)

@@ -74,7 +74,18 @@ def _share(sample: bytes, encoding: str) -> float:
         return 0.0
     if encoding == "euc_kr" and text.count(" ") < _SPACES * len(foreign):
         return 0.0
+    # Nearly every byte is a letter in Russian encodings. Words of Russian have no other letters, and the accents of
+    # Western languages stand between Latin ones.
+    if encoding in ("cp1251", "koi8_r") and _count_among_latin(text) > len(foreign) / 2:
+        return 0.0
     return sum(map(_COMMON[encoding], foreign)) / len(foreign)
+
+
+def _count_among_latin(text: str) -> int:
+    """How many characters beyond ASCII have a letter of ASCII beside them, and none beyond it."""
+    padded = f" {text} "
+    beside = ((padded[at - 1], padded[at + 1]) for at in range(1, len(padded) - 1) if padded[at] > "\x7f")
+    return sum(max(pair) <= "\x7f" and any(map(str.isalpha, pair)) for pair in beside)
 
 
 def _is_mostly_han(sample: bytes) -> bool:
