@@ -236,7 +236,7 @@ def test_an_exchange_takes_what_the_formula_says(exchange: str) -> None:
         (8, {"exchange": "ring"}, 1 / 8),
         (8, {"ulysses_degree": 8}, 0),
         (8, {"ulysses_degree": 2, "exchange": "needed_kv"}, 3 / 4 / 2),
-        (64, {"ulysses_degree": 1}, 1 / 64),
+        (64, {"ulysses_degree": 1}, 63 / 64),
         (64, {"exchange": "ring"}, 1 / 64),
         (64, {"ulysses_degree": 2, "exchange": "needed_kv"}, 31 / 32 / 2),
         (1, {}, 0),

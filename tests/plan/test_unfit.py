@@ -41,7 +41,8 @@ CASES = [
     # hardware, length, parallel, what is said to lack, what is offered first
     ("h100-sxm x 8", MILLION, {"ranks": 8}, "of a h100-sxm", "parallel.context_parallel="),
     ("h100-sxm x 8", "128Ki", {"ranks": 8, "recompute": "none"}, "activations", "parallel.recompute=auto"),
-    ("h100-sxm x 8", "2Mi", {"ranks": 8, "context_parallel": 8}, "one block", "parallel.exchange=ring"),
+    ("h100-sxm x 8", "2Mi", {"ranks": 8, "context_parallel": 8, "exchange": "needed_kv"}, "one block",
+     "parallel.exchange=auto"),
     ("h100-sxm x 8", "128Ki", {"ranks": 8, "context_parallel": 2, "states": "device", "recompute": "none"},
      "activations", "parallel.recompute=auto"),
     ("h100-sxm x 8", "32Ki", {"ranks": 8, "replicas": 8, "states": "device"}, "states", "parallel.states=auto"),

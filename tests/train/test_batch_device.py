@@ -16,6 +16,7 @@ from ropewalk.corpus.mix.dataset import open_dataset
 from ropewalk.corpus.tokens.corpus_folder import open_corpus
 from ropewalk.partition.choose import make_sharing
 from ropewalk.partition.cost import Heads
+from ropewalk.plan.savings import Savings
 from ropewalk.shape.read import read_shape
 from ropewalk.train import loop
 from ropewalk.train.stage_context import StageContext
@@ -60,6 +61,7 @@ def test_every_tensor_of_a_batch_lies_on_the_device_of_the_mesh(
         parallel=recipe.parallel,
         mesh=mesh,
         precision="float32",
+        savings=Savings(),
         sharing=SHARING,
         shape=read_shape(prepared[0] / "stages" / "0" / "extended"),
         folder=StageFolder(tmp_path),

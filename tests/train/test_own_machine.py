@@ -10,7 +10,7 @@ from ropewalk.parallel import device
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.plan.savings import Savings
 from ropewalk.shape.read import read_shape
-from ropewalk.train.prepare_model import choose_savings
+from ropewalk.train.fit_device import Fit, fit_device
 from tiny_run import make_recipe
 
 OPEN = {"recompute": "auto", "mlp_tile_tokens": "auto", "offload": "auto", "states": "auto"}
@@ -24,15 +24,15 @@ def test_the_memory_of_an_unknown_card_decides_what_is_saved(
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda of: card)
     recipe = make_recipe(parallel=OPEN)
 
-    def choose(last_bytes: int) -> Savings:
+    def choose(last_bytes: int) -> Fit:
         device._taken[:] = [torch.device("cuda", 1)]
         if torch.distributed.get_rank() == 1:
             card.total_memory = last_bytes
         shape = read_shape(prepared[0] / "stages" / "0" / "extended")
-        return choose_savings(recipe.parallel, recipe.stages[0], shape)
+        return fit_device(recipe.parallel, recipe.stages[0], shape)
 
     (roomy, same), (tight, other) = (run_ranks(choose, 2, last_bytes) for last_bytes in (80 * 2**30, 2**18))
-    assert roomy == same == Savings(), "all fits"
+    assert roomy == same == Fit(Savings()), "all fits"
     assert tight == other != roomy, "the rank with the smallest memory decides"
     told = capfd.readouterr().err
     assert told.count("generic rates of compute capability 9.0") == (0 if "H200" in name else 2), "once a choice"

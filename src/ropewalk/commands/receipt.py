@@ -7,7 +7,7 @@ function of recipe and corpus. So it can be made long after the run, and on anot
 import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -192,7 +192,7 @@ def _make_stage(
         mfu=median(found["mfu"]),
         peak_bytes=max(found["peak_bytes"]),
         attention_bytes=_count_attention_bytes(
-            recipe, shape, dataset, stage, savings=savings, rig=rig, wide=element_bytes
+            recipe, shape, dataset, session, stage=stage, rig=rig, wide=element_bytes
         ),
         state_bytes=_count_micro_batches(spec, rig)
         * state_traffic(
@@ -219,13 +219,14 @@ def count_lengths(held: Sequence[Sequence[int]]) -> dict[str, int]:
 
 
 def _count_attention_bytes(
-    recipe: Recipe, shape: ModelShape, dataset: Dataset, stage: int, *, savings: Savings, rig: Rig, wide: int
+    recipe: Recipe, shape: ModelShape, dataset: Dataset, session: Mapping[str, Any], *, stage: int, rig: Rig, wide: int
 ) -> float:
     """Bytes that the busiest rank sends for attention and recurrence in a step, by the stage's first batches."""
-    spec, ranks = recipe.stages[stage], rig.context_ranks
+    spec, ranks, savings = recipe.stages[stage], rig.context_ranks, Savings(**session["savings"])
     if ranks == 1:
         return 0.0
     sharing = plan_sharing(recipe.parallel, shape, device=rig.kind, element_bytes=wide)
+    sharing = replace(sharing, held_tokens=session.get("held_tokens"))  # sessions of earlier versions have none
     each, price, blocks = [], sharing.price.recurrent, savings.count_again(shape.layers)  # as in plan/workload.py
     again = shape.attending[blocks]
     forwards = again * (savings.recompute == "full")

@@ -6,7 +6,7 @@ ranks, and it is always balanced. So the cheaper way changes with each batch. Re
 token, so a model that has some cuts tokens; there the layout is compared with contiguous, which cuts least.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Int32
@@ -27,6 +27,10 @@ _CLEARLY = 0.98
 class Sharing:
     """The cuts that a model and a recipe allow. ``ulysses_degree`` None leaves the number of ranks that share heads
     open.
+
+    Where the exchange is open, a rank holds keys of at most ``held_tokens`` tokens of others at once, counted with all
+    key heads; None is any number. ``gathers`` says that the model's kernel wants all keys in one block, so a ring holds
+    no fewer.
     """
 
     heads: Heads
@@ -34,6 +38,12 @@ class Sharing:
     layout: str = "auto"
     exchange: str = "auto"
     ulysses_degree: int | None = None
+    held_tokens: float | None = None
+    gathers: bool = False
+
+    def has_room(self, tokens: float) -> bool:
+        """Whether a rank may hold the keys of ``tokens`` tokens of others."""
+        return self.held_tokens is None or tokens <= self.held_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +56,10 @@ class PartitionChoice:
     document: Int32[np.ndarray, "sequences context"]
     sharing: Sharing
 
-    def explain(self) -> str:
+    def explain(self, *, with_memory: bool = True) -> str:
         """The choice in a line, beside tokens alone and the best other way of sharing heads.
+
+        ``with_memory``: also beside the way for which memory has no room.
 
         Where there are recurrent layers: with what they exchange, beside the layout that cuts least.
         """
@@ -56,7 +68,24 @@ class PartitionChoice:
         told = [
             f"{_name(each)} would cost {self.costs[each] / self.costs[chosen]:.2f} times as much" for each in others
         ]
-        return "; ".join([self.partition.describe(), *told[: 1 + (chosen > 1)], *self._explain_layout()])
+        told = [*told[: 1 + (chosen > 1)], *(self._explain_memory() if with_memory else []), *self._explain_layout()]
+        return "; ".join([self.partition.describe(), *told])
+
+    def _explain_memory(self) -> list[str]:
+        """The way that would be cheaper, if memory has no room for its keys."""
+        if self.sharing.gathers and self.sharing.exchange == "ring":
+            return ["FlexAttention, which this model needs, takes all needed keys at once: a ring has no effect"]
+        if self.sharing.held_tokens is None:
+            return []
+        free = replace(self.sharing, held_tokens=None)
+        other = choose_partition(self.document, ranks=self.partition.ranks, sharing=free).partition
+        held = count_held_tokens(other, free)
+        if self.sharing.has_room(held):
+            return []
+        return [
+            f"{_name_way(other)} would hold the keys of {held:,.0f} tokens of other ranks at once, and memory has room "
+            f"for {self.sharing.held_tokens:,.0f}"
+        ]
 
     def _explain_layout(self) -> list[str]:
         recurrent, chosen = self.sharing.price.recurrent, self.partition
@@ -83,10 +112,15 @@ def make_sharing(
     exchange: str = "auto",
     ulysses_degree: int | None = None,
     recurrent: RecurrentStates | None = None,
+    gathers: bool = False,
 ) -> Sharing:
-    """For a model's heads on a kind of device, ``cpu`` or ``cuda``, and its ``recurrent`` layers if it has some."""
+    """For a model's heads on a kind of device, ``cpu`` or ``cuda``, and its ``recurrent`` layers if it has some.
+
+    ``gathers`` is as in ``Sharing``: such a kernel waits for all keys, so it hides no message.
+    """
     price = price_of(heads, device=device, element_bytes=element_bytes, recurrent=recurrent)
-    return Sharing(heads, price, layout, exchange, ulysses_degree)
+    price = replace(price, overlaps=price.overlaps and not gathers)
+    return Sharing(heads, price, layout, exchange, ulysses_degree, gathers=gathers)
 
 
 def choose_partition(
@@ -94,9 +128,12 @@ def choose_partition(
 ) -> PartitionChoice:
     """The cheapest partition that ``sharing`` allows; see ``partition_tokens``.
 
+    Of partitions that would hold more keys than memory has room for, the one that holds the fewest, where there is no
+    other.
+
     Raises UserError where ranks make no groups of the degree that was asked for, or heads cannot be split over them.
     """
-    costs, found = {}, {}
+    costs, found, held = {}, {}, {}
     asked = sharing.ulysses_degree
     if asked is not None:
         count_shared_heads(sharing.heads.heads, sharing.heads.kv_heads, asked, context_ranks=ranks)
@@ -110,11 +147,46 @@ def choose_partition(
             exchange=sharing.exchange,
             price=sharing.price,
         )
+        partition = _hold_less(partition, sharing)
         costs[ulysses_degree], found[ulysses_degree] = _price(partition, sharing), partition
-        if ulysses_degree == 1 and costs[1] * _CLEARLY <= _least(partition):
+        held[ulysses_degree] = count_held_tokens(partition, sharing)
+        if ulysses_degree == 1 and costs[1] * _CLEARLY <= _least(partition) and sharing.has_room(held[1]):
             break
-    best = min(costs, key=lambda ulysses_degree: costs[ulysses_degree] * (_CLEARLY if ulysses_degree == 1 else 1))
+    fitting = [each for each in costs if sharing.has_room(held[each])] or [min(held, key=held.__getitem__)]
+    best = min(fitting, key=lambda ulysses_degree: costs[ulysses_degree] * (_CLEARLY if ulysses_degree == 1 else 1))
     return PartitionChoice(found[best], costs, document, sharing)
+
+
+def count_held_tokens(partition: AnyPartition, sharing: Sharing) -> float:
+    """The tokens of others whose keys a rank holds at once, the most of any rank: a ring's block, or all it receives.
+
+    They are counted with all key heads: a rank of a Ulysses group has a part of the heads, copies included.
+    """
+    degree = partition.ulysses_degree if isinstance(partition, UlyssesPartition) else 1
+    tokens = partition.token_partition if isinstance(partition, UlyssesPartition) else partition
+    if not tokens.exchanges:
+        return 0.0
+    passes = tokens.exchange == "ring" and not sharing.gathers
+    held = tokens.local_tokens if passes else int(tokens.traffic_tokens.sum(1).max())
+    return share_keys(sharing, degree) * held
+
+
+def share_keys(sharing: Sharing, ulysses_degree: int) -> float:
+    """The part of the key heads that a rank of a Ulysses group has, copies included."""
+    kept = count_shared_heads(sharing.heads.heads, sharing.heads.kv_heads, ulysses_degree)
+    return kept / ulysses_degree / sharing.heads.kv_heads
+
+
+def _hold_less(partition: AnyPartition, sharing: Sharing) -> AnyPartition:
+    """``partition`` with a ring, where the exchange is open and memory has no room for the keys that it brings."""
+    if sharing.exchange != "auto" or sharing.has_room(count_held_tokens(partition, sharing)):
+        return partition
+    if isinstance(partition, UlyssesPartition):
+        tokens = replace(partition.token_partition, exchange="ring")
+        ring: AnyPartition = UlyssesPartition(tokens, partition.ulysses_degree)
+    else:
+        ring = replace(partition, exchange="ring")
+    return ring if count_held_tokens(ring, sharing) < count_held_tokens(partition, sharing) else partition
 
 
 def list_degrees(ranks: int, sharing: Sharing) -> list[int]:
@@ -166,3 +238,9 @@ def _describe_summaries(partition: Partition, price: SummaryPrice) -> str:
 
 def _name(ulysses_degree: int) -> str:
     return "tokens alone" if ulysses_degree == 1 else f"Ulysses over {ulysses_degree} ranks"
+
+
+def _name_way(partition: AnyPartition) -> str:
+    if isinstance(partition, UlyssesPartition):
+        return _name(partition.ulysses_degree)
+    return f"{partition.exchange} over {format_count(partition.ranks, 'rank')}"

@@ -55,6 +55,7 @@ def describe_layout_plan(candidate: LayoutPlan) -> str:
         own = [option.savings.describe()]
         own += [f"micro-batch {option.split.micro_batch_size}"] if option.split.micro_batch_size > 1 else []
         own += [f"Ulysses degree {option.split.ulysses_degree}"] if option.split.ulysses_degree > 1 else []
+        own += [f"keys by {option.split.exchange}, for memory"] if option.split.held_tokens is not None else []
         words.append((f"stage {index}: " if len(candidate.options) > 1 else "") + ", ".join(own))
     return "; ".join(words)
 

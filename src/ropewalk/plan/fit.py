@@ -8,11 +8,10 @@ from ropewalk.plan.block_memory import ReceivedKeys
 from ropewalk.plan.hardware import Machine
 from ropewalk.plan.memory import Memory, estimate_memory
 from ropewalk.plan.plan import Split
-from ropewalk.plan.planned_machine import assume_gpu, device_kind
+from ropewalk.plan.planned_machine import device_kind
 from ropewalk.plan.precision import choose_precision
 from ropewalk.plan.room import fits, rank_lack
 from ropewalk.plan.savings import Savings, drop_idle_tiles, list_savings
-from ropewalk.plan.sharing import cut_sequences, plan_sharing
 from ropewalk.plan.step_time import StepTime, estimate_step_time
 from ropewalk.plan.workload import Workload, describe_workload, share_work
 from ropewalk.recipe.offer_ranks import count_own
@@ -35,19 +34,6 @@ def split_stage(parallel: Parallel, stage: Stage, extended: ModelShape, *, machi
         lora=stage.lora,
         replicas=parallel.replicas,
     )
-
-
-def cut_stage(parallel: Parallel, stage: Stage, extended: ModelShape, *, machine: Machine) -> Split:
-    """``split_stage``, with the cut that a run makes of sequences of one document each.
-
-    Raises UserError where the ranks, or the heads, make no groups of the Ulysses degree that the recipe asks for.
-    """
-    split = split_stage(parallel, stage, extended, machine=machine)
-    if stage.context_length * split.micro_batch_size % split.context_ranks:  # recipe/check reports it
-        return split
-    sharing = plan_sharing(parallel, extended, device=device_kind(machine), element_bytes=split.element_bytes)
-    cut = cut_sequences(stage.context_length, split.micro_batch_size, ranks=split.context_ranks, sharing=sharing)
-    return cut.apply(split)
 
 
 _ROUNDING = 1e-9
@@ -170,21 +156,6 @@ def steady_machine(machine: Machine) -> Machine:
 
 _CPU_FLOPS, _CPU_BYTES = 5e10, 5e9
 """Of a core, near enough to compare ways with each other."""
-
-
-def fits_somehow(parallel: Parallel, stage: Stage, extended: ModelShape, *, machine: Machine) -> bool:
-    """Whether a stage fits with any way to save memory that the recipe leaves open."""
-    machine = assume_gpu(parallel, extended, machine)
-    load = describe_stage_workload(stage, extended)
-
-    def fits_so(split: Split) -> bool:
-        found = list_memory(load, ranks=parallel.ranks, split=split, machine=machine)
-        return any(fits(memory, machine) for _, memory in found)
-
-    # A cut only adds what is received, and over thousands of ranks it takes seconds to find.
-    if not fits_so(split_stage(parallel, stage, extended, machine=machine)):
-        return False
-    return parallel.context_parallel == 1 or fits_so(cut_stage(parallel, stage, extended, machine=machine))
 
 
 def describe_stage_workload(stage: Stage, extended: ModelShape) -> Workload:

@@ -7,7 +7,8 @@ step_time.py. A step without recomputation is up to 1.3 times faster, so the for
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ropewalk.plan.fit import cut_stage, describe_stage_workload, find_fit
+from ropewalk.plan.choose_cut import cut_stage
+from ropewalk.plan.fit import describe_stage_workload, find_fit
 from ropewalk.plan.hardware import KNOWN, Machine
 from ropewalk.plan.plan import Plan, Split
 from ropewalk.plan.planned_machine import assume_gpu, choose_machine
@@ -79,6 +80,7 @@ def plan_load(load: Workload, *, tokens: int, ranks: int, split: Split, machine:
         tokens_per_second=load.step_tokens / times.total,
         machine=machine,
         cut=split.why,
+        held_tokens=split.held_tokens,
     )
 
 

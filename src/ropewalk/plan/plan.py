@@ -42,6 +42,8 @@ class Split:
     """What runs the step; None is what ropewalk runs on that machine."""
     why: str = ""
     """The reason for the split over the context ranks, in words."""
+    held_tokens: float | None = None
+    """The most tokens of other ranks whose keys memory has room for; None where it has room for any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,8 @@ class Plan:
     """What the recipe's own memory savings cost over those of ``auto``; empty if they cost nothing."""
     cut: str = ""
     """How a sequence of one document is cut, and why; empty if it is not cut."""
+    held_tokens: float | None = None
+    """As in ``Split``."""
 
     @property
     def dollars(self) -> float | None:

@@ -10,13 +10,14 @@ from typing import NamedTuple
 
 from ropewalk.core.quantity import OPEN
 from ropewalk.partition.choose import list_degrees
+from ropewalk.plan.choose_cut import choose_cut
 from ropewalk.plan.fit import describe_stage_workload, split_stage
 from ropewalk.plan.forecast import most_tokens
 from ropewalk.plan.hardware import Machine
 from ropewalk.plan.plan import Split
 from ropewalk.plan.planned_machine import device_kind
 from ropewalk.plan.savings import list_savings
-from ropewalk.plan.sharing import Cut, cut_sequences, plan_sharing
+from ropewalk.plan.sharing import Cut, plan_sharing
 from ropewalk.plan.workload import Workload
 from ropewalk.recipe.parallel import Parallel
 from ropewalk.recipe.stage import Stage
@@ -79,19 +80,16 @@ class StageSpace:
         return [size for size in sizes if size * self.load.context_tokens % layout.context_ranks == 0]
 
     def list_cuts(self, layout: Layout, split: Split) -> Iterator[Cut]:
-        """The cuts of a micro-batch over the context ranks."""
-        kind = device_kind(self.machine_of(layout.ranks))
+        """The cuts of a micro-batch over the context ranks; ``split`` has all ways to save memory."""
+        machine = self.machine_of(layout.ranks)
+        kind = device_kind(machine)
         sharing = plan_sharing(self.parallel, self.load.shape, device=kind, element_bytes=split.element_bytes)
         degrees: Sequence[int | None] = list_degrees(layout.context_ranks, sharing)
         if not self.all_degrees and degrees:
             degrees = [sharing.ulysses_degree]
         for degree in degrees:
-            yield cut_sequences(
-                self.load.context_tokens,
-                split.micro_batch_size,
-                ranks=layout.context_ranks,
-                sharing=replace(sharing, ulysses_degree=degree),
-            )
+            limited = replace(sharing, ulysses_degree=degree)
+            yield choose_cut(self.load, split, limited, ranks=layout.ranks, machine=machine)
 
 
 def open_stage_space(

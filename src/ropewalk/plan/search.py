@@ -125,14 +125,14 @@ def _list_options(space: StageSpace, layout: Layout, limit: float) -> Iterator[O
     """The options that fit. Cuts that cannot come below ``limit`` seconds are left out."""
     machine, whole = space.machine_of(layout.ranks), space.split(layout)
     for size in reversed(space.list_micro_batches(layout)):
-        sized = replace(whole, micro_batch_size=size)
-        sized = replace(sized, savings=_list_quick(space, layout, sized, limit))
+        full = replace(whole, micro_batch_size=size)
+        sized = replace(full, savings=_list_quick(space, layout, full, limit))
         if not sized.savings:
             continue
         uncut = _list_ways(space, layout, sized)  # nothing is received, so where none fits, no cut does either
         if not any(fits(memory, machine) for _, memory in uncut):
             continue
-        for cut in space.list_cuts(layout, sized):
+        for cut in space.list_cuts(layout, full):  # as a run chooses, with ways that are too slow here
             split = cut.apply(sized)
             if space.steps * _time(space, layout, split, Savings()) >= limit:
                 continue

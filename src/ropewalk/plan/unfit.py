@@ -1,7 +1,8 @@
 """What a plan that does not fit lacks, and the next thing to change: the smallest change of the recipe that fits.
 
-Changes are tried in this order: settings that save memory are left open; sequences one at a time; more ranks for each
-sequence; no replicas; all of these; more ranks. Beside it stands the longest sequence that fits as the recipe is.
+Changes are tried in this order: settings that save memory are left open; sequences one at a time; the exchange is left
+open; more ranks for each sequence; no replicas; all of these; more ranks. Beside it stands the longest sequence that
+fits as the recipe is.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,7 +11,7 @@ from typing import Any, TypeVar
 
 from ropewalk.core.quantity import format_bytes, format_length
 from ropewalk.core.spec import Spec
-from ropewalk.plan.fit import fits_somehow
+from ropewalk.plan.choose_cut import fits_somehow
 from ropewalk.plan.hardware import Machine
 from ropewalk.plan.plan import Plan
 from ropewalk.plan.room import USABLE_HOST_MEMORY, USABLE_MEMORY
@@ -129,21 +130,22 @@ def _list_changes(parallel: Parallel, stage: Stage, machine: Machine) -> Iterato
         for count in range(parallel.context_parallel + 1, parallel.ranks + 1)
         if parallel.ranks % count == 0
     ]
-    ring = {"exchange": "ring"} if parallel.exchange == "auto" and parallel.context_parallel > 1 else {}
+    # ``auto`` takes an exchange for which there is room.
+    freed = {"exchange": "auto"} if parallel.exchange in ("needed_kv", "all_gather") else {}
     least = opened | single | unreplicated
-    changes: list[dict[str, Any]] = [opened, single, ring, *shared, unreplicated]
+    changes: list[dict[str, Any]] = [opened, single, freed, *shared, unreplicated]
     for change in changes:
         if change:
             yield change
     for wider in [{}, *shared]:
         yield least | wider
-        if ring and parallel.ulysses_degree == "auto":
-            yield least | ring | wider
+        if freed:
+            yield least | freed | wider
     ranks = parallel.ranks
     while machine.name != "cpu" and ranks < _MOST_RANKS * parallel.ranks:
         ranks *= 2
         wider = {"context_parallel": ranks}
-        for change in ({}, wider, wider | {"exchange": "ring"}) if parallel.exchange == "auto" else ({}, wider):
+        for change in ({}, wider, wider | freed) if freed else ({}, wider):
             yield {"ranks": ranks} | change
             yield {"ranks": ranks} | change | least
 

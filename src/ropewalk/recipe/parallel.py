@@ -78,7 +78,8 @@ class Parallel(Spec):
     layout: Literal["auto", "contiguous", "zigzag", "balanced", "local"] = "auto"
     """How a sequence's tokens are placed on its ranks; ``auto`` is the cheapest for each batch (docs/partition.md)."""
     exchange: Literal["auto", "needed_kv", "ring", "all_gather"] = "auto"
-    """How keys and values travel between the ranks of a sequence; ``auto`` is the cheapest (docs/attention.md)."""
+    """How keys and values travel between the ranks of a sequence; ``auto`` is the cheapest, on a GPU of those for which
+    there is memory (docs/attention.md)."""
     ulysses_degree: PositiveCount | Literal["auto"] = "auto"
     """Of the context ranks, how many share heads instead of tokens: 1 is none, ``context_parallel`` is Ulysses alone.
     ``auto`` is the cheapest for each batch, and 1 where ``exchange`` names a way for tokens."""

@@ -36,8 +36,9 @@ from ropewalk.recipe.stage import Stage
 from ropewalk.recipe.stage_dataset import open_stage
 from ropewalk.shape.read import read_shape
 from ropewalk.train.batches import MicroBatch, StepBatches, make_batches
+from ropewalk.train.fit_device import fit_device
 from ropewalk.train.optimizer import make_optimizer, set_learning_rate
-from ropewalk.train.prepare_model import build_model_with_loss, choose_savings, prepare_model
+from ropewalk.train.prepare_model import build_model_with_loss, prepare_model
 from ropewalk.train.stage_context import choose_sharing
 from ropewalk.train.step import agree_on_work
 
@@ -95,12 +96,13 @@ def compare_degrees(recipe: Recipe, *, stage: int, model: Path, corpus: Path) ->
     require_model(built, model)
     dataset = open_stage(recipe, stage, built, sequences=sequences)
     fusion = choose_fusion(parallel, shape, mesh.device)
-    savings, sharing = choose_savings(parallel, spec, shape), choose_sharing(parallel, shape, mesh)
+    fit = fit_device(parallel, spec, shape)
+    sharing = choose_sharing(parallel, shape, mesh, held_tokens=fit.held_tokens)
     seed = seed_for("lora", recipe.seed, stage)
     found: dict[str, Parity] = {}
     for precision in dict.fromkeys(("float32", chosen) if mesh.device.type == "cpu" else (chosen,)):
         learner = build_model_with_loss(model, spec, chunk_tokens=parallel.asked_loss_tokens, adapter_seed=seed)
-        prepare_model(learner, mesh, weights=model, savings=savings, precision=precision, fusion=fusion)
+        prepare_model(learner, mesh, weights=model, savings=fit.savings, precision=precision, fusion=fusion)
         found[precision] = _compare(learner, dataset, spec=spec, mesh=mesh, sharing=sharing)
     return found
 

@@ -6,14 +6,12 @@ a tile, and inside a block that is recomputed. Weights come last: until then the
 ever holds its own shards.
 """
 
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from ropewalk.core.progress import say
-from ropewalk.core.quantity import format_bytes
 from ropewalk.model.adapter import attach_adapter
 from ropewalk.model.compiled import compile_in_place
 from ropewalk.model.expert_balance import ExpertBalance, find_routers
@@ -24,20 +22,16 @@ from ropewalk.model.load import build_model
 from ropewalk.model.load_shards import load_shards
 from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.model.tiled_mlp import tile_mlps
-from ropewalk.parallel.collective import gather_values, rank_and_ranks, share_from_first
-from ropewalk.parallel.device import find_own_machine, rank_device
+from ropewalk.parallel.collective import rank_and_ranks
 from ropewalk.parallel.fsdp import shard_model
 from ropewalk.parallel.host_copies import HostCopies, offload_blocks
 from ropewalk.parallel.mesh import Mesh
 from ropewalk.parallel.recompute import set_recompute
 from ropewalk.parallel.verify_folder import require_intact
-from ropewalk.plan.forecast import forecast_stage
 from ropewalk.plan.precision import Precision
-from ropewalk.plan.savings import Savings, list_savings
+from ropewalk.plan.savings import Savings
 from ropewalk.recipe.expert_training import ExpertTraining
-from ropewalk.recipe.parallel import Parallel, require_blocks
 from ropewalk.recipe.stage import Stage
-from ropewalk.shape.model_shape import ModelShape
 
 
 def build_model_with_loss(extended: Path, spec: Stage, *, chunk_tokens: int | None, adapter_seed: int) -> ModelWithLoss:
@@ -67,26 +61,6 @@ def balance_experts(causal: nn.Module, spec: Stage) -> ExpertBalance | None:
         for router in routers:
             router.module.requires_grad_(False)
     return ExpertBalance(causal, rules)
-
-
-def choose_savings(parallel: Parallel, spec: Stage, shape: ModelShape) -> Savings:
-    """Return the memory savings of a stage. For options that are left open, return the fastest ones that fit.
-
-    They must fit, by the plan, into the smallest memory of any rank's device. Every rank must call it: a CPU's speed is
-    measured, and all ranks must make the same choice. A line tells where the rates of a device are only an estimate.
-    """
-    require_blocks(parallel, shape.layers)
-    ways = list_savings(parallel, shape, host_is_apart=True)
-    if len(ways) == 1:
-        return ways[0]
-    machine = find_own_machine(ranks=parallel.ranks)
-    least_bytes = min(gather_values(machine.memory_bytes))
-    if machine.generic and rank_and_ranks()[0] == 0:
-        say(f"{machine.source}; its memory of {format_bytes(least_bytes)} is its own")
-    least_host = min(gather_values(machine.host_bytes))
-    real = parallel.model_copy(update={"device": rank_device().type})
-    held = replace(machine, memory_bytes=least_bytes, host_bytes=least_host)
-    return share_from_first(forecast_stage(real, spec, shape, machine=held).savings)
 
 
 def prepare_model(

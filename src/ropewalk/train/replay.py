@@ -20,7 +20,6 @@ from ropewalk.train.learning_rate import RATES, Rates
 from ropewalk.train.loop import place_positions, take_step, trains_new_only
 from ropewalk.train.loss_metrics import LossMetrics
 from ropewalk.train.optimizer import list_frozen
-from ropewalk.train.prepare_model import choose_savings
 from ropewalk.train.resume import go_on
 from ropewalk.train.spike_guard import see
 from ropewalk.train.stage import begin_stage, carry_moments
@@ -41,7 +40,7 @@ def replay(record: dict[str, Any], recipe: Recipe, run: Path, corpus: Path) -> d
     built = open_corpus(corpus)
     reached = first + sequences  # after a rollback these may be beyond those that were planned
     dataset = open_stage(recipe, context.number, built, sequences=max(spec.sequences, reached))
-    fresh = begin_stage(context, dataset, choose_savings(context.parallel, context.spec, context.shape))
+    fresh = begin_stage(context, dataset)
     start = _find_start(record, context.folder.checkpoints)
     state = carry_moments(fresh, context.moments) if start is None else go_on(fresh, start)
     begun, rates = state.step, Rates.from_json(state.plan[RATES])

@@ -15,31 +15,30 @@ from ropewalk.core.run_folder import RunFolder
 from ropewalk.core.strict_json import spell_json
 from ropewalk.core.versions import find_versions
 from ropewalk.plan.receipt import Rig
-from ropewalk.plan.savings import Savings
 from ropewalk.recipe.key_effects import pick
 from ropewalk.recipe.spec import Recipe
+from ropewalk.train.stage_context import StageContext
 
 _PACKAGES = ("ropewalk", "torch")
 
 
-def note_session(
-    recipe: Recipe, run: Path, *, stage: int, step: int, precision: str, rig: Rig, savings: Savings
-) -> None:
-    """Record that stage number ``stage`` continues from ``step`` with the means of ``recipe``. One rank calls it.
+def note_session(recipe: Recipe, run: Path, context: StageContext, *, step: int, rig: Rig) -> None:
+    """Record that the stage of ``context`` continues from ``step`` with the means of ``recipe``. One rank calls it.
 
-    ``precision`` and ``savings`` are what the recipe's settings give on this device, ``rig`` is what computes.
+    ``context`` has what the recipe's settings give on this device, ``rig`` is what computes.
     """
-    data = recipe.to_json()
+    data, stage = recipe.to_json(), context.number
     entry = {
         "stage": stage,
         "from_step": step,
         "began": datetime.now(UTC).isoformat(timespec="seconds"),
         "recipe": recipe.digest,
-        "parallel": {**pick(data["parallel"], "parallel", "means"), "precision": precision},
+        "parallel": {**pick(data["parallel"], "parallel", "means"), "precision": context.precision},
         "means": pick(data["stages"][stage], "stages", "means"),
         "versions": find_versions(_PACKAGES),
         "rig": asdict(rig),
-        "savings": asdict(savings),
+        "savings": asdict(context.savings),
+        "held_tokens": context.sharing.held_tokens,
     }
     write_whole(RunFolder(run).sessions, spell_json([*read_sessions(run), entry], indent=1) + "\n")
 

@@ -31,7 +31,6 @@ from ropewalk.parallel.measure_rates import measure_rig
 from ropewalk.parallel.stop import listen_for_stop
 from ropewalk.partition.choose import choose_partition
 from ropewalk.plan.named_hardware import compare_hardware
-from ropewalk.plan.savings import Savings
 from ropewalk.recipe.expert_training import refuse_misfits
 from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage import Stage
@@ -45,7 +44,7 @@ from ropewalk.train.lost_checkpoints import refuse_lost_steps
 from ropewalk.train.metrics_log import MetricsLog
 from ropewalk.train.mix_guard import make_guard
 from ropewalk.train.optimizer import make_optimizer
-from ropewalk.train.prepare_model import build_model_with_loss, choose_savings, prepare_model
+from ropewalk.train.prepare_model import build_model_with_loss, prepare_model
 from ropewalk.train.resume import describe_stage_plan, go_on
 from ropewalk.train.rollback import decide_rollback, go_past, remove_astray
 from ropewalk.train.sessions import note_session
@@ -79,8 +78,7 @@ def train_stage(recipe: Recipe, *, stage: int, run: Path, corpus: Path, base: Pa
             write_whole(context.folder.mix, spell_json(dict(dataset.planned)) + "\n")
         require_model(built, context.folder.extended)
         validation = prepare_validation(context, recipe.evaluate, corpus=built, base=base)
-        savings = choose_savings(context.parallel, context.spec, context.shape)
-        state = _resume(begin_stage(context, dataset, savings), context)
+        state = _resume(begin_stage(context, dataset), context)
         _announce(context, dataset)
         shape = context.shape
         rig = measure_rig(
@@ -94,9 +92,7 @@ def train_stage(recipe: Recipe, *, stage: int, run: Path, corpus: Path, base: Pa
         if context.is_first_rank and not state.ended:
             if (told := compare_hardware(recipe, rig.device)) is not None:
                 say(f"stage {stage}: {told}")
-            note_session(
-                recipe, run, stage=stage, step=state.step, precision=context.precision, rig=rig, savings=savings
-            )
+            note_session(recipe, run, context, step=state.step, rig=rig)
         retrieval = None
         if context.spec.stop is not None and context.spec.stop.metric == RETRIEVAL:
             retrieval = plan_measure(recipe.evaluate, context.folder.extended, reader=make_reader(context))
@@ -162,7 +158,7 @@ def check_names(spec: Stage, loss_metrics: LossMetrics, *, stage: int) -> None:
         )
 
 
-def begin_stage(context: StageContext, dataset: Dataset, savings: Savings) -> TrainState:
+def begin_stage(context: StageContext, dataset: Dataset) -> TrainState:
     """Return the state of a stage before its first step.
 
     Its ``inputs`` hold all that must be the same when the stage is resumed.
@@ -180,7 +176,7 @@ def begin_stage(context: StageContext, dataset: Dataset, savings: Savings) -> Tr
         learner,
         context.mesh,
         weights=extended,
-        savings=savings,
+        savings=context.savings,
         precision=parallel.precision,
         fusion=choose_fusion(parallel, context.shape, context.mesh.device),
     )
@@ -199,7 +195,7 @@ def begin_stage(context: StageContext, dataset: Dataset, savings: Savings) -> Tr
         weight_decay=spec.weight_decay,
         betas=spec.betas,
         embedding_lr=spec.embedding_lr,
-        eight_bit=savings.eight_bit,
+        eight_bit=context.savings.eight_bit,
         begins_with=name_recurrent(learner.causal) if spec.experimental is not None else None,
         moments_kernel=parallel.moments_kernel,
     )

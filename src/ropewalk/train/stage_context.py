@@ -1,6 +1,6 @@
 """The settings of one stage on one rank. They are made once, from the recipe, when the rank begins the stage."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ropewalk.core.digest import digest_value
@@ -8,6 +8,7 @@ from ropewalk.core.run_folder import RunFolder, StageFolder
 from ropewalk.parallel.mesh import Mesh, make_mesh
 from ropewalk.partition.choose import Sharing
 from ropewalk.plan.precision import choose_precision
+from ropewalk.plan.savings import Savings
 from ropewalk.plan.sharing import plan_sharing
 from ropewalk.recipe.parallel import Parallel
 from ropewalk.recipe.part_digests import pick_lesson
@@ -15,6 +16,7 @@ from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage import Stage
 from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read import read_shape
+from ropewalk.train.fit_device import fit_device
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class StageContext:
     mesh: Mesh
     precision: str
     """The precision of matrix products that ``parallel.precision`` gives on this device."""
+    savings: Savings
+    """How the stage saves memory."""
     sharing: Sharing
     """How attention may be shared among the ranks of a sequence."""
     shape: ModelShape
@@ -55,6 +59,7 @@ def make_context(recipe: Recipe, number: int, *, run: Path) -> StageContext:
     spec, parallel, folder = recipe.stages[number], recipe.parallel, RunFolder(run).stage(number)
     mesh = make_mesh(parallel.ranks, parallel.context_parallel, replicas=parallel.replicas)
     shape = read_shape(folder.extended)
+    fit = fit_device(parallel, spec, shape)
     asked = number > 0 and spec.carry_moments
     misfit = find_moments_misfit(spec, recipe.stages[number - 1]) if asked else None
     return StageContext(
@@ -63,7 +68,8 @@ def make_context(recipe: Recipe, number: int, *, run: Path) -> StageContext:
         parallel=parallel,
         mesh=mesh,
         precision=choose_precision(parallel.precision, device=mesh.device.type),
-        sharing=choose_sharing(parallel, shape, mesh),
+        savings=fit.savings,
+        sharing=choose_sharing(parallel, shape, mesh, held_tokens=fit.held_tokens),
         shape=shape,
         folder=folder,
         metrics=RunFolder(run).metrics,
@@ -86,7 +92,11 @@ def find_moments_misfit(spec: Stage, before: Stage) -> str | None:
     return "some of its layers have another mixer" if spec.converts else None
 
 
-def choose_sharing(parallel: Parallel, shape: ModelShape, mesh: Mesh) -> Sharing:
-    """Return ``plan_sharing`` for a model of ``shape`` on this kind of device."""
+def choose_sharing(parallel: Parallel, shape: ModelShape, mesh: Mesh, *, held_tokens: float | None = None) -> Sharing:
+    """Return ``plan_sharing`` for a model of ``shape`` on this kind of device.
+
+    ``held_tokens`` is the room for keys of other ranks (``fit_device``).
+    """
     narrow = choose_precision(parallel.precision, device=mesh.device.type) == "bfloat16"
-    return plan_sharing(parallel, shape, device=mesh.device.type, element_bytes=2 if narrow else 4)
+    sharing = plan_sharing(parallel, shape, device=mesh.device.type, element_bytes=2 if narrow else 4)
+    return replace(sharing, held_tokens=held_tokens)

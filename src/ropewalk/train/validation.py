@@ -41,7 +41,7 @@ from ropewalk.recipe.learned import FEWEST_VALIDATIONS, HELD_OUT, LEARNED
 from ropewalk.recipe.spec import EvaluateSpec
 from ropewalk.recipe.validation import Validation
 from ropewalk.shape.read import read_shape
-from ropewalk.train.prepare_model import choose_savings, prepare_model
+from ropewalk.train.prepare_model import prepare_model
 from ropewalk.train.stage_context import StageContext
 
 Planned = ContextGain | ShortLoss | Retrieval
@@ -267,8 +267,7 @@ def _read_base(
     if known is None:
         require_intact(base, together=True)
         learner = ModelWithLoss(build_model(base), chunk_tokens=parallel.asked_loss_tokens)
-        savings = choose_savings(parallel, context.spec, context.shape)
-        prepare_model(learner, context.mesh, savings=savings, precision=parallel.precision, weights=base)
+        prepare_model(learner, context.mesh, savings=context.savings, precision=parallel.precision, weights=base)
         loss = {} if short is None else tell_short(short, reader.read(learner, short))
         heads = None
         if prompts is not None:
