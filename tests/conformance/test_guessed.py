@@ -313,3 +313,11 @@ def test_whether_a_class_is_causal_is_known_without_all_others() -> None:
     assert not any(is_causal(each) for each in strangers)
     with pytest.raises(UserError, match="no causal language model of this name"):
         guess_family("LlamaModel", {}, "config.json")
+
+
+def test_a_null_that_such_a_class_fails_at_is_a_missing_key() -> None:
+    sizes = {"vocab_size": 97, "hidden_size": 64, "intermediate_size": 56, "num_hidden_layers": 2, "head_dim": 16}
+    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}
+    config = {"architectures": ["HyperCLOVAXForCausalLM"], "model_type": "hyperclovax", **sizes}
+    nulls = dict.fromkeys(("hidden_act", "tie_word_embeddings", "rms_norm_eps", "rope_scaling"))
+    assert parse_shape(config | nulls, "config.json") == parse_shape(config, "config.json")

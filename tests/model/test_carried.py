@@ -12,9 +12,12 @@ from transformers import AutoModelForCausalLM
 from conformance.tiny_families import make_model
 from ropewalk.core.artifact import read_manifest
 from ropewalk.core.error import UserError
+from ropewalk.model.carry import write_into_copies
 from ropewalk.model.export import export
 from ropewalk.model.extend import extend
+from ropewalk.model.file_names import FileNames
 from ropewalk.model.load import load_model
+from ropewalk.model.read_rows import read_header
 from ropewalk.model.weights import SINGLE
 from ropewalk.rope.scaling import Theta, Yarn
 from tiny_tokenizer import write_tokenizer
@@ -109,3 +112,17 @@ def test_the_bias_of_a_choice_stays_exact_beside_a_carried_layer(tmp_path: Path)
     save_file(tensors, base / SINGLE, metadata={"format": "pt"})
     with pytest.raises(UserError, match="not finite"):
         load_model(base)
+
+
+def test_a_tensor_begins_at_a_multiple_of_its_elements_where_those_before_it_get_narrower(tmp_path: Path) -> None:
+    base, out = tmp_path / "base", tmp_path / "out"
+    for folder in (base, out):
+        folder.mkdir()
+    stored = {"a.weight": torch.tensor([1.0, 2.0, 3.0]), "mtp.weight": torch.tensor([4.0, 5.0])}
+    save_file(stored, base / SINGLE, metadata={"format": "pt"})
+    names = FileNames({"a.weight": "a.weight"}, carried=("mtp.weight",))
+    write_into_copies({"a.weight": torch.full((3,), 7.0)}, base, out, names=names, dtype="bfloat16", where=out)
+    begins = read_header(out / SINGLE)[0]["mtp.weight"]["data_offsets"][0]
+    assert begins % 4 == 0, "three numbers of two bytes before it would leave it at 6"
+    found = load_file(out / SINGLE)
+    assert found["a.weight"].tolist() == [7.0] * 3 and torch.equal(found["mtp.weight"], stored["mtp.weight"])

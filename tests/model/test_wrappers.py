@@ -174,6 +174,15 @@ def test_another_type_and_back_gives_the_same_files(tmp_path: Path) -> None:
     assert (tmp_path / "back" / SINGLE).read_bytes()[again_begin:] == (base / SINGLE).read_bytes()[begin:]
 
 
+def test_the_index_of_several_files_has_the_bytes_of_another_type(tmp_path: Path) -> None:
+    base = save_wrapper(tmp_path, "qwen3_vl", shard_bytes=20_000)
+    export(base, base, tmp_path / "narrow", dtype="bfloat16")
+    old, new = (json.loads((folder / INDEX).read_text()) for folder in (base, tmp_path / "narrow"))
+    assert len(set(new["weight_map"].values())) > 1 and new["weight_map"] == old["weight_map"]
+    stored = sum(tensor.nbytes for tensor in read_tensors(tmp_path / "narrow").values())
+    assert new["metadata"]["total_size"] == stored < old["metadata"]["total_size"]
+
+
 @pytest.mark.usefixtures("forked_reload")
 def test_another_process_reloads_the_multimodal_class(tmp_path: Path) -> None:
     out = stretch(save_wrapper(tmp_path, "gemma3"), tmp_path / "out", "rope.kind=yarn")

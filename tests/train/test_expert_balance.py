@@ -88,8 +88,8 @@ def step(kind: str, context: int, micro: list[list[int]], **settings: Any) -> tu
     return grads, found
 
 
-def truth(kind: str) -> tuple[Gradients, torch.Tensor]:
-    """All rows at once, the losses spelled out, gradients by autograd; and the shares of the choices."""
+def truth(kind: str) -> tuple[Gradients, list[torch.Tensor]]:
+    """All rows at once, the losses spelled out, gradients by autograd; and by layer the shares and the two losses."""
     learner = build(kind, {})
     routers = find_routers(learner.causal)
     said: list[tuple[torch.Tensor, ...]] = []
@@ -98,7 +98,7 @@ def truth(kind: str) -> tuple[Gradients, torch.Tensor]:
     mesh = make_mesh(1, 1)
     batch = cut(list(range(ROWS)), mesh)
     loss, _, _ = learner(batch.tokens, batch.positions, batch.labels, batch.weights, partition=batch.partition)
-    total, real, shares = loss / batch.weights.sum(), batch.source >= 0, []
+    total, real, figures = loss / batch.weights.sum(), batch.source >= 0, []
     count = int(real.sum())
     for logits, _, chosen in said:
         scores = logits.sigmoid()
@@ -106,19 +106,19 @@ def truth(kind: str) -> tuple[Gradients, torch.Tensor]:
         probabilities = scores / scores.sum(1, keepdim=True) if sigmoid else logits.softmax(1)
         choices = torch.stack([(chosen[real] == expert).sum() for expert in range(logits.shape[1])]).double()
         even = logits.shape[1] / (chosen.shape[1] * count**2) * (choices * probabilities[real].sum(0)).sum()
-        total = total + RULES["balance_loss"] * even
-        total = total + RULES["z_loss"] * (logits[real].logsumexp(1) ** 2).mean()
-        shares.append(choices / choices.sum())
+        sharp = (logits[real].logsumexp(1) ** 2).mean()
+        total = total + RULES["balance_loss"] * even + RULES["z_loss"] * sharp
+        figures.append((choices / choices.sum(), even.detach(), sharp.detach()))
     total.backward()
     grads = {
         name: torch.zeros_like(each) if each.grad is None else each.grad for name, each in learner.named_parameters()
     }
-    return grads, torch.stack(shares)
+    return grads, [torch.stack(each).double() for each in zip(*figures, strict=True)]
 
 
 @pytest.mark.parametrize("kind", ["qwen3_moe", "glm4_moe", "gpt_oss", "granitemoe", "minimax_m2", "ernie4_5_moe"])
 def test_ranks_and_micro_batches_are_one_batch(kind: str) -> None:
-    ((expected, shares),) = run_ranks(truth, 1, kind, threads=1)
+    ((expected, (shares, losses, z_losses)),) = run_ranks(truth, 1, kind, threads=1)
     exact = {"balance_counts": "step"}
     ways = [
         (1, 1, [[0, 1, 2, 3]], "none"),
@@ -133,10 +133,13 @@ def test_ranks_and_micro_batches_are_one_batch(kind: str) -> None:
         found, gradients = run_ranks(work, ranks, threads=1)[0]
         assert gradients.experts is not None
         torch.testing.assert_close(gradients.experts.shares, shares, rtol=0, atol=1e-15)
+        near = 1e-6 if kind in FLOAT32_ROUTERS else 1e-12
+        torch.testing.assert_close(gradients.experts.losses, losses, rtol=near, atol=0)
+        torch.testing.assert_close(gradients.experts.z_losses, z_losses, rtol=near, atol=0)
         assert found.keys() == expected.keys()
         for name, gradient in expected.items():
             away = float((found[name] - gradient).norm() / (gradient.norm() + 1e-6))
-            assert away < (1e-6 if kind in FLOAT32_ROUTERS else 1e-10), (name, ranks, micro)
+            assert away < max(near, 1e-10), (name, ranks, micro)
 
 
 def test_the_losses_are_those_of_the_whole_step_and_one_where_experts_are_even() -> None:

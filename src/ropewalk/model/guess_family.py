@@ -37,6 +37,7 @@ from ropewalk.model.guess_parts import (
     find_norm,
     find_parts,
 )
+from ropewalk.model.null_entries import drop_nulls
 from ropewalk.model.pass_arguments import hand_on_arguments
 from ropewalk.model.read_rope import read_native
 from ropewalk.model.trial import (
@@ -224,7 +225,7 @@ def _compare(kind: Kind, config: Mapping[str, Any], where: str) -> None:
     counted = _parse(name, config, where).parameters
     try:
         with torch.device("meta"):
-            made = kind(kind.config_class.from_dict(dict(config)))
+            made = kind(kind.config_class.from_dict(drop_nulls(config)))
     except REFUSALS as error:
         raise refuse_class(name, f"it cannot be built from {where}: {tell_error(error)}") from error
     found = sum(each.numel() for each in made.parameters())
