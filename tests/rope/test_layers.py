@@ -69,3 +69,20 @@ def test_a_window_that_never_cut_anything_does_not_keep_a_layer_from_being_stret
     assert choose_stretched((wide, still), 16385) == [False, False]
     told = describe_layers((idle, wide), stretch((idle, wide), ()), head_dim=64, base_tokens=4096)
     assert "without the window of 4Ki" in told[0] and "window 16Ki" in told[1]
+
+
+@pytest.mark.parametrize(
+    ("windows", "told"),
+    [
+        ([4096, None] * 12, ["0, 2, ..., 22", "1, 3, ..., 23"]),
+        (([4096] * 5 + [None]) * 5 + [4096] * 4, ["0-4, 6-10, 12-16, 18-22, 24-28, 30-33", "5, 11, ..., 29"]),
+        ([4096, None, 4096, None], ["0, 2", "1, 3"]),
+        ([None, 4096, 4096, None, None, 4096, None, 4096, 4096, None], ["0, 3-4, 6, 9", "1-2, 5, 7-8"]),
+        ([None] * 3, ["0-2"]),
+    ],
+)
+def test_equal_layers_are_one_line(windows: list[int | None], told: list[str]) -> None:
+    """gpt-oss alternates: 24 lines said what two say."""
+    base = tuple(PLAIN.model_copy(update={"window_tokens": window}) for window in windows)
+    lines = describe_layers(base, base, head_dim=64, base_tokens=8192)
+    assert [line.partition(": ")[0] for line in lines] == told

@@ -35,6 +35,22 @@ def test_every_shape_has_a_source_and_every_source_a_shape() -> None:
         assert config["architectures"] and config["model_type"] and "_name_or_path" not in config
 
 
+@pytest.mark.parametrize(
+    ("name", "parameters", "context_tokens"),
+    [
+        ("deepseek-ai/DeepSeek-V3", 671_026_404_352, 163_840),
+        ("deepseek-ai/DeepSeek-V3-Base", 671_026_404_352, 163_840),
+        ("Qwen/Qwen3-30B-A3B", 30_532_122_624, 40_960),
+        ("Qwen/Qwen3-30B-A3B-Base", 30_532_122_624, 32_768),
+        ("moonshotai/Kimi-K2-Base", 1_026_408_209_408, 131_072),
+        ("google/gemma-4-31B", 30_697_345_280, 262_144),
+    ],
+)
+def test_common_bases_are_found_by_their_names(name: str, parameters: int, context_tokens: int) -> None:
+    shape = read_shape(find_model(name, config_only=True))
+    assert (shape.parameters, shape.context_tokens) == (parameters, context_tokens)
+
+
 def test_the_package_holds_them() -> None:
     patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["ropewalk"]
     package = ROOT / "src" / "ropewalk"

@@ -6,7 +6,7 @@ is no longer than the base's context meets no new distance, so it needs no stret
 """
 
 from collections.abc import Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Annotated, Any, Literal, cast
 
 import numpy as np
@@ -21,6 +21,8 @@ from ropewalk.rope.scaling import Nope, Rope, Unchanged
 
 MLP = "mlp"
 """The mixer of a layer that has neither attention nor a recurrence."""
+_FEW_RUNS = 4
+"""Of equal layers, so many runs are told one by one."""
 FIRE_UNITS = 32
 """Hidden units of the small network of a layer with ``bias: fire``."""
 
@@ -170,10 +172,18 @@ def _stretch(layer: LayerPosition, rope: Any, context_tokens: int) -> LayerPosit
 def describe_layers(
     base: Sequence[LayerPosition], layers: Sequence[LayerPosition], *, head_dim: int, base_tokens: int
 ) -> list[str]:
-    """Groups of equal layers in words, such as ``0-2: unchanged, window 4Ki``: changes and kept values of each."""
+    """Equal layers in one line, such as ``0, 2, ..., 22: unchanged, window 4Ki``: changes and kept values of each."""
     words, first = [], 0
-    for (old, new), run in groupby(zip(base, layers, strict=True)):
+    runs: list[tuple[tuple[LayerPosition, LayerPosition], list[tuple[int, int]]]] = []
+    for pair, run in groupby(zip(base, layers, strict=True)):
         last = first + len(list(run)) - 1
+        same = next((own for other, own in runs if other == pair), None)
+        if same is None:
+            runs.append((pair, [(first, last)]))
+        else:
+            same.append((first, last))
+        first = last + 1
+    for (old, new), places in runs:
         own = old.as_base(head_dim=head_dim, context_tokens=base_tokens)
         turned = "" if old.mixer == new.mixer else " in place of attention"
         parts = [describe(own, new.rope) if new.mixer is None else f"{new.mixer}{turned}, no positions"]
@@ -187,9 +197,15 @@ def describe_layers(
             parts.append(new.bias)
         if new.beside is not None:
             parts.append(f"{new.beside} beside attention, no positions")
-        words.append(f"{first}-{last}: {', '.join(parts)}" if last > first else f"{first}: {', '.join(parts)}")
-        first = last + 1
+        words.append(f"{_spell_runs(places)}: {', '.join(parts)}")
     return words
+
+
+def _spell_runs(runs: Sequence[tuple[int, int]]) -> str:
+    """Runs of layers, first and last, such as ``0-2, 4-6``; those of equal length and distance as ``0, 2, ..., 22``."""
+    told = [f"{first}-{last}" if last > first else f"{first}" for first, last in runs]
+    steps = {(after[0] - run[0], after[1] - run[1]) for run, after in pairwise(runs)}
+    return f"{told[0]}, {told[1]}, ..., {told[-1]}" if len(runs) > _FEW_RUNS and len(steps) == 1 else ", ".join(told)
 
 
 def _require_attention(base: Sequence[LayerPosition]) -> None:
