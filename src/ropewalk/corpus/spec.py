@@ -16,10 +16,10 @@ from ropewalk.corpus.fill_rules import FillRules
 from ropewalk.corpus.join_rules import JoinRules, drop_younger_keys
 from ropewalk.corpus.mix_rules import MixRules, check_mix
 from ropewalk.corpus.prompt_rules import GivenRules, PromptRules
-from ropewalk.corpus.read_options import FileOptions, HubOptions
+from ropewalk.corpus.read_options import FileOptions, HubOptions, check_language
 from ropewalk.corpus.selection_rules import Provenance, ScoreRules, Selection, expand_score
 from ropewalk.corpus.task_rules import TaskRules
-from ropewalk.corpus.text.language import check_language, language_kind
+from ropewalk.corpus.text.language import language_kind
 from ropewalk.corpus.text.profile import PROFILES, Profile, ProfileName
 
 Faults = Literal["error", "skip", "replace"]

@@ -75,7 +75,6 @@ _ALONE = {"han": "zh", "cyrillic": "ru", "arabic": "ar", "devanagari": "hi", "be
 UNSURE = frozenset(["none", "latin", *_ALONE])
 """Results of ``judge_language`` for an unsure text: its script, or ``none`` for a text without any letter."""
 _KINDS = dict.fromkeys(["cmn", "yue", "wuu", "lzh", "nan", "hak", "gan", "hsn", "cdo", "cjy", "cpx", "mnp"], "zh")
-_MISSPELT = {"cn": "zh", "chinese": "zh", "jp": "ja", "japanese": "ja", "korean": "ko", "german": "de", "french": "fr"}
 _SURE_LATIN, _SURE_OTHER = 0.25, 0.5
 """Lowest probability at which a language of the model is accepted: among a hundred languages of Latin script, and among
 a few of another script."""
@@ -201,16 +200,6 @@ def script_of(language: str) -> str:
         return "han"
     shared = next((script for script, spoken in _OF_SCRIPT.items() if kind in spoken), kind)
     return "latin" if shared == kind and kind not in _NOT_LATIN else shared
-
-
-def check_language(given: str) -> str:
-    """``given``, if it is spelt as the code of a language. Raises ValueError for a name or the code of a country, which
-    no profile, weight or task knows."""
-    first = given.replace("_", "-").partition("-")[0].lower()
-    meant = _MISSPELT.get(first)
-    if meant or (first not in ("code", "none") and not (2 <= len(first) <= 3 and first.isascii() and first.isalpha())):
-        raise ValueError(f"it is the code of a language, such as {meant or 'en'}, and not {given!r}")
-    return given
 
 
 def language_kind(language: str) -> str:
