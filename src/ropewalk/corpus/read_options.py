@@ -91,3 +91,16 @@ class HubOptions(RecordOptions):
     split: str = "train"
     revision: str | None = None
     """A commit, so that the same recipe reads the same text."""
+
+
+_MISSPELT = {"cn": "zh", "chinese": "zh", "jp": "ja", "japanese": "ja", "korean": "ko", "german": "de", "french": "fr"}
+
+
+def check_language(given: str) -> str:
+    """``given``, if it is spelt as the code of a language. Raises ValueError for a name or the code of a country, which
+    no profile, weight or task knows."""
+    first = given.replace("_", "-").partition("-")[0].lower()
+    meant = _MISSPELT.get(first)
+    if meant or (first not in ("code", "none") and not (2 <= len(first) <= 3 and first.isascii() and first.isalpha())):
+        raise ValueError(f"it is the code of a language, such as {meant or 'en'}, and not {given!r}")
+    return given

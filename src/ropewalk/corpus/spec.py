@@ -6,7 +6,7 @@ from sources of unlike lengths gives 12:87:0.4 in tokens.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails
 
 from ropewalk.core.quantity import Count, PositiveCount
@@ -16,7 +16,7 @@ from ropewalk.corpus.fill_rules import FillRules
 from ropewalk.corpus.join_rules import JoinRules, drop_younger_keys
 from ropewalk.corpus.mix_rules import MixRules, check_mix
 from ropewalk.corpus.prompt_rules import GivenRules, PromptRules
-from ropewalk.corpus.read_options import FileOptions, HubOptions
+from ropewalk.corpus.read_options import FileOptions, HubOptions, check_language
 from ropewalk.corpus.selection_rules import Provenance, ScoreRules, Selection, expand_score
 from ropewalk.corpus.task_rules import TaskRules
 from ropewalk.corpus.text.language import language_kind
@@ -47,7 +47,7 @@ class Source(Spec):
     """A generator's name: docs/corpus.md lists them; ``options`` are its own."""
     role: Role
     """What it is for: its weight in a mix is its role's, unless it has its own."""
-    language: str | None = None
+    language: Annotated[str, AfterValidator(check_language)] | None = None
     """Of all documents, such as ``en``, ``zh``, ``code``; None: judged for each by its script."""
     tokens: Literal["megatron", "datatrove", "olmo", "datasets"] | None = None
     """``path`` holds ids of this model's tokenizer, in files of that kind, instead of text."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zstandard
+from pydantic import ValidationError
 
 from ropewalk.core.record import Document
 from ropewalk.corpus.clean.document import clean_document
@@ -217,6 +218,14 @@ def test_kinds_of_chinese_are_chinese_for_profiles_and_weights() -> None:
     names = ["en-US", "wuu", "yue", "zh"]
     parts = list(split_source(whole, rules, names=names, language=np.arange(4)))
     assert {part.language: part.lengths.tolist() for part in parts} == {"other": [5], "yue": [7], "zh": [6, 8]}
+
+
+def test_a_name_of_a_language_is_no_code() -> None:
+    for given in ("en", "zh-Hant", "zh_TW", "EN-gb", "yue", "code", "none"):
+        assert Source(name="s", path="s", role="general", language=given).language == given
+    for given, meant in (("english", "en"), ("Chinese", "zh"), ("cn", "zh"), ("jp", "ja"), ("en,zh", "en"), ("", "en")):
+        with pytest.raises(ValidationError, match=f"the code of a language, such as {meant}, and not '{given}'"):
+            Source(name="s", path="s", role="general", language=given)
 
 
 def test_code_links_and_names_do_not_say_a_language() -> None:
