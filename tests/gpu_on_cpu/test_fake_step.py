@@ -11,6 +11,8 @@ import torch.distributed as dist
 from programs import load_program
 from ropewalk.attention import attend
 from ropewalk.partition import partition_tokens
+from ropewalk.plan.memory import estimate_memory
+from ropewalk.plan.savings import Savings
 from ropewalk.plan.traffic import Exchange, attention_traffic
 from ropewalk.rope.layers import plain_layers
 from ropewalk.shape.model_shape import ModelShape
@@ -27,6 +29,16 @@ def test_the_plan_knows_the_peak_and_each_byte_of_a_step(
     assert planned.peak_bytes == pytest.approx(tracked.peak_bytes, rel=0.1)
     assert planned.state_bytes == tracked.state_bytes
     assert planned.context_bytes == tracked.context_bytes
+
+
+def test_the_last_reduction_may_be_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of few tokens and a large vocabulary: embedding and head are reduced beside the gradients of all blocks."""
+    program = load_program("gpu_fake_step", monkeypatch)
+    monkeypatch.setattr(program, "LOCAL_TOKENS", 256)
+    case = program.Case(4, "full", layers=2, chunk_tokens=64)
+    memory = estimate_memory(case.shape, 256, ranks=4, savings=Savings("full"), loss_chunk_tokens=64)
+    assert memory.peak_bytes == memory.states + memory.root
+    assert memory.peak_bytes == pytest.approx(program.track_step(case).peak_bytes, rel=0.01)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])

@@ -135,7 +135,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         if hidden_grad is not None:
             hidden_grad = hidden_grad * upstream  # a scalar: the product is taken in float32, then rounded
         if head_grad is not None:
-            head_grad = (head_grad * upstream).to(ctx.head_dtype)
+            # Without a product in float32 beside it, which would be a step's peak where the vocabulary is large.
+            head_grad = torch.mul(head_grad, upstream, out=torch.empty_like(head_grad, dtype=ctx.head_dtype))
         return hidden_grad, head_grad, None, None, None, None, None
 
 

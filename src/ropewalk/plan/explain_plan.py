@@ -17,7 +17,8 @@ _PARTS = {
     "last_block": "one block at work, or",
     "loss": "the loss, or",
     "border": "the last recomputed block, with activations and gradients, or",
-    "first_block": "the first block, with its activations and all gradients",
+    "first_block": "the first block, with its activations and all gradients, or",
+    "root": "all gradients, as embedding and head are reduced",
     "host": "on the host",
 }
 _LABEL_COLUMNS = 20

@@ -4,7 +4,8 @@ A step has three candidates for the peak. At the loss, all activations are kept 
 backward of the last block, all activations are kept and one block runs again. In the backward of the first block, few
 activations are kept and all gradients exist. Where only the first blocks are recomputed there are two more, at the
 border of the two kinds: the last block that keeps everything needs no second run, and when the one before it runs
-again, the memory of all that kept everything is free. Between these, the peak is a straight line.
+again, the memory of all that kept everything is free. Between these, the peak is a straight line. With several ranks
+the last reduction comes after the first block, of embedding and head, when no block is gathered any more.
 
 tests/train/test_memory.py compares the total with the allocator's peak. Parts of it are compared with published runs of
 Llama 3.1 8B on one H200. Without a chunked loss, the logits are the largest tensor on the card: 14 bytes each.
@@ -41,7 +42,7 @@ time. The price: a recomputed block gathers its experts once more."""
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes of one rank. Only one of ``loss``, ``last_block``, ``border`` and ``first_block`` exists at a time.
+    """Bytes of one rank. Only one of ``loss``, ``last_block``, ``border``, ``first_block`` and ``root`` exists at once.
 
     ``kept`` is the memory that all blocks keep for the backward pass. ``border`` and ``first_block`` already contain
     the part of it that is left then, so ``kept`` is not added there.
@@ -55,16 +56,15 @@ class Memory:
     first_block: float
     border: float = 0.0
     """As ``first_block``, of the first block that keeps everything and of the one before, which is recomputed."""
+    root: float = 0.0
+    """Gradients of embedding, last norm and head as they are reduced, beside all others; nothing is gathered then."""
     host: float = 0.0
     """What waits in pinned host memory between forward and backward, and states on the host; not a part of the peak."""
 
     @property
     def peak_bytes(self) -> float:
-        return (
-            self.states
-            + self.gathered
-            + max(self.kept + max(self.loss, self.last_block), self.first_block, self.border)
-        )
+        moment = max(self.kept + max(self.loss, self.last_block), self.first_block, self.border)
+        return self.states + max(self.gathered + moment, self.root)
 
 
 def estimate_memory(
@@ -89,9 +89,8 @@ def estimate_memory(
     kept = again + blocks.kept_by_rest()
     on_device = 0.0 if savings.states_on_host else 1 / ranks
     head_gradient = GRADIENT_BYTES * shape.vocabulary * shape.width * trained.head
-    row = row_bytes(shape, local_tokens, element_bytes=element_bytes)
-    chunk_tokens = min(loss_chunk_tokens, local_tokens)
-    loss = chunked_loss_bytes(shape, chunk_tokens, element_bytes=element_bytes, head_is_trained=trained.head)
+    row, chunk = row_bytes(shape, local_tokens, element_bytes=element_bytes), min(loss_chunk_tokens, local_tokens)
+    loss = chunked_loss_bytes(shape, chunk, element_bytes=element_bytes, head_is_trained=trained.head)
     weights, moment_bytes = shape.parameters + trained.adapters, _EIGHT_BIT_BYTES if savings.eight_bit else MOMENT_BYTES
     is_whole = gathers_whole(shape, trained)
     # With several ranks the last gather's flat buffer lasts beside its weights until the forward ends, with the loss in
@@ -125,8 +124,19 @@ def estimate_memory(
         + reduced
         + (0.0 if is_whole and ranks > 1 else GRADIENT_BYTES * trained.parameters * on_device),
         border=border,
+        root=_root_bytes(shape, trained, on_device, element_bytes=element_bytes) * (ranks > 1 and not is_whole),
         host=copied + (state_bytes + GRADIENT_BYTES * trained.parameters) / ranks * savings.states_on_host,
     )
+
+
+def _root_bytes(shape: ModelShape, trained: Trained, on_device: float, *, element_bytes: int) -> float:
+    """Bytes when the gradients of the root unit are reduced: themselves, a flat float32 buffer, and all others' shards.
+
+    ``on_device`` is the share of a shard that is on the device.
+    """
+    root = shape.vocabulary * shape.width * (1 if shape.tied else 2) + shape.norm_parameters
+    own = min(root, trained.whole)
+    return own * (element_bytes + GRADIENT_BYTES) + (trained.parameters - own) * GRADIENT_BYTES * on_device
 
 
 def row_bytes(shape: ModelShape, local_tokens: int, *, element_bytes: int = 2) -> float:
