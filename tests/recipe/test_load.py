@@ -1,5 +1,6 @@
 """A recipe is read, overridden and refused with the key, the reason and the cure."""
 
+import json
 import re
 from pathlib import Path
 from typing import get_args
@@ -11,7 +12,9 @@ from ropewalk.core.error import UserError
 from ropewalk.core.spec import Spec
 from ropewalk.recipe.benchmarks import BenchmarkKind
 from ropewalk.recipe.explain import find_places
+from ropewalk.recipe.key_effects import find_changes
 from ropewalk.recipe.load import load_recipe, parse_recipe, parse_stage, read_data
+from ropewalk.recipe.part_digests import digest_parts, extend_part, train_part
 from ropewalk.recipe.recipe_file import list_file_keys
 from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.sweep import Sweep
@@ -186,3 +189,21 @@ def test_a_recipe_that_is_written_stretches_a_scaled_base_as_before(path: Path, 
             assert rope is not None
             stretched = rope.complete(base, 65536)
             assert isinstance(stretched, Yarn) and (stretched.beta_fast, stretched.truncate) == (16, False)
+
+
+def test_two_stretches_have_two_digests(path: Path, tmp_path: Path) -> None:
+    """On a base without rounding a key that is given as true rounds, and one that is left out does not."""
+    silent, given = (load_recipe(path, [f"stages.0.rope={{kind: yarn{more}}}"]) for more in ("", ", truncate: true"))
+    base = Yarn(factor=4, original_tokens=4096, truncate=False).as_base(1e6, head_dim=128, context_tokens=16384)
+    one, other = (each.stages[0].rope.complete(base, 65536).inv_freq(1e6, 128) for each in (silent, given))
+    assert abs(one / other - 1).max() > 0.01, "two models"
+    assert silent.to_json() == given.to_json() and silent.digest != given.digest
+    differ = {name for name, digest in digest_parts(given).items() if digest_parts(silent)[name] != digest}
+    assert {extend_part(0), train_part(0)} <= differ
+    (change,) = find_changes(silent, given)
+    assert (change.path, change.given, change.side) == ("stages.0.rope.given", ["truncate"], "positions")
+    for each in (silent, given):
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(list_file_keys(each)))
+        assert load_recipe(tmp_path / "recipe.yaml").digest == each.digest
+    older = load_recipe(path, [f"stages.0.rope={json.dumps(silent.to_json()['stages'][0]['rope'])}"])
+    assert older.digest == silent.digest, "a run folder of version 0.1 has every key, and its run goes on"

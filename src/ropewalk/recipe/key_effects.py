@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ropewalk.recipe.mark_given import mark_ropes
 from ropewalk.recipe.spec import Recipe
 
 Side = Literal[
@@ -164,9 +165,8 @@ def side_of(path: str) -> Side:
 
 def find_changes(held: Recipe, given: Recipe) -> list[KeyChange]:
     """Every key whose value differs between the recipes ``held`` (in the run folder) and ``given``."""
-    return [
-        KeyChange(path, side_of(path), old, new) for path, old, new in _differ(held.to_json(), given.to_json(), path="")
-    ]
+    older, newer = (mark_ropes(recipe.to_json(), recipe.stages) for recipe in (held, given))
+    return [KeyChange(path, side_of(path), old, new) for path, old, new in _differ(older, newer, path="")]
 
 
 def pick(data: Mapping[str, Any], room: str, *sides: Side) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 from ropewalk.core.digest import digest_value
 from ropewalk.corpus.mix_rules import MixRules
 from ropewalk.recipe.key_effects import pick
+from ropewalk.recipe.mark_given import mark_ropes
 from ropewalk.recipe.spec import ModelSource, Recipe
 from ropewalk.rope.scaling import LongRope
 
@@ -37,7 +38,7 @@ def gate_part(stage: int) -> str:
 
 def digest_parts(recipe: Recipe) -> dict[str, str]:
     """The digest of each part's inputs, by the part's name, in the order in which the parts are made."""
-    data, found = recipe.to_json(), dict[str, str]()
+    data, found = mark_ropes(recipe.to_json(), recipe.stages), dict[str, str]()
 
     def make(name: str, own: dict[str, Any], *before: str) -> None:
         found[name] = digest_value([own, [found[each] for each in before]])
@@ -73,7 +74,7 @@ def pick_lesson(recipe: Recipe, stage: int) -> dict[str, Any]:
 
     They stay when training continues.
     """
-    return pick(recipe.to_json()["stages"][stage], "stages", "positions", "training")
+    return pick(mark_ropes(recipe.to_json(), recipe.stages)["stages"][stage], "stages", "positions", "training")
 
 
 def _pick_gate(recipe: Recipe, stage: int) -> dict[str, Any]:

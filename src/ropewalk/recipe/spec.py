@@ -22,6 +22,7 @@ from ropewalk.recipe.benchmarks import BenchmarkSpec, refuse_same_labels
 from ropewalk.recipe.foreign_text import ForeignText, find_shared_path
 from ropewalk.recipe.grid import GridSpec
 from ropewalk.recipe.hardware_keys import Hardware, read_hardware
+from ropewalk.recipe.mark_given import mark_ropes
 from ropewalk.recipe.multiple import Multiple
 from ropewalk.recipe.no_repeats import refuse_repeats
 from ropewalk.recipe.parallel import Parallel as Parallel
@@ -294,4 +295,4 @@ class Recipe(Spec):
     @property
     def digest(self) -> str:
         """The digest of everything that decides the result."""
-        return digest_recipe(self.to_json())
+        return digest_recipe(mark_ropes(self.to_json(), self.stages))

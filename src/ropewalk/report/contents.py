@@ -22,6 +22,7 @@ from ropewalk.core.run_folder import CORPUS_CONTENT, LEDGER, RunFolder
 from ropewalk.core.versions import find_versions
 from ropewalk.plan.receipt import Receipt, read_receipt
 from ropewalk.report.visible import show_all, show_hidden
+from ropewalk.rope.given_defaults import read_marked_stage
 from ropewalk.rope.layers import LayerPosition
 
 MODELS = ("base", "zero-shot", "extended")
@@ -206,7 +207,8 @@ def read_run(run: Path) -> Contents:
     ]
     return Contents(
         name=show_hidden(run.resolve().name),
-        recipe_digest=digest_recipe(recipe),
+        # of all keys of a rope, of which the file has the given ones
+        recipe_digest=digest_recipe({**recipe, "stages": [read_marked_stage(each) for each in recipe["stages"]]}),
         recipe=show_all(recipe),
         corpus=_read_json(folder.corpus / CORPUS_CONTENT),
         ledger=_read_json(folder.corpus / LEDGER),
