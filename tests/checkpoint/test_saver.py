@@ -107,17 +107,24 @@ def test_what_fails_on_the_first_rank_alone_is_raised_on_every_rank(tmp_path: Pa
 
 
 def test_a_saver_leaves_no_connection_behind(tmp_path: Path) -> None:
+    def count_files() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
     def count() -> list[int]:
-        counts = []
+        counts: list[int] = []
         for number in range(3):
             with Saver(tmp_path / str(number), keep=1) as saver:
                 saver.begin(make_state(2))
                 saver.finish()
-            counts.append(len(list(Path("/proc/self/fd").iterdir())))
+            counts.append(count_files())
+            deadline = time.monotonic() + 10  # a connection is closed here when the other side's end is seen
+            while counts[-1] > counts[0] and time.monotonic() < deadline:
+                time.sleep(0.05)
+                counts[-1] = count_files()
         return counts
 
     for first, second, third in run_ranks(count, 2):
-        assert first == second == third
+        assert first >= second and first >= third
 
 
 def test_ranks_share_the_reading_of_a_checkpoint_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
