@@ -95,7 +95,7 @@ def test_the_shape_is_the_written_models(base: Path, extended: Path) -> None:
     model = load_model(extended)
     assert made.parameters == sum(each.numel() for each in model.parameters())
     told = read_manifest(extended)["facts"]
-    assert told["layers"][1] == "1: gated_delta in place of attention, no positions"
+    assert told["layers"][1] == "1, 3: gated_delta in place of attention, no positions"
     assert told["architecture"] == "Qwen3_5ForCausalLM" and "1, 3" in told["converted"]
 
 
