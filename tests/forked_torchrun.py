@@ -4,6 +4,7 @@ Each has the environment that torchrun gives it, and the agent's store is this p
 and the agent itself show is tested with them: tests/test_examples.py, commands/test_run.py and commands/test_launch.py.
 """
 
+import faulthandler
 import multiprocessing
 import os
 import time
@@ -19,7 +20,7 @@ from torch.distributed import TCPStore
 from forked_verb import be_program, end_group
 
 GRACE_SECONDS = 5.0
-"""Of the other ranks after one has failed."""
+"""Of the other ranks after one has failed, and of one that takes too long, to write where it is."""
 
 
 @dataclass(frozen=True)
@@ -36,15 +37,25 @@ def run_as_torchrun(
     ranks: int,
     folder: Path,
     *,
-    seconds: float = 110.0,
+    seconds: float = 100.0,
     before: Callable[[], None] = lambda: None,
 ) -> Ended:
     """Run ``("-m", module, ...)`` or ``(path, ...)`` on ``ranks`` ranks in ``folder``. ``before`` is called in each.
 
-    A rank that still runs after ``seconds``, or after another has failed, is killed.
+    A rank that still runs after ``seconds`` writes its stacks to its errors. Then, or after another has failed, it is
+    killed.
     """
     store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
     processes, context = [], multiprocessing.get_context("fork")
+    all_forked = context.Event()
+
+    def begin(errors: Path) -> None:
+        # The store's thread looks up the name of a rank that connects. A rank forked meanwhile would have a copy of the
+        # C library's resolver whose lock is held, and nobody to free it.
+        all_forked.wait()
+        faulthandler.dump_traceback_later(seconds, file=errors.open("a"))
+        before()
+
     logs = [(folder / f"out-{rank}.txt", folder / f"errors-{rank}.txt") for rank in range(ranks)]
     for rank, (out, errors) in enumerate(logs):
         out.write_text("")
@@ -56,10 +67,12 @@ def run_as_torchrun(
             "TORCHELASTIC_RUN_ID": "test", "OMP_NUM_THREADS": 1,
         }  # fmt: skip
         texts = {name: str(value) for name, value in environment.items()}
-        process = context.Process(target=_be_rank, args=(list(program), out, errors, folder, texts, before))
+        process = context.Process(target=_be_rank, args=(list(program), (out, errors), folder, texts, begin))
         process.start()
         processes.append(process)
-    deadline, left = time.monotonic() + seconds, {process.sentinel: process for process in processes}
+    all_forked.set()
+    deadline = time.monotonic() + seconds + GRACE_SECONDS
+    left = {process.sentinel: process for process in processes}
     while left and time.monotonic() < deadline:
         for sentinel in wait(list(left), timeout=max(0.0, deadline - time.monotonic())):
             process = left.pop(sentinel)  # type: ignore[index]
@@ -73,10 +86,10 @@ def run_as_torchrun(
 
 
 def _be_rank(
-    program: list[str], out: Path, errors: Path, folder: Path, environment: dict[str, str], before: Callable[[], None]
+    program: list[str], log: tuple[Path, Path], folder: Path, environment: dict[str, str], begin: Callable[[Path], None]
 ) -> None:
     os.environ.update(environment)
     os.chdir(folder)
     torch.set_num_threads(1)
-    before()
-    be_program(program, out, errors, [], in_thread=False)
+    begin(log[1])
+    be_program(program, *log, [], in_thread=False)
