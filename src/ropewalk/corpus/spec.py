@@ -264,6 +264,8 @@ class CorpusSpec(MixRules):
             if (written := tasks.pop("written", None)) is not None:  # where a model is asked decides nothing
                 kept = ("model", "questions", "sections", "section_characters", "options")
                 tasks["written"] = {key: written[key] for key in kept}
+            if source["select"]:
+                source["selects"] = 2  # a copy in another source stays; by the first rules the text was in none
             for rule in source["select"]:
                 for key in ("band", "to_tokens", "language"):
                     if rule[key] is None:
