@@ -265,7 +265,7 @@ class CorpusSpec(MixRules):
                 kept = ("model", "questions", "sections", "section_characters", "options")
                 tasks["written"] = {key: written[key] for key in kept}
             if source["select"]:
-                source["selects"] = 2  # a copy in another source stays; by the first rules the text was in none
+                source["selects"] = 2  # copies in other sources stay; a band keeps its share of a small cell
             for rule in source["select"]:
                 for key in ("band", "to_tokens", "language"):
                     if rule[key] is None:
