@@ -264,6 +264,8 @@ class CorpusSpec(MixRules):
             if (written := tasks.pop("written", None)) is not None:  # where a model is asked decides nothing
                 kept = ("model", "questions", "sections", "section_characters", "options")
                 tasks["written"] = {key: written[key] for key in kept}
+            if source["select"]:
+                source["selects"] = 2  # copies in other sources stay; a band keeps its share of a small cell
             for rule in source["select"]:
                 for key in ("band", "to_tokens", "language"):
                     if rule[key] is None:

@@ -1,6 +1,7 @@
 """The data card says what the corpus has, against counts of the records that it was built from."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from made_texts import sentence
@@ -49,6 +50,8 @@ def test_the_card_counts_origins_licences_dates_and_what_was_left_out(tokenizer:
     corpus = open_corpus(build(spec_of_joins, tokenizer=tokenizer, seed=0, folder=tmp_path / "joined"))
     assert corpus.facts("a").documents < 20
     assert "addresses: 20 of 20 parts; a.example 13" in write_card(corpus, spec_of_joins)
+    count, parts = corpus.facts("a").documents, "20 parts"
+    assert f"  - joined by related texts: {parts} in {count} document" in write_card(corpus, spec_of_joins)
     answers = {"name": "qa", "path": str(tmp_path / "a.jsonl"), "role": "instruction"}  # by_role: copies of them stay
     strict = {"name": "b", "path": str(tmp_path / "a.jsonl"), "role": "general", "near_duplicates": 0.6}
     many = CorpusSpec.model_validate({**keys, "sources": [*sources, answers, strict], "worker_count": 1})
@@ -64,3 +67,35 @@ def test_the_card_counts_origins_licences_dates_and_what_was_left_out(tokenizer:
     told = [*describe_unseen_fields([{"id": "0", "origin": {"license": "CC0"}}, {"id": "1"}], named)]
     assert told == ["warning: source a: provenance.address: none of 2 documents has 'meta.link'"]
     assert not [*describe_unseen_fields([{"id": "0"}], plain.sources[0])]
+
+
+def test_the_card_tells_what_was_made_of_the_texts(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """Else whoever gets the tokens takes questions for a part of the texts, and those of a model for nobody's."""
+    path = tmp_path / "a.jsonl"
+    lines = "".join(f"{sentence(n % 3, 30)} and {sentence(n, 8)}.\n" for n in range(40))
+    path.write_text("".join(json.dumps({"text": f"{n}\n{lines}", "book": "x", "n": n}) + "\n" for n in range(6)))
+    source = {"name": "a", "path": str(path), "role": "general", "profile": "markup", "near_duplicates": None}
+    source |= {"language": "en", "join": {"by": ["book"], "order": ["n"]}}
+    written = {"endpoint": "http://127.0.0.1:1/v1", "model": "some-model", "key_from": None}
+    tasks = {"from_tokens": 100, "documents": 1, "share": 0.1}
+    keys = {"store": str(tmp_path / "store"), "mix": {"a": 1}, "held_out": 0, "worker_count": 1}
+    spec, of_model = (
+        CorpusSpec.model_validate({**keys, "repeated_sections": None, "sources": [{**source, "tasks": rules}]})
+        for rules in (tasks, {**tasks, "written": written})
+    )
+    corpus = open_corpus(build(spec, tokenizer=tokenizer, seed=0, folder=tmp_path / "corpus"))
+    made = corpus.ledger["a"]["joins"]["train"]
+    told = (
+        f"    - joined by book: 6 parts in 1 document\n    - tasks: {made['tasks']} questions about the text behind it,"
+    )
+    told += f" {made['task_tokens']:,} tokens"
+    assert made["tasks"] > 1 and f"{told}\n" in write_card(corpus, spec)
+    joins = {**corpus.ledger["a"]["joins"], "written": {"requests": 3, "kept": 2}}
+    asked = replace(corpus, ledger={"a": {**corpus.ledger["a"], "joins": joins}})
+    by = "; 2 of them written by the model some-model, the others made by ropewalk\n"
+    assert f"{told}{by}" in write_card(asked, of_model)
+    filled = replace(corpus, ledger={"a": {**corpus.ledger["a"], "joins": {"train": {**made, "filled": 5}}}})
+    assert "    - fill in the middle: 5 texts with the middle at the end\n" in write_card(filled, spec)
+    chance = {"target_tokens": 9, "control": True}
+    control = CorpusSpec.model_validate({**keys, "sources": [{**source, "join": {"related": chance}}]})
+    assert "    - joined by chance: 6 parts in 1 document\n" in write_card(corpus, control)

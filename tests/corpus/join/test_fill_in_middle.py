@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 from tokenizers import Tokenizer as Bpe
+from tokenizers import decoders, models, normalizers
 
 from corpus.conftest import write_records
 from made_texts import han, sentence
@@ -174,6 +175,41 @@ def test_the_end_of_documents_is_no_sentinel(tokenizer: Tokenizer) -> None:
     rules = FillRules(sentinels=("<A>", "<B>", "<C>", end))
     with pytest.raises(UserError, match="begins or ends every document of this base"):
         find_sentinels(rules, own, where="source x")
+
+
+def test_tokens_of_ordinary_text_are_no_sentinels(tokenizer: Tokenizer) -> None:
+    """Tokens of words, with and without a blank before them, of blanks that were added, and of a byte of a letter."""
+    from_words = {tokenizer._bpe.id_to_token(int(id)) for id in tokenizer.encode(sentence(1, 200) + han(1, 50))}
+    word, inner, byte = "Ġ" + max((name[1:] for name in from_words if name[0] == "Ġ"), key=len), "t", "ä"
+    marked = with_tokens(tokenizer, ("<A>", "<B>", "<C>"))
+    bpe = Bpe.from_str(marked.to_json()["tokenizer"])
+    bpe.add_tokens(["   "])
+    spaced = Tokenizer.from_json({**marked.to_json(), "tokenizer": bpe.to_str()})
+    assert find_sentinels(FillRules(sentinels=("<A>", "<B>", "<C>")), spaced, where="")
+    for name in (word, inner, byte, "   "):
+        with pytest.raises(UserError, match=rf"token of ordinary text[\s\S]*with {name!r}, so"):
+            find_sentinels(FillRules(sentinels=("<A>", "<B>", name)), spaced, where="")
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_sentencepiece_tokens_are_sentinels_unless_text_makes_them(merged: bool) -> None:
+    """Converted vocabularies hold such pieces without marking them as added; no merge of letters leads to them."""
+    pieces = ["<unk>", "</s>", "▁", "<", "P", ">", *(f"<0x{byte:02X}>" for byte in range(256)), PRE, SUF, MID]
+    merges = [("▁", "<"), ("▁<", "P"), ("▁<P", ">")] if merged else []
+    pieces += ["▁<", "▁<P", "▁<P>"] if merged else []
+    model = models.BPE({name: at for at, name in enumerate(pieces)}, merges, unk_token="<unk>", byte_fallback=True)
+    bpe = Bpe(model)
+    bpe.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    bpe.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    bpe.add_special_tokens(["<unk>", "</s>"])
+    llama = Tokenizer(bpe, bos_id=None, eos_id=1)
+    ids = [bpe.token_to_id(name) for name in (PRE, SUF, MID)]
+    assert find_sentinels(FillRules(sentinels=(PRE, SUF, MID)), llama, where="") == ids
+    for name in ["<0xE2>", "P", *(["▁<P>"] if merged else [])]:
+        with pytest.raises(UserError, match="token of ordinary text"):
+            find_sentinels(FillRules(sentinels=(PRE, SUF, name)), llama, where="")
 
 
 def test_instructions_are_not_filled(tokenizer: Tokenizer, tmp_path: Path) -> None:

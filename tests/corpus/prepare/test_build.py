@@ -189,8 +189,14 @@ def test_a_profile_that_fits_nothing_is_refused(spec: CorpusSpec, tokenizer: Tok
 
 def test_a_folder_of_another_corpus_is_refused(spec: CorpusSpec, tokenizer: Tokenizer, tmp_path: Path) -> None:
     build(spec, tokenizer=tokenizer, seed=0, folder=tmp_path / "corpus")
-    with pytest.raises(UserError, match="holds another corpus"):
-        build(spec, tokenizer=tokenizer, seed=1, folder=tmp_path / "corpus")
+    for other, seed, differs in (
+        (spec, 1, "seed differs"),
+        (change(spec, held_out=0.1), 0, "corpus.held_out differs"),
+        (change_source(spec, 0, license="MIT"), 0, "source prose: license differs"),
+        (change(spec, sources=[spec.sources[0]], mix={"prose": 1}), 0, "its sources are prose, .*, not prose"),
+    ):
+        with pytest.raises(UserError, match=rf"holds another corpus[\s\S]*why: +{differs}\n"):
+            build(other, tokenizer=tokenizer, seed=seed, folder=tmp_path / "corpus")
 
 
 def test_a_store_that_changed_under_a_corpus_is_refused(spec: CorpusSpec, tokenizer: Tokenizer, tmp_path: Path) -> None:

@@ -116,6 +116,25 @@ def test_a_text_that_one_source_leaves_out_stays_in_another(tokenizer: Tokenizer
     assert _read_whys(tmp_path, "b") == [f"100% like d{n} of a, which is kept" for n in (2, 3)]
 
 
+@pytest.mark.parametrize("uses_select", [True, False])
+def test_a_corpus_of_earlier_rules_of_select_is_refused(
+    uses_select: bool, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    """In such a corpus d0 and d1 are in no source, and nothing that it says of itself shows it."""
+    first = AT_LEAST_2 if uses_select else {}
+    manifest = build_two(tmp_path, tokenizer, first, {}).folder / "manifest.json"
+    held = json.loads(manifest.read_text())
+    a, b = held["inputs"]["corpus"]["sources"]
+    assert a.pop("selects", None) == (2 if uses_select else None) and "selects" not in b
+    del held["digest"]
+    manifest.write_text(json.dumps(held))
+    if uses_select:
+        with pytest.raises(UserError, match=r"another corpus[\s\S]*source a: select: made by earlier rules"):
+            build_two(tmp_path, tokenizer, first, {})
+    else:
+        build_two(tmp_path, tokenizer, first, {})
+
+
 def test_a_copy_without_a_score_does_not_replace_one_that_is_left_out(tokenizer: Tokenizer, tmp_path: Path) -> None:
     """`corpus score` scores what is trained on, so the copies that were dropped before have no score."""
     corpus = build_two(tmp_path, tokenizer, AT_LEAST_2, {"scores": str(tmp_path / "none.jsonl"), **AT_LEAST_2})

@@ -16,7 +16,7 @@ from ropewalk.core.error import UserError
 from ropewalk.core.record import Document
 from ropewalk.corpus.prepare.build import build
 from ropewalk.corpus.prepare.document_records import DocumentRecords
-from ropewalk.corpus.prepare.document_scores import pick_documents
+from ropewalk.corpus.prepare.document_scores import _find_band, pick_documents
 from ropewalk.corpus.prepare.ledger import SourceLedger
 from ropewalk.corpus.prepare.score_text import compression, make_scorer
 from ropewalk.corpus.prepare.tokenized import Tokenized
@@ -108,6 +108,16 @@ def test_a_band_keeps_its_share_in_every_language_and_length(tmp_path: Path) -> 
     assert kept(band=[20, 80], from_tokens=0) == pytest.approx([0.6] * 6, abs=0.02)
     assert kept(band=[20, 80], from_tokens=8192) == pytest.approx([1, 0.6, 0.6] * 2, abs=0.02)
     assert kept(band=[0, 50], from_tokens=0, to_tokens=8192, language="zh") == pytest.approx([1, 1, 1, 0.5, 1, 1])
+
+
+def test_a_band_keeps_its_share_of_small_cells_together() -> None:
+    """There are few of the longest documents, and each power of two of their lengths is a cell of its own."""
+    sizes = range(1, 16)
+    cells = np.repeat(np.arange(15), sizes)
+    values = np.concatenate([np.arange(size) + 100.0 for size in sizes])
+    low, high = _find_band((20, 80), values, np.ones(len(values), dtype=bool), cells)
+    kept = np.bincount(cells, (values >= low) & (values <= high))
+    assert kept[:3].tolist() == [1, 2, 1] and kept.sum() == 0.6 * len(values)
 
 
 @pytest.mark.parametrize(

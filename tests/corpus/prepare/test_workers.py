@@ -17,10 +17,11 @@ import pytest
 from fork_server import serve_forks
 from made_texts import han, sentence
 from ropewalk.core import progress
+from ropewalk.core.artifact import is_finished
 from ropewalk.core.error import UserError
 from ropewalk.core.translate import set_language
 from ropewalk.corpus.dedup.decontaminate import read_prompts
-from ropewalk.corpus.prepare import sources, workers
+from ropewalk.corpus.prepare import find_repeats, sources, workers
 from ropewalk.corpus.prepare.build import build
 from ropewalk.corpus.prepare.sources import tokenize_share
 from ropewalk.corpus.prompt_rules import PromptRules
@@ -157,6 +158,27 @@ def test_an_array_of_jobs_gives_the_same_bytes(
     assert len(tasks) == 5 and all(done.tasks and not done.waits for done in tasks.values())
     assert make(texts, tmp_path, tokenizer) == truth
     assert all(tokenize_share(spec, share=share, **keys) == (0, False) for share in order)  # type: ignore[arg-type]
+
+
+def test_a_share_that_waited_for_the_comparison_takes_it(
+    texts: Path, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a network file system, a name that was not there stays unknown until its folder is listed."""
+    spec = spec_of(texts, tmp_path / "store")
+    keys: dict[str, Any] = {"tokenizer": tokenizer, "prompts": read_prompts(PromptRules()), "seed": 0}
+    tokenize_share(spec, share=0, shares=1, **keys)
+    (made,) = (tmp_path / "store").glob("sections-*")
+    listed: list[Path] = []
+    really = Path.iterdir
+
+    def list_folder(folder: Path) -> Iterator[Path]:
+        listed.append(folder)
+        return really(folder)
+
+    monkeypatch.setattr(Path, "iterdir", list_folder)
+    monkeypatch.setattr(find_repeats, "is_finished", lambda folder: made.parent in listed and is_finished(folder))
+    monkeypatch.setattr(find_repeats, "find_spans", lambda *_, **__: pytest.fail("compared again"))
+    assert not tokenize_share(spec, share=0, shares=1, **keys).waits
 
 
 def test_after_the_array_nothing_is_tokenised(

@@ -4,7 +4,7 @@ It is a page of Markdown that goes with the tokens, so that whoever gets them ca
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from urllib.parse import urlsplit
 
 from ropewalk.core.quantity import format_amount, format_bytes, format_count
@@ -68,10 +68,12 @@ def _row(corpus: Corpus, source: Source) -> str:
 
 
 def _origin(corpus: Corpus, source: Source) -> tuple[str, list[str]]:
-    """The place of one source, and lines on the addresses, licences and dates of its training documents."""
+    """The place of one source, what was made of its texts, and lines on the addresses, licences and dates of its
+    training documents."""
     place = source.path or (source.hub and f"hub {source.hub}") or f"made by ropewalk: {source.embedded}"
+    composed = [*_tell_composed(corpus, source)]
     if source.provenance is None:
-        return place, []
+        return place, composed
     hosts, licences, dates, known, trained = Counter[str](), Counter[str](), list[str](), 0, 0
     splits, number = corpus.splits(source.name), 0
     for entry in read_written_lines(corpus.store(source.name) / "documents.jsonl", dict):
@@ -89,10 +91,33 @@ def _origin(corpus: Corpus, source: Source) -> tuple[str, list[str]]:
             dates = [min([*dates[:1], origin["date"]]), max([*dates[1:], origin["date"]])]
     of = f"{trained:,} {'parts' if source.join is not None else 'documents'}"
     return place, [
+        *composed,
         f"addresses: {known:,} of {of}; {_count(hosts)}",
         f"licences: {licences.total():,} of {of}; {_count(licences)}",
         f"dates: {f'{dates[0]} to {dates[1]}' if dates else 'none'}",
     ]
+
+
+def _tell_composed(corpus: Corpus, source: Source) -> Iterator[str]:
+    """What the training documents have that their texts do not have by themselves: joins, gaps, and questions, of which
+    a model may have written some."""
+    joins = corpus.ledger[source.name].get("joins", {})
+    made: Mapping[str, int] = joins.get("train", {})
+    if source.join is not None and made:
+        related = source.join.related
+        how = f"by {', '.join(source.join.by)}" if related is None else "by related texts"
+        if related is not None and related.control:
+            how = "by chance"
+        parts, documents = (format_count(made[name], name.rstrip("s")) for name in ("parts", "documents"))
+        yield f"joined {how}: {parts} in {documents}"
+    if filled := made.get("filled"):
+        yield f"fill in the middle: {format_count(filled, 'text')} with the middle at the end"
+    if tasks := made.get("tasks"):
+        told = f"{format_count(tasks, 'question')} about the text behind it, {made['task_tokens']:,} tokens"
+        rules = source.tasks and source.tasks.written
+        if rules and (kept := joins.get("written", {}).get("kept")):
+            told += f"; {kept:,} of them written by the model {rules.model}, the others made by ropewalk"
+        yield f"tasks: {told}"
 
 
 def _find_host(address: str) -> str:

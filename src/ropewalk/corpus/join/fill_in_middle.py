@@ -29,13 +29,15 @@ _REACH = 8
 def find_sentinels(rules: FillRules, tokenizer: Tokenizer, *, where: str) -> list[int]:
     """The ids before prefix, suffix and middle, and after the middle if there is one.
 
-    Raises UserError where the base has no such tokens, or where one of them begins or ends every document.
+    Raises UserError where the base has no such tokens, or where one of them stands in other text too: at the border of
+    every document, or as the token of a word.
     """
     for names in [rules.sentinels] if rules.sentinels else KNOWN_SENTINELS:
         ids = [tokenizer.find_id(name) for name in names]
         found = [id for id in ids if id is not None]
         if len(found) == len(names):
             _refuse_borders(names, found, tokenizer, where=where)
+            _refuse_ordinary(names, found, tokenizer, where=where)
             return found
         if rules.sentinels:
             missing = ", ".join(name for name, id in zip(names, ids, strict=True) if id is None)
@@ -64,6 +66,19 @@ def _refuse_borders(names: Sequence[str], ids: Sequence[int], tokenizer: Tokeniz
                 fix="give the tokens before prefix, suffix and middle; leave out the fourth one if the document's end "
                 "follows the middle",
             )
+
+
+def _refuse_ordinary(names: Sequence[str], ids: Sequence[int], tokenizer: Tokenizer, *, where: str) -> None:
+    ordinary = [name for name, id in zip(names, ids, strict=True) if tokenizer.is_ordinary(id)]
+    if ordinary:
+        raise UserError(
+            "a sentinel is a token of ordinary text",
+            where=f"{where}: fill_in_middle.sentinels",
+            why=f"the base writes words or bytes with {', '.join(map(repr, ordinary))}, so that nobody could tell "
+            "where a middle begins",
+            fix="give the added tokens with which the base was trained to fill in the middle; a base without them "
+            "cannot be trained so",
+        )
 
 
 class _Cut(NamedTuple):

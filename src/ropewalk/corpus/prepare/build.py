@@ -34,6 +34,7 @@ from ropewalk.corpus.prepare.fingerprint import find_origin
 from ropewalk.corpus.prepare.hold_out_documents import HELD_OUT, TRAIN
 from ropewalk.corpus.prepare.joined import check_tokens, read_joins, write_joins
 from ropewalk.corpus.prepare.ledger import Amount, SourceLedger, format_ledger
+from ropewalk.corpus.prepare.other_inputs import explain_other
 from ropewalk.corpus.prepare.score_text import describe_score
 from ropewalk.corpus.prepare.sources import tokenize_sources
 from ropewalk.corpus.prepare.splits import REASONS, DocumentSplits, select_documents, write_dropped
@@ -73,7 +74,7 @@ def build(
             raise UserError(
                 "the folder holds another corpus",
                 where=str(folder),
-                why="its sources, tokenizer or seed differ from those of the recipe",
+                why=explain_other(held, inputs),
                 fix="name another folder, or remove it; the token store keeps the text that both use",
             )
         return folder

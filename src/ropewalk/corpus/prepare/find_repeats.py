@@ -76,6 +76,9 @@ class RepeatSearch:
         if not self.surveys:
             return cuts
         with own_scratch(Path(self.spec.store) / _SCRATCH) as scratch:
+            # Another machine may have compared meanwhile. A network file system remembers for up to a minute that a
+            # name was not there, unless the folder is listed; and no second result takes the place of the first.
+            any(self.folder.parent.iterdir())
             if not is_finished(self.folder):
                 self._compare(scratch)
         spans = np.load(self.folder / "cuts.npy", allow_pickle=False)

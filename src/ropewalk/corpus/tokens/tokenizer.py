@@ -124,6 +124,15 @@ class Tokenizer:
         found: int | None = self._bpe.token_to_id(token)
         return found
 
+    def is_ordinary(self, token: int) -> bool:
+        """Whether text without special tokens can have this id: the tokens of words, of blanks and of single bytes."""
+        added = self._bpe.get_added_tokens_decoder().get(token)
+        text = self.decode([token])
+        if added is not None:
+            return not added.special and not text.strip()
+        made = (self.encode(text), self.encode_inside(text))
+        return "\ufffd" in text or any(token in ids for ids in made)  # or a byte of a character
+
     def decode(self, tokens: Sequence[int] | Integer[np.ndarray, "tokens"]) -> str:
         """The text of ``tokens``, border tokens included."""
         return self._decoder.decode(tokens)
