@@ -24,10 +24,12 @@ from ropewalk.cli.options import (
     RecipeArgument,
     Strict,
     end_strictly,
+    forget_output,
     load_given,
     load_open,
     print_result,
     show_part,
+    takes_output,
 )
 from ropewalk.cli.planning import check_command
 from ropewalk.cli.run_records import receipt_command, replay_command, report_command, watch_command
@@ -239,6 +241,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a character shows its number
+    forget_output()
     try:
         with heed_stop():
             app(prog_name="ropewalk")
@@ -247,8 +250,9 @@ def main() -> None:
     except RankError as error:
         told = translate_text(str(error))
         emit("error", what=told, code=1)
-        if "--json" in sys.argv and _is_teller():
-            print(spell_json({"error": {"what": told, "where": "", "why": "", "fix": ""}}), flush=True)
+        if "--json" in sys.argv:
+            _is_teller()  # it waits for rank 0, whose object comes first
+        _print_error({"what": told, "where": "", "why": "", "fix": ""})
         print(f"ropewalk: {told}", file=sys.stderr)  # each rank's own: the message names a rank
         sys.exit(1)
     except OSError as error:
@@ -267,11 +271,16 @@ def _end(error: UserError) -> NoReturn:
     error = translate_error(error)
     told = {"what": error.what, "where": error.where, "why": error.why, "fix": error.fix}
     emit("error", **told, code=EXIT_CODE)
-    if _is_teller():
-        if "--json" in sys.argv:
-            print(spell_json({"error": told}), flush=True)
+    is_teller = _is_teller()
+    _print_error(told)
+    if is_teller:
         print(f"ropewalk: {spell_error(error)}", file=sys.stderr)
     sys.exit(EXIT_CODE)
+
+
+def _print_error(told: dict[str, str]) -> None:
+    if "--json" in sys.argv and takes_output(is_error=True):
+        print(spell_json({"error": told}), flush=True)
 
 
 def _is_teller() -> bool:

@@ -1,5 +1,6 @@
 """The common elements of all verbs: a recipe with overrides first, and one result to print at the end."""
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from ropewalk.core.events import emit
 from ropewalk.core.progress import say
 from ropewalk.core.strict_json import drop_infinities, spell_json
 from ropewalk.core.translate import translate_all, translate_lines
-from ropewalk.parallel.torchrun import is_first
+from ropewalk.parallel.torchrun import is_first, is_started
 
 RecipeArgument = Annotated[
     Path, typer.Argument(metavar="RECIPE", help="A recipe: a .yaml file, or the name of a shipped one.")
@@ -25,6 +26,8 @@ Strict = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+_printing: list[int] = []
+"""This process, once it has printed its JSON object; a fork of it has printed none."""
 
 
 def load_given(recipe: Path, overrides: Sequence[str] | None) -> Any:
@@ -66,9 +69,36 @@ def print_result(result: dict[str, Any], as_json: bool, *, is_code: bool = False
     told = result if is_code else _translate_result(result)
     emit("result", **{key: value for key, value in told.items() if key not in ("event", "time", "process")})
     if as_json:
-        print(_to_json({key: value for key, value in told.items() if key != "text"}))
+        if takes_output(is_error=False):
+            print(_to_json({key: value for key, value in told.items() if key != "text"}), flush=True)
+        else:
+            say(
+                "the result is not printed: standard output has an object already, of a rank that failed or of a start "
+                "before this one"
+            )
     else:
         print(told["text"])
+
+
+def takes_output(*, is_error: bool) -> bool:
+    """Whether the verb's one JSON object is this result or error; the first of them is, under torchrun of all ranks.
+
+    It is asked where the object is printed.
+    """
+    if is_error and os.getpid() in _printing:
+        return False
+    if is_started():
+        from ropewalk.parallel import tell_once
+
+        if not tell_once.claim_output(is_error=is_error):
+            return False
+    _printing.append(os.getpid())
+    return True
+
+
+def forget_output() -> None:
+    """Begin a command line, which prints an object of its own."""
+    _printing.clear()
 
 
 def _translate_result(result: dict[str, Any]) -> dict[str, Any]:

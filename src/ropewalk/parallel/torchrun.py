@@ -51,6 +51,12 @@ def has_agent_store() -> bool:
     return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
+def is_last_start() -> bool:
+    """Return whether torchrun does not start the ranks of this machine again where this one fails."""
+    count, most = (os.environ.get(f"TORCHELASTIC_{name}", "0") for name in ("RESTART_COUNT", "MAX_RESTARTS"))
+    return int(count) >= int(most)
+
+
 def hand_on_rank() -> dict[str, str]:
     """Return the environment of a child that is this rank in place of this process, which keeps the store open."""
     return {**os.environ, "TORCHELASTIC_USE_AGENT_STORE": "True"}
