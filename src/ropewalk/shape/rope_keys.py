@@ -136,8 +136,8 @@ def _read_flat(config: Mapping[str, Any], new: Any, family: Family, context_toke
             where, "rope_theta inside", parameters["rope_theta"], "rope_theta outside", outside["rope_theta"]
         )
     if original is not None and parameters["rope_type"] in TRAINED_LENGTH and parameters[_ORIGINAL] != original:
-        other = "the one outside" if given is not None else f"the default of {family.model_type}, which wins,"
-        raise _disagree(where, f"{_ORIGINAL} inside", parameters[_ORIGINAL], other, original)
+        whose = "the one outside" if given is not None else f"the default of {family.model_type}, which wins,"
+        raise _disagree(where, f"{_ORIGINAL} inside", parameters[_ORIGINAL], whose, original)
     return parameters
 
 
