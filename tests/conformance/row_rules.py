@@ -63,6 +63,17 @@ def list_wrong(architecture: str) -> Iterator[tuple[str, dict[str, Any]]]:
     for needed, key in ((family.needs_kv_heads, "num_key_value_heads"), (family.needs_head_dim, "head_dim")):
         if needed:
             yield key, {key: ...}
+    if family.pad_id is not None:
+        yield "pad_token_id", {"pad_token_id": ...}
+    if "head_dim" in family.equal_heads and family.head_dim:
+        yield "head_dim", {"head_dim": ...}
+    if family.whole_ropes:
+        yield "rope_parameters", {"rope_parameters": {}}
+        yield "rope_scaling", {"rope_parameters": ..., "rope_scaling": {"rope_type": "linear", "factor": 2.0}}
+    if family.original_tokens is not None:
+        block = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 16}
+        block |= {"short_factor": [1.0] * 6, "long_factor": [2.0] * 6}
+        yield "config.json", {family.theta_key: ..., "rope_parameters": block}
     if family.latent and family.latent.obeys_head_dim:
         yield "head_dim", {"head_dim": 20}  # of a whole head, which other classes ignore
     if family.partial:

@@ -50,7 +50,6 @@ REFUSED = {
 }
 """Rows with a key that no class can be asked for (queries scaled by place)."""
 WIDER = {
-    ("HeliumForCausalLM", "head_dim"): 128,
     ("Ernie4_5ForCausalLM", "qkv_bias"): ("use_bias", False),
     ("Ernie4_5ForCausalLM", "output_bias"): ("use_bias", False),
     ("Ernie4_5ForCausalLM", "mlp_bias"): ("use_bias", False),
@@ -59,9 +58,8 @@ WIDER = {
     **{(f"{name}ForCausalLM", "equal_heads"): () for name in ("Helium", "GPTNeoX", "StableLm")},
     **{(f"{name}ForCausalLM", "needs_kv_heads"): False for name in ("HunYuanDenseV1", "Apertus", "Jais2")},
 }
-"""Where a row takes less than its class: a key that it fixes, a number of heads that the file must give, heads that it
-compares with the width (for another class the parameters of the file's sizes are compared), and Helium's default width
-of heads, which the class refuses unless it is width / heads."""
+"""Where a row takes less than its class: a key that it fixes, a number of heads that the file must give, and heads that
+it compares with the width (for another class the parameters of the file's sizes are compared)."""
 UNKNOWN = ("CwmForCausalLM", "VaultGemmaForCausalLM", "HyperCLOVAXForCausalLM", "NanoChatForCausalLM")
 READ_MIXTURES = ("MixtralForCausalLM", "Glm4MoeForCausalLM")
 UNKNOWN_MIXTURES = ("SolarOpenForCausalLM", "MellumForCausalLM")

@@ -18,6 +18,8 @@ from ropewalk.shape.family import Bias
 
 Kind = type[PreTrainedModel]
 Changes = Mapping[str, Any]
+_SMALL_VOCABULARY = 1024
+"""Every tokenizer has more tokens, so a smaller id needs no check."""
 
 
 def guess_biases(kind: Kind, changes: Changes, found: FoundParts, matrices: FoundMatrices) -> dict[str, Any]:
@@ -63,7 +65,8 @@ def guess_defaults(kind: Kind, changes: Changes) -> dict[str, Any]:
     if changes.get("num_key_value_heads", 0) is not ...:
         many = {"num_key_value_heads": ..., "num_attention_heads": 12, "hidden_size": 12 * HEAD_DIM}
         bare = make_config(kind, {**changes, **many})
-        fields["needs_kv_heads"] = getattr(bare, "num_key_value_heads", None) not in (None, 12)
+        told = getattr(bare, "num_key_value_heads", 12)
+        fields["needs_kv_heads"] = told not in (None, 12) or (told is None and not _builds(kind, {**changes, **many}))
     try:
         bare = make_config(kind, {**changes, "head_dim": ..., "num_attention_heads": 2})
         told = getattr(bare, "head_dim", None)
@@ -71,13 +74,17 @@ def guess_defaults(kind: Kind, changes: Changes) -> dict[str, Any]:
         make_empty(kind, {**changes, "head_dim": ..., "num_attention_heads": 2})
     except REFUSALS:
         fields["needs_head_dim"] = True
-    fields["null_head_dim"] = fields.get("head_dim") is not None and _takes_null_head_dim(kind, changes)
+    null = {**changes, "head_dim": None}
+    fields["null_head_dim"] = fields.get("head_dim") is not None and _builds(kind, null)
+    fields["original_tokens"] = getattr(kind.config_class(), "original_max_position_embeddings", None)
+    pad_id = kind.config_class().pad_token_id
+    fields["pad_id"] = pad_id if pad_id is not None and pad_id >= _SMALL_VOCABULARY else None
     return fields
 
 
-def _takes_null_head_dim(kind: Kind, changes: Changes) -> bool:
+def _builds(kind: Kind, changes: Changes) -> bool:
     try:
-        make_empty(kind, {**changes, "head_dim": None})
+        make_empty(kind, changes)
     except REFUSALS:
         return False
     return True
@@ -116,7 +123,10 @@ def _guess_theta(kind: Kind, changes: Changes, ropes: str) -> dict[str, Any]:
     block: Any = make_config(kind, changes).rope_parameters
     if ropes == "by_type":
         full, windowed = block["full_attention"]["rope_theta"], block["sliding_attention"]["rope_theta"]
-        fields: dict[str, Any] = {"theta": full, "window_theta": windowed}
+        open_block: dict[str, Any] = {each: {"rope_type": "default"} for each in block}
+        completed: Any = make_config(kind, {**changes, "rope_parameters": open_block}).rope_parameters
+        whole = "rope_theta" not in completed["full_attention"]
+        fields: dict[str, Any] = {"theta": full, "window_theta": windowed, "whole_ropes": whole}
         other: Any = make_config(kind, {**changes, "rope_local_base_freq": 777.0}).rope_parameters
         if other["sliding_attention"]["rope_theta"] == 777.0:
             fields["window_theta_key"] = "rope_local_base_freq"

@@ -92,6 +92,7 @@ DENSE: Mapping[str, Family] = {
         head_dim=256,
         tied=True,
         default_rope={"rope_type": "proportional", "partial_rotary_factor": 0.25},
+        whole_ropes=True,
         windows="some",
         window_tokens=512,
         window_every=6,
@@ -105,6 +106,7 @@ DENSE: Mapping[str, Family] = {
     ),
     "GlmForCausalLM": Family(
         "glm",
+        pad_id=151_329,
         qkv_bias=("attention_bias", True),
         needs_kv_heads=True,
         head_dim=128,
@@ -114,6 +116,7 @@ DENSE: Mapping[str, Family] = {
     ),
     "Glm4ForCausalLM": Family(
         "glm4",
+        pad_id=151_329,
         qkv_bias=("attention_bias", True),
         block_norms=4,
         needs_kv_heads=True,
@@ -173,9 +176,11 @@ DENSE: Mapping[str, Family] = {
     ),
     "Phi3ForCausalLM": Family(
         "phi3",
+        pad_id=32_000,
         needs_kv_heads=False,
         partial=True,
         methods=("default", "longrope"),
+        original_tokens=4096,
         windows="all",
         window_tokens=None,
         projections=_QKV | _GATE_UP,
@@ -269,6 +274,7 @@ DENSE: Mapping[str, Family] = {
     ),
     "NemotronForCausalLM": Family(
         "nemotron",
+        needs_kv_heads=True,
         drops_arguments=True,
         qkv_bias=_ATTENTION_BIAS,
         output_bias=_ATTENTION_BIAS,

@@ -35,6 +35,7 @@ MIXTURES: Mapping[str, Family] = {
     ),
     "FlexOlmoForCausalLM": Family(
         "flex_olmo",
+        pad_id=100_277,
         qkv_bias=_ATTENTION_BIAS,
         output_bias=_ATTENTION_BIAS,
         qk_norm="all_heads",

@@ -133,7 +133,7 @@ class Family:
     """The differences of an architecture from Llama, and the possible entries of its config.json.
 
     ``head_dim`` is the class's default, None where it is width / heads. ``needs_kv_heads``: the file must give the
-    number, because the default of the class is another model's. ``needs_head_dim`` is the same for ``head_dim``,
+    number, because the class has no default or another model's. ``needs_head_dim`` is the same for ``head_dim``,
     without which the class fails. ``rotary_key`` names the share of a head's dimensions that RoPE turns, or with
     ``rotary_counts`` their number; ``rotary_share`` is the default share. ``cos_sin`` is the layout in which the class
     passes cosines and sines to its blocks. ``methods``: the rope types that the class runs, None for all. ``windows``:
@@ -174,6 +174,8 @@ class Family:
     equal_heads: tuple[str, ...] = ()
     """Those of ``head_dim`` and ``num_key_value_heads`` that the class ignores, or fails at: its heads share the width
     evenly, or each has its own keys."""
+    pad_id: int | None = None
+    """The default of ``pad_token_id``, where the class has one; a smaller vocabulary must say another, or null."""
     tied: bool = False
     tied_key: str = ""
     """An older key for a tied head; where a file has it, the class does not read ``tie_word_embeddings``."""
@@ -188,6 +190,10 @@ class Family:
     """Whether ``dynamic`` with ``alpha`` means a fixed theta x alpha^(d / (d - 2)), as in Hunyuan's class."""
     default_rope: Mapping[str, object] = field(default_factory=dict)
     """The rope block that the class runs where the file has none."""
+    original_tokens: int | None = None
+    """The default of ``original_max_position_embeddings`` beside the block; the class takes it, not one inside."""
+    whole_ropes: bool = False
+    """Whether the class, with a RoPE per layer type, adds nothing to a file's blocks and fails at ``rope_scaling``."""
     kept_rope_keys: tuple[str, ...] = ()
     """Keys of the rope block that the class uses for more than the RoPE of text; they are written back as they are."""
     windows: Literal["none", "all", "some"] = "none"

@@ -57,6 +57,7 @@ HYBRIDS: Mapping[str, Family] = {
     ),
     "OlmoHybridForCausalLM": Family(
         "olmo_hybrid",
+        pad_id=100_277,
         qkv_bias=_BIAS,
         output_bias=_BIAS,
         qk_norm="all_heads",
@@ -67,6 +68,7 @@ HYBRIDS: Mapping[str, Family] = {
     ),
     "KimiLinearForCausalLM": Family(
         "kimi_linear",
+        pad_id=163_839,
         qkv_bias=_BIAS,
         output_bias=_BIAS,
         needs_kv_heads=True,

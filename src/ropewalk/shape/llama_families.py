@@ -42,6 +42,7 @@ LLAMA_KIN: Mapping[str, Family] = {
     ),
     "SmolLM3ForCausalLM": Family(
         "smollm3",
+        pad_id=128_004,
         window_rule="nope",
         qkv_bias=_ATTENTION_BIAS,
         output_bias=_ATTENTION_BIAS,
@@ -63,6 +64,7 @@ LLAMA_KIN: Mapping[str, Family] = {
     ),
     "HeliumForCausalLM": Family(
         "helium",
+        head_dim=128,
         equal_heads=("head_dim",),
         qkv_bias=_ATTENTION_BIAS,
         mlp_bias=_MLP_BIAS,

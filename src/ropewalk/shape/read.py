@@ -114,7 +114,7 @@ def parse_shape(config: Mapping[str, Any], where: str) -> ModelShape:
     layers = _count(config, "num_hidden_layers", where, most=MOST_LAYERS)
     share = find_rotary_share(config, family, head_dim=head_dim, where=where)
     rotary_dim = latent.rotary_dim if latent else int(share * head_dim)
-    check_values(config, head_dim=head_dim, rotary_dim=rotary_dim, vocabulary=vocabulary, where=where)
+    check_values(config, family, head_dim=head_dim, rotary_dim=rotary_dim, vocabulary=vocabulary, where=where)
     positions = read_layers(config, family, layers=layers, context_tokens=context_tokens, where=where)
     check_factors(positions, head_dim=rotary_dim, where=where)
     unequal = None
@@ -241,9 +241,8 @@ def _find_figure(config: Mapping[str, Any], key: str, default: float | None, whe
 
 def _find_kv_heads(family: Family, config: Mapping[str, Any], where: str) -> int:
     if "num_key_value_heads" not in config and family.needs_kv_heads:
-        raise _unusable(
-            "num_key_value_heads", "missing, and the default of this architecture belongs to another model", where
-        )
+        told = f"missing, and the class of {family.model_type} has no default for it, or another model's"
+        raise _unusable("num_key_value_heads", told, where)
     if config.get("num_key_value_heads") is None:
         return _count(config, "num_attention_heads", where)
     return _count(config, "num_key_value_heads", where)

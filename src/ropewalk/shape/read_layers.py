@@ -16,6 +16,7 @@ from ropewalk.rope.layers import MLP, LayerPosition
 from ropewalk.rope.scaling import Nope, Rope, Unchanged, read_method
 from ropewalk.shape.families import OWN_TYPE
 from ropewalk.shape.family import Family
+from ropewalk.shape.open_blocks import refuse_open_blocks
 from ropewalk.shape.recurrent import hide_recurrent, list_recurrent
 from ropewalk.shape.rope_keys import FULL, WINDOWED, read_ropes
 from ropewalk.shape.single_layers import list_mlps
@@ -63,6 +64,8 @@ def _read_theirs(
     if family.nope == "switch":
         switched = _read_turning(config, family, kinds=None, layers=layers, where=where)
     kinds = _read_kinds(config, family, turning=switched, window=window, where=where)
+    if family.ropes == "by_type":
+        refuse_open_blocks(config, family, kinds, where)
     turning = _read_turning(config, family, kinds=kinds, layers=layers, where=where)
     methods = {
         kind: LayerPosition(
@@ -209,13 +212,15 @@ def _assume_kinds(
 
 
 def _read_period(config: Mapping[str, Any], family: Family, *, layers: int, where: str) -> list[str]:
-    """The kinds that repeat: all but the last have a window. A file may give the period, or the kinds as L and G."""
+    """The kinds that repeat: all but the last have a window. A file may give the period.
+
+    The class fails at a period in letters, such as LLLG, unless the file has ``layer_types``.
+    """
     key = family.window_every_key
     given = config.get(key) if key else None
     if isinstance(given, str):
-        if not given or set(given) - {"L", "G"}:
-            raise _unclear(f"{where}: {key}", f"it is {given!r:.60}", "give L and G, such as LLLG, or a number")
-        return [WINDOWED if letter == "L" else FULL for letter in given]
+        told = f"it is {given!r:.60}, and {family.model_type} lists its layers by a number, or by layer_types"
+        raise _unclear(f"{where}: {key}", told, "add layer_types, with one entry per layer, or give the period")
     every = family.window_every if given is None else _read_whole(config, key, None, where)
     every = min(every, layers + 1)  # a longer period has no full layer either
     return [WINDOWED] * (every - 1) + [FULL]

@@ -61,6 +61,32 @@ def screen_keys(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     return kept
 
 
+def fix_alpha(config: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """``config`` with plain RoPE in place of ``dynamic`` with a number ``alpha``, which sets a fixed theta.
+
+    Raises UserError for such a block without ``factor``: the class does not use it, and fails without.
+    """
+    fixed = dict(config)
+    for key in ("rope_parameters", "rope_scaling"):
+        block = config.get(key)
+        if not isinstance(block, Mapping) or (block.get("rope_type") or block.get("type")) != "dynamic":
+            continue
+        alpha, theta = block.get("alpha"), block.get("rope_theta", config.get("rope_theta", 10_000.0))
+        head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+        if not alpha or any(type(number) not in (int, float) for number in (alpha, theta)):
+            continue
+        if "factor" not in block:
+            raise UserError(
+                "the dynamic rope of this model is incomplete",
+                where=f"{where}: {key}",
+                why="it has no factor, without which the class fails, though alpha alone sets its angles",
+                fix='add "factor": 1.0 to the block',
+            )
+        fixed[key] = {"rope_type": "default", "rope_theta": theta * alpha ** (head_dim / (head_dim - 2))}
+        fixed.pop("rope_theta", None)
+    return fixed
+
+
 def refuse_null_theta(config: Mapping[str, Any], family: Family, where: str) -> None:
     """Raise UserError for a theta that is null and stands in no block: the class takes no default for it, and fails."""
     blocks = [config[key] for key in ("rope_parameters", "rope_scaling") if isinstance(config.get(key), Mapping)]

@@ -19,7 +19,8 @@ from ropewalk.shape.family import Family
 
 FULL, WINDOWED = "full_attention", "sliding_attention"
 _ORIGINAL = "original_max_position_embeddings"
-_TRAINED_LENGTH = {"yarn", "llama3", "longrope"}
+TRAINED_LENGTH = ("yarn", "llama3", "longrope")
+"""Methods that count from the length of pretraining."""
 _ALIASES = {"su": "longrope"}
 """Older names of methods: the first files of Phi-3."""
 _SHARE_KEYS = ("partial_rotary_factor",)
@@ -50,11 +51,11 @@ def read_ropes(
     if family.theta_key != "rope_theta":
         config = _rename_theta(config, family, where)
     if family.ntk_alpha:
-        config = _fix_alpha(config)
+        config = rope_block.fix_alpha(config, where)
     if family.ropes == "one":
         parameters = _read_flat(config, config.get("rope_parameters"), family, context_tokens, where)
         return {FULL: parameters, WINDOWED: parameters}
-    nested = _check_nested(config.get("rope_parameters") or {}, where)
+    nested = _check_nested({} if config.get("rope_parameters") is None else config["rope_parameters"], where)
     full = _read_flat(config, nested.get(FULL), family, context_tokens, where)
     outside = {"rope_theta": family.window_theta, "tokens": context_tokens}
     legacy_theta = config.get(family.window_theta_key)
@@ -111,11 +112,12 @@ def _read_flat(config: Mapping[str, Any], new: Any, family: Family, context_toke
     outside = {"rope_theta": family.theta, "tokens": context_tokens, **_given(config, "rope_theta")}
     if config.get("rope_theta") is not None:
         _check_theta(config["rope_theta"], f"{where}: rope_theta")
-    original = config.get(_ORIGINAL) if family.ropes == "one" else None  # with several, it is read inside only
-    found = {
+    given = config.get(_ORIGINAL) if family.ropes == "one" else None  # with several, it is read inside only
+    original = family.original_tokens if given is None else given
+    found = {  # of {}, a class with a block of its own makes plain RoPE
         key: _normalise(raw, outside, context_tokens if original is None else original, family, f"{where}: {key}")
         for key, raw in (("rope_parameters", new), ("rope_scaling", config.get("rope_scaling")))
-        if raw or (family.default_rope and key == "rope_parameters" and raw == {})  # there the class is plain
+        if raw or (key == "rope_parameters" and raw is not None and (family.default_rope or raw != {}))
     }
     for values in found.values():
         if values["rope_type"] == "linear" and (known := _find_original(config, values, context_tokens)) is not None:
@@ -133,8 +135,9 @@ def _read_flat(config: Mapping[str, Any], new: Any, family: Family, context_toke
         raise _disagree(
             where, "rope_theta inside", parameters["rope_theta"], "rope_theta outside", outside["rope_theta"]
         )
-    if original is not None and parameters["rope_type"] in _TRAINED_LENGTH and parameters[_ORIGINAL] != original:
-        raise _disagree(where, f"{_ORIGINAL} inside", parameters[_ORIGINAL], "the one outside", original)
+    if original is not None and parameters["rope_type"] in TRAINED_LENGTH and parameters[_ORIGINAL] != original:
+        whose = "the one outside" if given is not None else f"the default of {family.model_type}, which wins,"
+        raise _disagree(where, f"{_ORIGINAL} inside", parameters[_ORIGINAL], whose, original)
     return parameters
 
 
@@ -178,7 +181,7 @@ def _normalise(raw: Any, outside: Mapping[str, Any], context_tokens: int, family
         values.pop(_ORIGINAL, None)
     if values["rope_type"] == "dynamic":
         rope_block.refuse_other_original(values.get(_ORIGINAL, context_tokens), outside["tokens"], where)
-    if values["rope_type"] in _TRAINED_LENGTH or values["rope_type"] == "dynamic":
+    if values["rope_type"] in TRAINED_LENGTH or values["rope_type"] == "dynamic":
         values.setdefault(_ORIGINAL, context_tokens)
     original = values.get(_ORIGINAL)
     if values["rope_type"] == "longrope" and type(original) is int and original > 0:
@@ -246,21 +249,6 @@ def _rename_theta(config: Mapping[str, Any], family: Family, where: str) -> Mapp
     if other is not None and other != given:
         raise _disagree(where, family.theta_key, given, "rope_theta, which the class ignores", other)
     return {**config, "rope_theta": config.get(family.theta_key)}
-
-
-def _fix_alpha(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """``config`` with plain RoPE in place of ``dynamic`` with a number ``alpha``, which sets a fixed theta."""
-    fixed = dict(config)
-    for key in ("rope_parameters", "rope_scaling"):
-        block = config.get(key)
-        if not isinstance(block, Mapping) or (block.get("rope_type") or block.get("type")) != "dynamic":
-            continue
-        alpha, theta = block.get("alpha"), block.get("rope_theta", config.get("rope_theta", 10_000.0))
-        head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
-        if all(type(number) in (int, float) for number in (alpha, theta)) and alpha:
-            fixed[key] = {"rope_type": "default", "rope_theta": theta * alpha ** (head_dim / (head_dim - 2))}
-            fixed.pop("rope_theta", None)
-    return fixed
 
 
 def _refuse_methods(config: Mapping[str, Any], family: Family, where: str) -> None:

@@ -44,7 +44,9 @@ _SHARES = ("attention_dropout",)
 _SPREADS = ("initializer_range",)
 
 
-def check_values(config: Mapping[str, Any], *, head_dim: int, rotary_dim: int, vocabulary: int, where: str) -> None:
+def check_values(
+    config: Mapping[str, Any], family: Family, *, head_dim: int, rotary_dim: int, vocabulary: int, where: str
+) -> None:
     """Raise UserError for a head that RoPE cannot turn, and for a value of another kind than its key needs."""
     if rotary_dim % 2 or rotary_dim <= 2:
         found = "an odd number" if rotary_dim % 2 else "a single pair" if rotary_dim else "none"
@@ -65,6 +67,13 @@ def check_values(config: Mapping[str, Any], *, head_dim: int, rotary_dim: int, v
     for key in _ID_KEYS:
         if config.get(key) is not None and not (type(config[key]) is int and -1 <= config[key] < vocabulary):
             raise _refuse(config, key, f"the id of one of {vocabulary} tokens, or null", where)
+    if family.pad_id is not None and "pad_token_id" not in config and family.pad_id >= vocabulary:
+        raise UserError(
+            "pad_token_id is missing",
+            where=f"{where}: pad_token_id",
+            why=f"the class of {family.model_type} then takes {family.pad_id}, and the model has {vocabulary} tokens",
+            fix='add "pad_token_id": null, or the id of the token that pads',
+        )
     for keys, least, most, words in (
         (_POSITIVE, 1e-30, 1e30, "a number above 0"),
         (_SHARES, 0.0, 1.0, "a number from 0 to 1"),
@@ -76,9 +85,18 @@ def check_values(config: Mapping[str, Any], *, head_dim: int, rotary_dim: int, v
 
 
 def check_equal_heads(config: Mapping[str, Any], family: Family, *, width: int, heads: int, where: str) -> None:
-    """Raise UserError for heads of another width or number than the class makes, whatever the file says."""
+    """Raise UserError for heads of another width or number than the class can have: the file's, or its default."""
     made = {"head_dim": width // heads, "num_key_value_heads": heads}
     for key in family.equal_heads:
+        default = family.head_dim if key == "head_dim" else None
+        if key not in config and default not in (None, made[key]):
+            raise UserError(
+                f"{key} is missing",
+                where=f"{where}: {key}",
+                why=f"the class of {family.model_type} then makes heads of {default}, and it divides a width of "
+                f"{width} over {format_count(heads, 'head')}",
+                fix=f'add "{key}": {made[key]}',
+            )
         if config.get(key, made[key]) != made[key]:
             raise UserError(
                 f"{key} is not supported",
