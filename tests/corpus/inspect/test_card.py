@@ -85,9 +85,7 @@ def test_the_card_tells_what_was_made_of_the_texts(tokenizer: Tokenizer, tmp_pat
     )
     corpus = open_corpus(build(spec, tokenizer=tokenizer, seed=0, folder=tmp_path / "corpus"))
     made = corpus.ledger["a"]["joins"]["train"]
-    told = (
-        f"    - joined by book: 6 parts in 1 document\n    - tasks: {made['tasks']} questions about the text behind it,"
-    )
+    told = f"    - joined by book: 6 parts in 1 document\n    - {made['tasks']} tasks about the text behind it,"
     told += f" {made['task_tokens']:,} tokens"
     assert made["tasks"] > 1 and f"{told}\n" in write_card(corpus, spec)
     joins = {**corpus.ledger["a"]["joins"], "written": {"requests": 3, "kept": 2}}

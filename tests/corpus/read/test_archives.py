@@ -408,6 +408,19 @@ def test_files_on_the_network_read_as_plain_files(tmp_path: Path, bucket: Callab
     assert texts(read("memory://bucket/a/one.txt")) == [TEXTS["a/one.txt"]]
 
 
+def test_files_without_a_suffix_are_read_on_the_network_too(
+    tmp_path: Path, bucket: Callable[[str, str | bytes], str]
+) -> None:
+    """Spark's parts by their first bytes; a file that is named by itself also where it is text."""
+    files = {"part-0": LINES, "part-1.gz": gzip.compress(LINES.encode()), "README": "read me", "c.jsonl": LINES}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
+        bucket(name, content)
+    assert texts(read("memory://bucket")) == texts(read(tmp_path)) == 3 * texts(read(tmp_path / "c.jsonl"))
+    for name in files:
+        assert texts(read(f"memory://bucket/{name}")) == texts(read(tmp_path / name))
+
+
 def test_files_on_the_web_are_read_by_their_address(monkeypatch: pytest.MonkeyPatch) -> None:
     """As fsspec's HTTPFileSystem has them: a file is named by its whole address, and a server may tell no size."""
     fsspec = pytest.importorskip("fsspec")

@@ -108,16 +108,15 @@ def _tell_composed(corpus: Corpus, source: Source) -> Iterator[str]:
         how = f"by {', '.join(source.join.by)}" if related is None else "by related texts"
         if related is not None and related.control:
             how = "by chance"
-        parts, documents = (format_count(made[name], name.rstrip("s")) for name in ("parts", "documents"))
-        yield f"joined {how}: {parts} in {documents}"
+        yield f"joined {how}: {format_count(made['parts'], 'part')} in {format_count(made['documents'], 'document')}"
     if filled := made.get("filled"):
         yield f"fill in the middle: {format_count(filled, 'text')} with the middle at the end"
     if tasks := made.get("tasks"):
-        told = f"{format_count(tasks, 'question')} about the text behind it, {made['task_tokens']:,} tokens"
+        told = f"{format_count(tasks, 'task')} about the text behind it, {made['task_tokens']:,} tokens"
         rules = source.tasks and source.tasks.written
         if rules and (kept := joins.get("written", {}).get("kept")):
             told += f"; {kept:,} of them written by the model {rules.model}, the others made by ropewalk"
-        yield f"tasks: {told}"
+        yield told
 
 
 def _find_host(address: str) -> str:

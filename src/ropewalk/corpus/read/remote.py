@@ -18,14 +18,16 @@ from fsspec.core import url_to_fs
 
 from ropewalk.core.digest import digest_file, digest_value
 from ropewalk.core.error import UserError
-from ropewalk.corpus.read.archive import content_bytes, guess_content_bytes
-from ropewalk.corpus.read.files import File, kind_of, suffix_of, why_unread
+from ropewalk.corpus.read.archive import PACKED, content_bytes, guess_content_bytes
+from ropewalk.corpus.read.files import File, Kind, kind_of, sniff_kind, suffix_of, why_unread
 from ropewalk.corpus.read.find_files import HIDDEN, PASSED_OVER, WILD, FoundFiles, Unread, narrow, without_files
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _WEB = ("http://", "https://")
 _TAGS = ("ETag", "etag", "md5Hash", "content_md5", "sha256", "blob_id", "checksum")
 """What stores call the digest of a file that they know without a download."""
+_HEAD_BYTES = 1 << 20
+"""What is read of a file without a suffix to tell what it holds."""
 _LIBRARIES = ("botocore.exceptions.BotoCoreError", "aiohttp.ClientError", "google.auth.exceptions.GoogleAuthError")
 """Errors of the stores' own libraries that are no OSError. They exist only where such a library was imported."""
 
@@ -55,6 +57,11 @@ def find_remote_files(path: str, *, code: bool, where: str) -> FoundFiles:
     paths = {Path(asked or name): name for name in sizes}
     passed = {path: found for path in paths if (found := _passed_over(PurePosixPath(path.relative_to(root))))}
     kinds = {path: None if path in passed else kind_of(path, code=code) for path in paths}
+    unnamed = [each for each, kind in kinds.items() if each not in passed and suffix_of(each) in ("", *PACKED)]
+    with _reachable(path, where):
+        kinds |= {each: _sniff(system, paths[each], each) for each in unnamed}
+    if asked:  # a file that is named by itself is taken for text, as on a disk
+        kinds |= {each: kinds[each] or "text" for each in unnamed}
     if code:
         kinds = narrow(kinds)
     counts = Counter(
@@ -117,6 +124,15 @@ def digest_content(file: File) -> str:
 def content_bytes_of(file: File) -> int:
     """The size of a file after decompression, in bytes, guessed where it is not known."""
     return guess_content_bytes(file.path, file.remote_bytes) if file.is_remote else content_bytes(file.path)
+
+
+def _sniff(system: Any, name: str, path: Path) -> Kind | None:
+    """How a file without a suffix is read, by its first bytes."""
+    with tempfile.TemporaryDirectory(prefix="ropewalk-head-") as folder:
+        head = Path(folder) / path.name
+        with system.open(name, "rb") as file:
+            head.write_bytes(file.read(_HEAD_BYTES))
+        return sniff_kind(head)
 
 
 def _without_query(address: str) -> str:
