@@ -39,7 +39,7 @@ class BlockMemory:
     """The blocks of a rank that holds ``local_tokens`` tokens; all results are bytes on the device.
 
     ``received`` is None where no ranks share a sequence. Where some do, recurrent layers keep more for the sums of
-    their segments.
+    their segments. ``ulysses_degree`` ranks share the heads of attention, and keep its output twice.
     """
 
     shape: ModelShape
@@ -48,6 +48,7 @@ class BlockMemory:
     element_bytes: int = 2
     lora: Lora | None = None
     received: ReceivedKeys | None = None
+    ulysses_degree: int = 1
 
     @property
     def again(self) -> int:
@@ -66,7 +67,12 @@ class BlockMemory:
     @property
     def _sums(self) -> LayerSums:
         return sum_layers(
-            self.shape, self.element_bytes, self.lora, tiled=self._is_tiled, summed=self.received is not None
+            self.shape,
+            self.element_bytes,
+            self.lora,
+            tiled=self._is_tiled,
+            summed=self.received is not None,
+            ulysses_degree=self.ulysses_degree,
         )
 
     def saved(self, layer: int) -> float:

@@ -116,6 +116,7 @@ def estimate_split_memory(load: Workload, way: Savings, *, ranks: int, split: Sp
         loss_chunk_tokens=split.loss_chunk_tokens,
         lora=split.lora,
         received=_count_received(load, split) if split.context_ranks > 1 else None,
+        ulysses_degree=split.ulysses_degree,
     )
 
 
