@@ -63,9 +63,8 @@ def test_attention_keeps_its_output_twice_and_copies_of_keys(degree: int, kv_hea
     found = count_kept_bytes(degree, kv_heads, HEAD_DIM, dtype) - count_kept_bytes(1, kv_heads, HEAD_DIM, dtype)
     shape = make_shape(kv_heads)
     assert found == TOKENS * shared_heads_bytes(shape, 0, dtype.itemsize, ulysses_degree=degree)
-    alone, shared = (
-        BlockMemory(shape, TOKENS, Savings(), dtype.itemsize, ulysses_degree=each).kept_by_rest() for each in (1, degree)
-    )
+    blocks = (BlockMemory(shape, TOKENS, Savings(), dtype.itemsize, ulysses_degree=each) for each in (1, degree))
+    alone, shared = (each.kept_by_rest() for each in blocks)
     assert shared - alone == 2 * found, "of two layers"
 
 
