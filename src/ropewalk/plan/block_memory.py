@@ -32,6 +32,8 @@ class ReceivedKeys:
 
     tokens: float
     ring: bool = False
+    kept_tokens: float = 0.0
+    """Those that each layer without recomputation keeps from its forward to its backward."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +83,9 @@ class BlockMemory:
 
     def kept_by_rest(self) -> float:
         """What the blocks keep that are not recomputed."""
-        saved = self._sums.saved
-        return self.local_tokens * (saved[-1] - saved[self.again])
+        saved, attending = self._sums.saved, self.shape.attending
+        received = self.received.kept_tokens * self.shape.sent_width * self.element_bytes if self.received else 0.0
+        return self.local_tokens * (saved[-1] - saved[self.again]) + received * (attending[-1] - attending[self.again])
 
     def kept_by_again(self) -> float:
         """What recomputed blocks keep between forward and backward."""

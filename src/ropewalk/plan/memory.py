@@ -87,8 +87,7 @@ def estimate_memory(
     trained = count_trained(shape, lora)
     blocks = BlockMemory(shape, local_tokens, savings, element_bytes, lora, received, ulysses_degree)
     again, count, run, moving = blocks.kept_by_again(), blocks.again, blocks.second_run(), blocks.at_work()
-    kept = again + blocks.kept_by_rest()
-    on_device = 0.0 if savings.states_on_host else 1 / ranks
+    kept, on_device = again + blocks.kept_by_rest(), 0.0 if savings.states_on_host else 1 / ranks
     head_gradient = GRADIENT_BYTES * shape.vocabulary * shape.width * trained.head
     row, chunk = row_bytes(shape, local_tokens, element_bytes=element_bytes), min(loss_chunk_tokens, local_tokens)
     loss = chunked_loss_bytes(shape, chunk, element_bytes=element_bytes, head_is_trained=trained.head)
