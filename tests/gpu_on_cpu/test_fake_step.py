@@ -31,6 +31,16 @@ def test_the_plan_knows_the_peak_and_each_byte_of_a_step(
     assert planned.context_bytes == tracked.context_bytes
 
 
+def test_the_plan_knows_what_a_block_keeps_where_ranks_share_heads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 64 ranks in groups of 8: attention's output is kept by heads, and by tokens for its projection."""
+    program = load_program("gpu_fake_step", monkeypatch)
+    few, more = (program.Case(64, "none", layers=layers, chunk_tokens=64) for layers in (2, 3))
+    assert program.split_by_heads(more.divide())[1] == 8
+    tracked = program.track_step(more).peak_bytes - program.track_step(few).peak_bytes
+    planned = program.plan_step(more).peak_bytes - program.plan_step(few).peak_bytes
+    assert planned == pytest.approx(tracked, rel=0.001)
+
+
 def test_the_last_reduction_may_be_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of few tokens and a large vocabulary: embedding and head are reduced beside the gradients of all blocks."""
     program = load_program("gpu_fake_step", monkeypatch)

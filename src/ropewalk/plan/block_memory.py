@@ -32,6 +32,8 @@ class ReceivedKeys:
 
     tokens: float
     ring: bool = False
+    kept_tokens: float = 0.0
+    """Those that each layer without recomputation keeps from its forward to its backward."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class BlockMemory:
     """The blocks of a rank that holds ``local_tokens`` tokens; all results are bytes on the device.
 
     ``received`` is None where no ranks share a sequence. Where some do, recurrent layers keep more for the sums of
-    their segments.
+    their segments. ``ulysses_degree`` ranks share the heads of attention, and keep its output twice.
     """
 
     shape: ModelShape
@@ -48,6 +50,7 @@ class BlockMemory:
     element_bytes: int = 2
     lora: Lora | None = None
     received: ReceivedKeys | None = None
+    ulysses_degree: int = 1
 
     @property
     def again(self) -> int:
@@ -66,7 +69,12 @@ class BlockMemory:
     @property
     def _sums(self) -> LayerSums:
         return sum_layers(
-            self.shape, self.element_bytes, self.lora, tiled=self._is_tiled, summed=self.received is not None
+            self.shape,
+            self.element_bytes,
+            self.lora,
+            tiled=self._is_tiled,
+            summed=self.received is not None,
+            ulysses_degree=self.ulysses_degree,
         )
 
     def saved(self, layer: int) -> float:
@@ -75,8 +83,9 @@ class BlockMemory:
 
     def kept_by_rest(self) -> float:
         """What the blocks keep that are not recomputed."""
-        saved = self._sums.saved
-        return self.local_tokens * (saved[-1] - saved[self.again])
+        saved, attending = self._sums.saved, self.shape.attending
+        received = self.received.kept_tokens * self.shape.sent_width * self.element_bytes if self.received else 0.0
+        return self.local_tokens * (saved[-1] - saved[self.again]) + received * (attending[-1] - attending[self.again])
 
     def kept_by_again(self) -> float:
         """What recomputed blocks keep between forward and backward."""

@@ -116,6 +116,7 @@ def estimate_split_memory(load: Workload, way: Savings, *, ranks: int, split: Sp
         loss_chunk_tokens=split.loss_chunk_tokens,
         lora=split.lora,
         received=_count_received(load, split) if split.context_ranks > 1 else None,
+        ulysses_degree=split.ulysses_degree,
     )
 
 
@@ -128,8 +129,21 @@ def _count_received(load: Workload, split: Split) -> ReceivedKeys:
     if not load.windows:
         return ReceivedKeys(0.0)
     if len(windows) < len(load.windows) or split.exchange != "needed_kv":
-        return ReceivedKeys(split.received_tokens, ring=split.exchange == "ring")
-    return ReceivedKeys(min(split.received_tokens, 2.0 * max(windows) * split.micro_batch_size))
+        received, ring = split.received_tokens, split.exchange == "ring"
+    else:
+        received, ring = min(split.received_tokens, 2.0 * max(windows) * split.micro_batch_size), False
+    return ReceivedKeys(received, ring, received if _keeps_received(load, split, received) else 0.0)
+
+
+def _keeps_received(load: Workload, split: Split, received: float) -> bool:
+    """Whether attention keeps received keys for its backward: where no rank receives more than it owns.
+
+    In a ring ``received`` is one of its blocks, so only two ranks do. Otherwise keys are fetched again.
+    """
+    degree, kv_heads = split.ulysses_degree, load.shape.kv_heads
+    heads = math.lcm(kv_heads, degree) / kv_heads  # a rank of a Ulysses group has a degree-th of them, of all tokens
+    fetched = received * (split.context_ranks // degree - 1 if split.exchange == "ring" else 1)
+    return fetched <= heads * _count_local_tokens(load, split)
 
 
 def time_split(load: Workload, way: Savings, *, ranks: int, split: Split, machine: Machine) -> StepTime:

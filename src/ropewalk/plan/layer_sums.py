@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import accumulate
 
-from ropewalk.plan.saved_tensors import kept_of, stored_layer_bytes
+from ropewalk.plan.saved_tensors import kept_of, shared_heads_bytes, stored_layer_bytes
 from ropewalk.plan.trained import count_kept, kept_mlp_tensors
 from ropewalk.recipe.lora import Lora
 from ropewalk.shape.model_shape import ModelShape
@@ -30,23 +30,31 @@ class LayerSums:
     """The most that one layer saves, its results of attention left out."""
 
 
-def sum_layers(shape: ModelShape, element_bytes: int, lora: Lora | None, *, tiled: bool, summed: bool) -> LayerSums:
+def sum_layers(
+    shape: ModelShape, element_bytes: int, lora: Lora | None, *, tiled: bool, summed: bool, ulysses_degree: int = 1
+) -> LayerSums:
     """The sums of a model of ``shape``, made once for each object.
 
     ``tiled``: the MLP takes its tokens in tiles. ``summed``: context ranks share sequences, so recurrent layers keep
-    more for the sums of their segments.
+    more for the sums of their segments. ``ulysses_degree`` ranks share the heads of attention.
     """
-    key = (element_bytes, lora, tiled, summed)
+    key = (element_bytes, lora, tiled, summed, ulysses_degree)
     found: LayerSums | None = shape.sums.get(key)
     if found is None:
-        found = shape.sums[key] = _make_sums(shape, element_bytes, lora, tiled=tiled, summed=summed)
+        found = shape.sums[key] = _make_sums(
+            shape, element_bytes, lora, tiled=tiled, summed=summed, ulysses_degree=ulysses_degree
+        )
     return found
 
 
-def _make_sums(shape: ModelShape, element_bytes: int, lora: Lora | None, *, tiled: bool, summed: bool) -> LayerSums:
-    saved = _spread(
-        shape, lambda layer: saved_token_bytes(shape, layer, element_bytes, lora, tiled=tiled, summed=summed)
-    )
+def _make_sums(
+    shape: ModelShape, element_bytes: int, lora: Lora | None, *, tiled: bool, summed: bool, ulysses_degree: int
+) -> LayerSums:
+    def save(layer: int) -> float:
+        shared = shared_heads_bytes(shape, layer, element_bytes, ulysses_degree=ulysses_degree)
+        return shared + saved_token_bytes(shape, layer, element_bytes, lora, tiled=tiled, summed=summed)
+
+    saved = _spread(shape, save)
     results = _spread(shape, lambda layer: attention_result_bytes(shape, layer, element_bytes))
     beside = [whole - part for whole, part in zip(saved, results, strict=True)]
     return LayerSums(tuple(saved), _add_up(saved), _add_up(results), _find_most(saved), _find_most(beside))

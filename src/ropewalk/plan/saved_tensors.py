@@ -4,6 +4,8 @@ The tensors of a class are rows of data (shape/kept.py, shape/kept_recurrent.py)
 their bytes with those that torch keeps.
 """
 
+import math
+
 from ropewalk.shape.alike import has_mixture
 from ropewalk.shape.kept import Counts, Kept, row_of_kept, weigh_kept
 from ropewalk.shape.kept_recurrent import kept_summary_bytes, row_of_recurrent
@@ -34,6 +36,22 @@ def _attention_bytes(shape: ModelShape, layer: int, element_bytes: int) -> float
     numbers += weigh_kept(kept.query, shape.heads * head_dim, element_bytes)
     keys = 0 if shape.shares_keys(layer) else kv_heads * head_dim
     return numbers + weigh_kept(kept.key, keys, element_bytes)
+
+
+def shared_heads_bytes(shape: ModelShape, layer: int, element_bytes: int, *, ulysses_degree: int) -> float:
+    """Bytes that one layer's attention keeps of one token besides, where ``ulysses_degree`` ranks share the heads.
+
+    They are the key heads that are copied so that each rank has one, and the output by tokens, which the output
+    projection keeps, beside that by heads, which attention itself keeps.
+    """
+    if ulysses_degree == 1 or not shape.mixers[layer].attends:
+        return 0.0
+    if shape.latent is not None:  # each head has keys of its own; an output without padding is counted in any case
+        return float(shape.output_width * element_bytes * (shape.value_dim >= shape.head_dim))
+    kv_heads, head_dim = shape.heads_of(layer)
+    counted = 0 if shape.shares_keys(layer) else kv_heads
+    copied = math.lcm(kv_heads, ulysses_degree) - counted
+    return float((shape.heads + 2 * copied) * head_dim * element_bytes)
 
 
 def _recurrent_bytes(shape: ModelShape, element_bytes: int, *, summed: bool) -> float:

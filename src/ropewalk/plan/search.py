@@ -129,14 +129,15 @@ def _list_options(space: StageSpace, layout: Layout, limit: float) -> Iterator[O
         sized = replace(full, savings=_list_quick(space, layout, full, limit))
         if not sized.savings:
             continue
-        uncut = _list_ways(space, layout, sized)  # nothing is received, so where none fits, no cut does either
+        uncut = _list_ways(space, layout, sized)  # a cut only adds, so where none fits, no cut does either
         if not any(fits(memory, machine) for _, memory in uncut):
             continue
         for cut in space.list_cuts(layout, full):  # as a run chooses, with ways that are too slow here
             split = cut.apply(sized)
             if space.steps * _time(space, layout, split, Savings()) >= limit:
                 continue
-            for way, memory in _list_ways(space, layout, split) if split.received_tokens else uncut:
+            adds = split.received_tokens or split.ulysses_degree > 1
+            for way, memory in _list_ways(space, layout, split) if adds else uncut:
                 if fits(memory, machine):
                     yield Option(split, way, memory, space.steps * _time(space, layout, split, way))
 
