@@ -53,7 +53,7 @@ BASES: dict[str, dict[str, Any]] = {
     "qwen2": {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"},
     "qwen3": {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3"},
     "olmo2": {"architectures": ["Olmo2ForCausalLM"], "model_type": "olmo2"},
-    "smollm3": {"architectures": ["SmolLM3ForCausalLM"], "model_type": "smollm3", "pad_token_id": None},
+    "smollm3": {"architectures": ["SmolLM3ForCausalLM"], "model_type": "smollm3", "pad_token_id": 2},
     "olmo3": {"architectures": ["Olmo3ForCausalLM"], "model_type": "olmo3", "rope_theta": None},
     "gemma3": {"architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text", "sliding_window": 1024},
 }
