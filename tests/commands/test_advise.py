@@ -53,7 +53,7 @@ BASES: dict[str, dict[str, Any]] = {
     "qwen2": {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"},
     "qwen3": {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3"},
     "olmo2": {"architectures": ["Olmo2ForCausalLM"], "model_type": "olmo2"},
-    "smollm3": {"architectures": ["SmolLM3ForCausalLM"], "model_type": "smollm3"},
+    "smollm3": {"architectures": ["SmolLM3ForCausalLM"], "model_type": "smollm3", "pad_token_id": 2},
     "olmo3": {"architectures": ["Olmo3ForCausalLM"], "model_type": "olmo3", "rope_theta": None},
     "gemma3": {"architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text", "sliding_window": 1024},
 }
@@ -198,6 +198,25 @@ def test_a_probe_is_the_loss_of_plain_transformers(small: Path, text: Path, tmp_
         assert score.model == "yarn" and score.n == 3 * (end - first)
 
 
+@pytest.mark.parametrize(("target", "far_first"), [(48, 36), (40, 32), (33, 32)])
+def test_a_target_below_twice_the_context_is_probed(
+    small: Path, text: Path, tmp_path: Path, target: int, far_first: int
+) -> None:
+    """The loss at the target is over its last quarter, or over all tokens beyond the base where these are fewer."""
+    asked = [str(tmp_path / "out"), f"context_length={target}", "documents=2", "answers=4"]
+    found = advise_model(small, asked, probe=text)
+    read = {score["model"] for score in found["scores"]}
+    far = [score for score in found["scores"] if score["task"] == f"nll/position/{far_first}-{target}"]
+    assert read == {each["name"] for each in found["candidates"]} == {score["model"] for score in far}
+    assert all(score["n"] == 2 * (target - far_first) for score in far)
+    table = next(line for line in found["text"].splitlines() if line.startswith("unchanged") and "[" in line)
+    own = {score["task"]: score["value"] for score in found["scores"] if score["model"] == "unchanged"}
+    near, at_target = own["nll/position/24-32"], own[f"nll/position/{far_first}-{target}"]
+    assert f"{near:.3f}" in table and f"{at_target:.3f}" in table
+    page = (tmp_path / "out" / "advice.html").read_text()
+    assert ("over all tokens beyond the base" in page) == (far_first == BASE_TOKENS)
+
+
 def test_texts_are_first_pieces_before_second_ones(small: Path, text: Path) -> None:
     tokenizer = load_tokenizer(small)
     read = read_source(Source(name="text", path=str(text), role="general"), seed=0)
@@ -240,8 +259,8 @@ def test_a_probe_that_cannot_be_run(small: Path, text: Path, tmp_path: Path) -> 
         advise_model(small, ["context_length=4Ki"], probe=text)
     with pytest.raises(UserError, match="a source has no files"):
         advise_model(small, ["context_length=64"], probe=tmp_path / "absent.txt")
-    with pytest.raises(UserError, match="too short for a probe"):
-        advise_model(small, ["context_length=48"], probe=text)
+    with pytest.raises(UserError, match="not longer than the base's context"):
+        advise_model(small, ["context_length=32"], probe=text)
     with pytest.raises(UserError, match="budget in minutes") as raised:
         advise_model(small, ["context_length=64"], minutes=3)
     assert "no --probe" in raised.value.why

@@ -19,7 +19,7 @@ from jaxtyping import Int64
 from ropewalk.commands.probe_budget import BudgetClock, ReadingTime, fit_time, plan_probe
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
-from ropewalk.core.quantity import format_amount, format_count, format_length, format_seconds
+from ropewalk.core.quantity import format_amount, format_count, format_seconds
 from ropewalk.core.record import Document, Score
 from ropewalk.corpus.read.source import read_source
 from ropewalk.corpus.spec import Source
@@ -56,7 +56,7 @@ def probe_candidates(
     ``methods`` are in the order of their worth: the last ones are left out where ``minutes`` do not suffice. A large
     model is sharded over the ranks; the first one writes the candidates and decides.
 
-    Raises UserError for a target below twice ``base_tokens``, for a missing text, for a text without a document as
+    The target is longer than ``base_tokens``. Raises UserError for a missing text, for a text without a document as
     long as the target, and for a budget that is too small for two candidates.
     """
     from ropewalk.parallel.collective import rank_and_ranks, share_from_first
@@ -99,14 +99,8 @@ def _plan_measurements(
     from ropewalk.evaluate.loss_by_position import PositionLoss
     from ropewalk.evaluate.retrieval import plan_retrieval
 
+    assert spec.context_length > base_tokens  # survey_candidates refuses others
     multiple = find_multiple(spec.context_length, base_tokens)
-    if multiple < 2:
-        raise UserError(
-            "the target is too short for a probe",
-            where="context_length",
-            why=f"loss by position is measured at multiples of the base's {format_length(base_tokens)} tokens",
-            fix=f"give {format_length(2 * base_tokens)} or more, or remove --probe",
-        )
     tokenizer = load_tokenizer(base)
     texts = read_probe_texts(text, tokenizer, tokens=spec.context_length, documents=spec.documents)
     lengths = sorted({base_tokens, base_tokens << (int(multiple).bit_length() // 2), spec.context_length})

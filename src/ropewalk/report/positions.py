@@ -140,6 +140,8 @@ def draw_attraction(lines: Sequence[Turning], *, base_tokens: int, context_token
 
     steps = _STEPS_PER_OCTAVE * math.ceil(math.log2(context_tokens / _FIRST_TOKENS))
     edges = np.round(context_tokens * 2.0 ** (-np.arange(steps, -1, -1) / _STEPS_PER_OCTAVE)).astype(int)
+    places = np.arange(len(edges))
+    edges = np.maximum.accumulate(edges - places) + places  # of some tens of tokens, two may round to one
     middles = np.sqrt(edges[:-_STEPS_PER_OCTAVE] * edges[_STEPS_PER_OCTAVE:])
     values = {line.name: _average_octaves(line.inv_freq, edges) for line in lines}
     told = "; ".join(f"{name}: {found[-1]:.2f}" for name, found in values.items())

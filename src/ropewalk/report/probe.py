@@ -57,10 +57,16 @@ class Probed:
         )
 
     def last_quarter(self, model: str, tokens: int) -> Score:
-        """The score for the loss in the last quarter of a length of ``tokens`` tokens."""
-        score = self.find(model, f"{_POSITION}{tokens * 3 // 4}-{tokens}")
-        assert score is not None, "borders have the last quarter of every length"
-        return score
+        """The score for the loss in the last quarter of ``tokens`` tokens, or in all beyond the base if that is less.
+
+        ``tokens`` is the base's length or the target.
+        """
+        ending = f"-{tokens}"
+        return next(
+            score
+            for score in self.scores
+            if score.model == model and score.task.startswith(_POSITION) and score.task.endswith(ending)
+        )
 
     def curve(self, model: str) -> tuple[list[float], list[float]]:
         """(middle of each bucket, its loss), in order."""
@@ -93,6 +99,10 @@ def tabulate_probe(probed: Probed) -> Table:
             row.append(_mark(f"{found[model] * 100:.0f} %", found[model] == max(found.values()) > 0))
         rows.append(row)
     caption = "Loss: nats per token over the last quarter of the length, on the same text. Right: answers retrieved."
+    if far * 3 // 4 < near:
+        caption += (
+            f" Below 4/3 of the base's length the loss at {format_length(far)} is over all tokens beyond the base."
+        )
     return Table(columns, rows, "lrrr" + "r" * len(answers), caption)
 
 
