@@ -55,7 +55,7 @@ LABELLED = {
 _SILENT_FILES = (
     "corpus/embedded/", "corpus/text/", "corpus/clean/", "probe/", "commands/launch_kubernetes.py",
     "commands/launch_slurm.py", "commands/launch_cloud.py", "commands/new_recipe.py", "commands/model_card.py",
-    "recipe/key_table.py", "recipe/plain_yaml.py", "model/twin.py", "corpus/join/task_wordings.py",
+    "recipe/key_table.py", "model/twin.py", "corpus/join/task_wordings.py",
     "corpus/inspect/card.py", "core/lazy.py", "core/catalogue.py", "core/translate.py",
 )  # fmt: skip
 """Files that write text for models, shells and recipes: here only errors are messages."""

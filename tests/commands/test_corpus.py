@@ -111,7 +111,9 @@ def test_shares_then_prepare_then_report_mix_and_export(recipe: Path, tmp_path: 
     assert sum(share for name, share in shares.items() if name.startswith("law")) == pytest.approx(0.5)
     assert shares["web/512"] == pytest.approx(3 * shares["web/0"])
     own = "stages.0.lengths={0: 1, 512: 9}"  # a stage's weights stand before the corpus's
-    weights = json.loads(say("corpus", "mix", str(recipe), "lengths.0=1", "lengths.512=3", own, "--json"))
+    weights = json.loads(
+        say("corpus", "mix", str(recipe), "lengths.0=1", "lengths.512=3", own, "evaluate.answers=7", "--json")
+    )
     shares = {part["name"]: part["share"] for part in weights["stages"][0]["strata"]}
     assert shares["web/512"] == pytest.approx(9 * shares["web/0"])
     assert "would be read more than" in say("corpus", "mix", str(recipe), "stages.0.tokens=90M")

@@ -91,6 +91,12 @@ def test_a_kind_is_a_context_length_as_recipes_write_it(kind: str, tmp_path: Pat
     assert found == [16384, 16384, 32768, 65536, 1 << 20, 1 << 20]
 
 
+def test_a_recipe_with_a_typo_in_its_name_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="quickstrat") as caught:
+        new_recipe("quickstrat", model=None, out=tmp_path / "mine.yaml")
+    assert caught.value.why.endswith("the shipped recipes quickstart")
+
+
 def test_a_base_whose_length_is_open_is_pointed_to_a_recipe_that_chooses(tmp_path: Path) -> None:
     """`advise` takes the choice as an override; `new` takes none."""
     with pytest.raises(UserError, match="context length of this base is ambiguous") as caught:

@@ -298,6 +298,20 @@ def test_errors_are_chinese(
     assert find_english(said) == [] and said.strip()
 
 
+def test_what_the_user_typed_and_the_words_of_a_library_stay(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Colons, commas and the word tokens of an override are no part of a message."""
+    typed = "stages.7={context_length: 4Ki, tokens: 16Ki}"
+    assert f"'{typed}'" in run_main(["check", "quickstart", typed, "--lang", "zh"], monkeypatch, capsys)
+    assert f"check quickstart {typed} --josn" in run_main(
+        ["check", "quickstart", typed, "--josn", "--lang", "zh"], monkeypatch, capsys
+    )
+    said = run_main(["check", "quickstart", "stages.0={lr: 1, tokens: 16Ki", "--lang", "zh"], monkeypatch, capsys)
+    assert "stages.0={lr: 1, tokens: 16Ki，第 1 行，第 " in said and "补上后括号" in said
+    assert "expected ',' or '}', but got '<stream end>'" in said
+
+
 def test_check_is_chinese(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     faults = ("stages.0.tokens=160Ki", "corpus.mix={general: 1, domain: 9}", "evaluate.lengths=[1, 2]")

@@ -1,6 +1,7 @@
 """What is exported is what was trained, and plain transformers says so in a process of its own."""
 
 import json
+import shlex
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -359,6 +360,12 @@ def test_llama_cpp_gets_no_folder_that_its_converter_misreads(
 ) -> None:
     refusal = ask(stretch(save_tiny(architecture), tmp_path / "out", overrides), "llama.cpp")
     assert not refusal.command and why in refusal.note
+
+
+def test_a_shell_reads_the_commands_of_a_folder_with_blanks(save_tiny: Save, tmp_path: Path) -> None:
+    out = stretch(save_tiny(), tmp_path / "模型 of mine", METHODS["theta"])
+    for serving in find_commands(out):
+        assert {f"{out}", f"{out}.gguf"} & {*shlex.split(serving.command)}, serving
 
 
 @pytest.mark.usefixtures("forked_reload")

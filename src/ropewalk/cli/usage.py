@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 from ropewalk.cli.next_steps import say_next
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
-from ropewalk.core.translate import set_language
+from ropewalk.core.translate import keep, set_language
 from ropewalk.parallel.torchrun import is_first
 from ropewalk.recipe.suffix import YAML
 
@@ -100,5 +100,5 @@ def _explain(error: Any, typed: Sequence[str]) -> Exception:
     elif typed and Path(typed[0]).suffix in YAML:
         fix = f"give a command first: ropewalk run {typed[0]}, or ropewalk check {typed[0]}"
     return UserError(
-        "the command cannot be understood", where=f"the command line: {' '.join(typed)}", why=message, fix=fix
+        "the command cannot be understood", where=f"the command line: {keep(' '.join(typed))}", why=message, fix=fix
     )

@@ -30,7 +30,7 @@ from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage_dataset import open_stage
 from ropewalk.report.corpus import write_corpus_page
 
-_OF_RECIPE = ("corpus", "stages", "seed", "run")
+_OF_RECIPE = frozenset(Recipe.model_fields)
 
 
 def report_corpus(recipe: Recipe) -> dict[str, Any]:

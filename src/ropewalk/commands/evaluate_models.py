@@ -9,6 +9,7 @@ from ropewalk.commands.on_ranks import on_ranks
 from ropewalk.core.error import UserError
 from ropewalk.core.quantity import format_length
 from ropewalk.core.record import Score
+from ropewalk.core.translate import keep
 from ropewalk.recipe.load import parse_evaluate
 from ropewalk.recipe.suite import find_suite
 from ropewalk.report.folder_verdicts import describe_verdicts, judge_folder
@@ -55,7 +56,7 @@ def _refuse_unused(overrides: Sequence[str]) -> None:
         if key in _OF_A_CORPUS:
             raise UserError(
                 f"{key} has no effect here",
-                where=override,
+                where=keep(override),
                 why="it asks for held-out documents of a corpus, and a model folder has none",
                 fix="leave it out; `ropewalk evaluate RECIPE` measures loss by position on the recipe's corpus",
             )

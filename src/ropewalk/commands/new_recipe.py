@@ -5,6 +5,7 @@ shipped shape or from the hub. The name of a shipped recipe, such as ``quickstar
 of that file, to change.
 """
 
+import difflib
 import json
 import re
 import shlex
@@ -232,10 +233,10 @@ def _list_sources(kind: str, data: str | None) -> str:
 
 
 def _list_near(kind: str) -> list[str]:
-    """The shipped recipes with the words of ``kind`` in their names; all of them where none has."""
-    words = [word for word in kind.lower().replace("/", "-").split("-") if word]
-    near = [name for name in list_recipes() if all(word in name for word in words)]
-    return near or list_recipes()
+    """The shipped recipes with the words of ``kind`` in their names, else those spelled alike; all where none is."""
+    words, names = [word for word in kind.lower().replace("/", "-").split("-") if word], list_recipes()
+    near = [name for name in names if all(word in name for word in words)]
+    return near or difflib.get_close_matches(kind.lower(), names) or names
 
 
 def _quote(text: str) -> str:

@@ -7,6 +7,7 @@ are not enough, one flag makes it run exactly the verified model.
 """
 
 import math
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,11 @@ class _Facts:
     architecture: str
     shape: ModelShape
     wrapper: str | None
+
+    @property
+    def quoted(self) -> str:
+        """The folder as a shell reads it."""
+        return shlex.quote(str(self.folder))
 
     @property
     def ropes(self) -> list[Mapping[str, Any]]:
@@ -146,7 +152,7 @@ def _ask_vllm(facts: _Facts) -> Serving:
         return _refuse("vLLM", facts)
     if "dynamic" in facts.kinds:
         return Serving("vLLM", "", "it computes one theta for all prompts, whatever their length (its issue 41236)")
-    command = f"vllm serve {facts.folder} --max-model-len {facts.shape.context_tokens}"
+    command = f"vllm serve {facts.quoted} --max-model-len {facts.shape.context_tokens}"
     if facts.depends_on_length:
         why = "" if facts.odd_longrope else "it takes the long factors for short prompts too"
         return Serving("vLLM", command if why else "", why or "its LongRoPE computes the attention factor itself")
@@ -190,7 +196,7 @@ def _ask_sglang(facts: _Facts) -> Serving:
         return Serving("SGLang", "", note)
     backend = " --model-impl transformers" if facts.architecture == "SmolLM3ForCausalLM" else ""
     length = f"--context-length {facts.shape.context_tokens}"
-    return Serving("SGLang", f"python -m sglang.launch_server --model-path {facts.folder} {length}{backend}")
+    return Serving("SGLang", f"python -m sglang.launch_server --model-path {facts.quoted} {length}{backend}")
 
 
 def _ask_llama_cpp(facts: _Facts) -> Serving:
@@ -198,8 +204,8 @@ def _ask_llama_cpp(facts: _Facts) -> Serving:
         return _refuse("llama.cpp", facts)
     if missing := _find_missing_in_llama_cpp(facts):
         return Serving("llama.cpp", "", missing)
-    gguf, name = f"{facts.folder}.gguf", _GGUF_NAMES[facts.architecture]
-    convert = f"python convert_hf_to_gguf.py {facts.folder} --outfile {gguf} --outtype {_GGUF_TYPES[facts.shape.dtype]}"
+    gguf, name = shlex.quote(f"{facts.folder}.gguf"), _GGUF_NAMES[facts.architecture]
+    convert = f"python convert_hf_to_gguf.py {facts.quoted} --outfile {gguf} --outtype {_GGUF_TYPES[facts.shape.dtype]}"
     serve = f"llama-server -m {gguf} -c {facts.shape.context_tokens}"
     if facts.sharpening != 1:
         serve += f" --override-kv {name}.rope.scaling.attn_factor=float:{facts.sharpening:.9g}"

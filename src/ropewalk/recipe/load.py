@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say_once
 from ropewalk.core.spec import Spec
+from ropewalk.core.translate import keep
 from ropewalk.recipe.advice import AdviceSpec
 from ropewalk.recipe.explain import explain
 from ropewalk.recipe.named import find_named, list_recipes
@@ -155,23 +156,23 @@ def apply_override(data: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     if not equals or not path:
         raise UserError(
-            f"{override!r} is not an override",
+            f"{keep(repr(override))} is not an override",
             where="the command line",
             why="it has no =" if not equals else "it has no key before its =",
             fix="write path=value without spaces around the =, such as stages.0.lr=1e-5",
         )
     if _BRACKETS.search(path):
         raise UserError(
-            f"{override!r} does not lead to a key",
+            f"{keep(repr(override))} does not lead to a key",
             where="the command line",
             why="write the position in a list as a key of its own",
-            fix=f"write {_BRACKETS.sub(_POINT, path)}={text}",
+            fix=f"write {keep(f'{_BRACKETS.sub(_POINT, path)}={text}')}",
         )
     *parents, last = path.split(".")
     place: Any = data
     for key in parents:
         place = _step_into(place, key, override)
-    value = parse_yaml(text, where=override)
+    value = parse_yaml(text, where=keep(override))
     if isinstance(place, list):
         place[_index(place, last, override)] = value
     else:
@@ -222,7 +223,7 @@ def _parse_alone(kind: type[Part], overrides: Sequence[str], data: dict[str, Any
         placed = re.match(rf"({place})\.(.+)", override)
         if placed is not None:
             raise UserError(
-                f"{override!r} is a key of a recipe",
+                f"{keep(repr(override))} is a key of a recipe",
                 where="the command line",
                 why=f"a recipe is not given here, so a key stands without {placed[1]}.",
                 fix=f"write {placed[2]}",
@@ -239,7 +240,7 @@ def _step_into(place: Any, key: str, override: str) -> Any:
         inner = place[key] = open_all(inner)  # ``auto`` as a whole stays so for the keys that are not overridden
     if not isinstance(inner, dict | list):
         raise UserError(
-            f"{override!r} does not lead to a key",
+            f"{keep(repr(override))} does not lead to a key",
             where="the command line",
             why=f"{key!r} is {inner!r}, which has no keys",
             fix="override the whole key",
@@ -251,7 +252,7 @@ def _index(place: list[Any], key: str, override: str) -> int:
     if key.isdigit() and int(key) < len(place):
         return int(key)
     raise UserError(
-        f"{override!r} does not lead to a key",
+        f"{keep(repr(override))} does not lead to a key",
         where="the command line",
         why=f"{key!r} is not one of the positions 0 to {len(place) - 1}",
         fix="use one of these positions" if key.isdigit() else f"write the position before the key, such as 0.{key}",

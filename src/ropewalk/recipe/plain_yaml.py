@@ -4,32 +4,38 @@ YAML's own error messages use grammar terms. The cause is nearly always one of a
 name these.
 """
 
+import re
 from typing import Any
 
 import yaml
 
 from ropewalk.core.error import UserError
+from ropewalk.core.translate import keep
 
 _MERGE = "tag:yaml.org,2002:merge"
+_TWICE = re.compile("given twice")
 _CURES = (
-    ("given twice", "keep one of the two"),
-    ("\\t", "YAML is indented by spaces: replace the tab by spaces"),
+    (_TWICE, "keep one of the two"),
+    (re.compile("\\\\t"), "YAML is indented by spaces: replace the tab by spaces"),
     (
-        "mapping values are not allowed",
+        re.compile("mapping values are not allowed"),
         "put quotes around a value that contains ': ', and indent all keys of a mapping equally",
     ),
     (
-        "could not find expected ':'",
+        re.compile("could not find expected ':'"),
         "write `key: value`, with a space after the colon; put quotes around a text of several lines",
     ),
-    ("unexpected end of stream", "close the open quotes or the open bracket"),
-    ("quoted scalar", "close the open quotes"),
-    ("expected ',' or", "close the bracket, or put a comma between its entries"),
-    ("expected <block end>", "indent all entries of a list or mapping equally, and begin a list with `- ` or with ["),
-    ("cannot start any token", "put quotes around a value that begins with this character"),
-    ("undefined alias", "define the anchor (&name) before you use it (*name)"),
-    ("could not determine a constructor", "remove the !tag: a recipe is plain data"),
-    ("expected alphabetic or numeric", "put quotes around a value that begins with & or *"),
+    (re.compile("unexpected end of stream"), "close the open quotes or the open bracket"),
+    (re.compile("quoted scalar"), "close the open quotes"),
+    (re.compile("expected ',' or"), "close the bracket, or put a comma between its entries"),
+    (
+        re.compile("expected <block end>"),
+        "indent all entries of a list or mapping equally, and begin a list with `- ` or with [",
+    ),
+    (re.compile("cannot start any token"), "put quotes around a value that begins with this character"),
+    (re.compile("undefined alias"), "define the anchor (&name) before you use it (*name)"),
+    (re.compile("could not determine a constructor"), "remove the !tag: a recipe is plain data"),
+    (re.compile("expected alphabetic or numeric"), "put quotes around a value that begins with & or *"),
 )
 
 
@@ -61,15 +67,19 @@ def parse_yaml(text: str, *, where: str) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{where}, line {mark.line + 1}, column {mark.column + 1}" if mark else where
-        raise UserError("this is not YAML", where=place, why=str(error.problem), fix=_cure(error)) from None
+        problem = str(error.problem)
+        why = problem if _TWICE.search(problem) else keep(problem)  # PyYAML's words have no translation
+        raise UserError("this is not YAML", where=place, why=why, fix=_cure(error)) from None
     except yaml.YAMLError as error:
         raise UserError(
-            "this is not YAML", where=where, why=str(error), fix="remove the part that the reason names"
+            "this is not YAML", where=where, why=keep(str(error)), fix="remove the part that the reason names"
         ) from None
     except (ValueError, RecursionError) as error:  # a date such as 2024-13-01, or brackets without end
-        raise UserError("this is not YAML", where=where, why=str(error), fix="put quotes around that value") from None
+        raise UserError(
+            "this is not YAML", where=where, why=keep(str(error)), fix="put quotes around that value"
+        ) from None
 
 
 def _cure(error: yaml.MarkedYAMLError) -> str:
     told = f"{error.context} {error.problem}"
-    return next((cure for sign, cure in _CURES if sign in told), "correct that line")
+    return next((cure for sign, cure in _CURES if sign.search(told)), "correct that line")
