@@ -34,6 +34,8 @@ class ReceivedKeys:
     ring: bool = False
     kept_tokens: float = 0.0
     """Those that each layer without recomputation keeps from its forward to its backward."""
+    ulysses_degree: int = 1
+    """The ranks that share heads."""
 
 
 @dataclass(frozen=True, slots=True)
