@@ -84,9 +84,7 @@ def estimate_memory(
     sum up segments, and keep more for it; None where none share.
     """
     trained = count_trained(shape, lora)
-    blocks = BlockMemory(
-        shape, local_tokens, savings, element_bytes, lora, received, received.ulysses_degree if received else 1
-    )
+    blocks = BlockMemory(shape, local_tokens, savings, element_bytes, lora, received)
     again, count, run, moving = blocks.kept_by_again(), blocks.again, blocks.second_run(), blocks.at_work()
     kept, on_device = again + blocks.kept_by_rest(), 0.0 if savings.states_on_host else 1 / ranks
     head_gradient = GRADIENT_BYTES * shape.vocabulary * shape.width * trained.head
