@@ -11,7 +11,7 @@ from ropewalk.attention import attend
 from ropewalk.attention.choose_kernel import use_kernel
 from ropewalk.partition import partition_tokens
 from ropewalk.partition.ulysses import AnyPartition, UlyssesPartition
-from ropewalk.plan.block_memory import BlockMemory
+from ropewalk.plan.block_memory import BlockMemory, ReceivedKeys
 from ropewalk.plan.fit import estimate_split_memory
 from ropewalk.plan.plan import Split
 from ropewalk.plan.saved_tensors import shared_heads_bytes
@@ -63,7 +63,10 @@ def test_attention_keeps_its_output_twice_and_copies_of_keys(degree: int, kv_hea
     found = count_kept_bytes(degree, kv_heads, HEAD_DIM, dtype) - count_kept_bytes(1, kv_heads, HEAD_DIM, dtype)
     shape = make_shape(kv_heads)
     assert found == TOKENS * shared_heads_bytes(shape, 0, dtype.itemsize, ulysses_degree=degree)
-    blocks = (BlockMemory(shape, TOKENS, Savings(), dtype.itemsize, ulysses_degree=each) for each in (1, degree))
+    blocks = (
+        BlockMemory(shape, TOKENS, Savings(), dtype.itemsize, received=ReceivedKeys(0, ulysses_degree=each))
+        for each in (1, degree)
+    )
     alone, shared = (each.kept_by_rest() for each in blocks)
     assert shared - alone == 2 * found, "of two layers"
 

@@ -34,6 +34,8 @@ class ReceivedKeys:
     ring: bool = False
     kept_tokens: float = 0.0
     """Those that each layer without recomputation keeps from its forward to its backward."""
+    ulysses_degree: int = 1
+    """The ranks that share heads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ class BlockMemory:
     """The blocks of a rank that holds ``local_tokens`` tokens; all results are bytes on the device.
 
     ``received`` is None where no ranks share a sequence. Where some do, recurrent layers keep more for the sums of
-    their segments. ``ulysses_degree`` ranks share the heads of attention, and keep its output twice.
+    their segments.
     """
 
     shape: ModelShape
@@ -50,7 +52,6 @@ class BlockMemory:
     element_bytes: int = 2
     lora: Lora | None = None
     received: ReceivedKeys | None = None
-    ulysses_degree: int = 1
 
     @property
     def again(self) -> int:
@@ -74,7 +75,7 @@ class BlockMemory:
             self.lora,
             tiled=self._is_tiled,
             summed=self.received is not None,
-            ulysses_degree=self.ulysses_degree,
+            ulysses_degree=self.received.ulysses_degree if self.received else 1,
         )
 
     def saved(self, layer: int) -> float:

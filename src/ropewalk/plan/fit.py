@@ -116,7 +116,6 @@ def estimate_split_memory(load: Workload, way: Savings, *, ranks: int, split: Sp
         loss_chunk_tokens=split.loss_chunk_tokens,
         lora=split.lora,
         received=_count_received(load, split) if split.context_ranks > 1 else None,
-        ulysses_degree=split.ulysses_degree,
     )
 
 
@@ -132,7 +131,9 @@ def _count_received(load: Workload, split: Split) -> ReceivedKeys:
         received, ring = split.received_tokens, split.exchange == "ring"
     else:
         received, ring = min(split.received_tokens, 2.0 * max(windows) * split.micro_batch_size), False
-    return ReceivedKeys(received, ring, received if _keeps_received(load, split, received) else 0.0)
+    return ReceivedKeys(
+        received, ring, received if _keeps_received(load, split, received) else 0.0, split.ulysses_degree
+    )
 
 
 def _keeps_received(load: Workload, split: Split, received: float) -> bool:

@@ -77,15 +77,14 @@ def estimate_memory(
     loss_chunk_tokens: int = 1024,
     lora: Lora | None = None,
     received: ReceivedKeys | None = None,
-    ulysses_degree: int = 1,
 ) -> Memory:
     """Memory of one rank that holds ``local_tokens`` tokens of a micro-batch, with states sharded over ``ranks``.
 
     Where context ranks share a sequence, attention holds ``received`` of the others' keys at once, and recurrent layers
-    sum up segments, and keep more for it; None where none share. ``ulysses_degree`` of them share heads.
+    sum up segments, and keep more for it; None where none share.
     """
     trained = count_trained(shape, lora)
-    blocks = BlockMemory(shape, local_tokens, savings, element_bytes, lora, received, ulysses_degree)
+    blocks = BlockMemory(shape, local_tokens, savings, element_bytes, lora, received)
     again, count, run, moving = blocks.kept_by_again(), blocks.again, blocks.second_run(), blocks.at_work()
     kept, on_device = again + blocks.kept_by_rest(), 0.0 if savings.states_on_host else 1 / ranks
     head_gradient = GRADIENT_BYTES * shape.vocabulary * shape.width * trained.head
