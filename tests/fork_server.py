@@ -16,7 +16,6 @@ from contextlib import contextmanager, suppress
 from multiprocessing import get_context
 from pathlib import Path
 
-import torch
 import transformers.models.llama.modeling_llama  # noqa: F401 - once here, so that every forked program has it already
 
 import ropewalk.train.stage  # noqa: F401 - as above
@@ -110,7 +109,6 @@ def _run(
     os.environ.update(environment)
     sys.executable = environment.get("PYTHON_EXEC", sys.executable)  # what a rank starts is forked as it is
     os.chdir(folder)
-    torch.set_num_threads(1)
     os.dup2(streams[0], 0)
     sys.stdin = os.fdopen(0, closefd=False)
     out, errors = (Path(f"/dev/fd/{stream}") for stream in streams[1:])

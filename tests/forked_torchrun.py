@@ -14,7 +14,6 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch.distributed import TCPStore
 
 from forked_verb import be_program, end_group
@@ -90,6 +89,5 @@ def _be_rank(
 ) -> None:
     os.environ.update(environment)
     os.chdir(folder)
-    torch.set_num_threads(1)
     begin(log[1])
     be_program(program, *log, [], in_thread=False)

@@ -105,8 +105,10 @@ def end_group(process: BaseProcess) -> bool:
 def be_program(program: list[str], out: Path, errors: Path, folders: Sequence[Path], *, in_thread: bool = True) -> None:
     """Become a program: this process ends when it does, with its exit code.
 
-    Signals reach its own code only with ``in_thread=False``; it must then compute with one thread (parallel/forked.py).
+    Signals reach its own code only with ``in_thread=False``; it then computes with one thread (parallel/forked.py).
     """
+    if not in_thread:
+        torch.set_num_threads(1)
     _stand_alone(out, errors)
     config.update("jaxtyping_disable", True)
     sys.path[:0] = map(str, folders)

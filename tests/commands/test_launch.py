@@ -278,7 +278,7 @@ def test_a_run_of_any_name_gives_a_name_that_schedulers_take() -> None:
     assert name_job("超长") == "ropewalk" and len(name_job("x" * 90)) == 40
 
 
-@pytest.mark.parametrize(("code", "means"), [(2, 2), (75, 75), (9, 1)])
+@pytest.mark.parametrize(("code", "means"), [(2, 2), (3, 3), (4, 4), (75, 75), (9, 1)])
 def test_torchruns_end_says_what_its_ranks_said(code: int, means: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signal, "signal", lambda *_: signal.SIG_DFL)  # the agent's, which are not for this process
     options = ["--standalone", "--nproc-per-node=1", "--no-python", "sh", "-c", f"exit {code}"]

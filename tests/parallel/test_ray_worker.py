@@ -120,6 +120,9 @@ def test_a_machine_that_is_about_to_go_lets_its_ranks_save(train: Train, tmp_pat
 
 def test_exit_codes_become_one_and_ray_tries_again_only_where_that_helps() -> None:
     assert judge_codes([0, 0], "run") == 0 and judge_codes([1, 2, 75], "run") == 2
+    assert judge_codes([3, 3], "run") == 3 and judge_codes([4, 4], "run") == 4, (
+        "a finished run whose targets are strict"
+    )
     with pytest.raises(StoppedOnRayError, match="the same run continues from /shared/run"):
         judge_codes([75, 0], "/shared/run")
     with pytest.raises(RankError, match="rank 1 of 2 ended with exit code -9") as raised:

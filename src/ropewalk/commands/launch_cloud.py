@@ -29,7 +29,7 @@ resources:
 {accelerators}  cpus: {cpus}+
   memory: {memory_gib}+
   image_id: docker:{image}
-  # a stop that saved (75) is continued; wrong input (2) is not
+  # a stop that saved (75) is continued; wrong input (2) and strict targets (3, 4) are not
   job_recovery: {{max_restarts_on_errors: 0, recover_on_exit_codes: [75]}}
 envs:
   TORCH_ELASTIC_SHUTDOWN_TIMEOUT: "{grace}"
@@ -87,8 +87,9 @@ def main() -> int:
             for node, place in enumerate(places)
         ]
         codes = ray.get(started)
-        if 2 in codes:  # wrong input
-            return 2
+        for final in (2, 3, 4):  # wrong input; strict targets that are missed or undecided
+            if final in codes:
+                return final
         if 75 not in codes:  # else stopped and saved; a code below 0 is the signal that ended a shell
             return 1 if any(codes) else 0
 

@@ -2,8 +2,9 @@
 
 Both prepare the corpus in a Job of CPUs, and hold no GPU before it is complete where something can start them in order:
 a JobSet does so for the TrainJob; pods of the plain Job wait in an init container. In both, exit code 2 (wrong input)
-fails the job at once, 75 (stopped and saved) and a disruption start the pod again without limit. Wrong input in the
-preparation also fails the plain Job: a file beside the run folder tells its waiting pods (commands/wait_corpus.py).
+and strict targets (3, 4) fail the job at once; 75 (stopped and saved) and a disruption start the pod again without
+limit. Wrong input in the preparation also fails the plain Job: a file beside the run folder tells its waiting pods
+(commands/wait_corpus.py).
 """
 
 import textwrap
@@ -125,9 +126,9 @@ spec:
 _POLICY = """backoffLimit: {tries}
 podFailurePolicy:
   rules:
-    # wrong input: no other try
+    # wrong input, or strict targets that are missed or undecided: no other try
     - action: FailJob
-      onExitCodes: {{containerName: {container}, operator: In, values: [2]}}
+      onExitCodes: {{containerName: {container}, operator: In, values: [2, 3, 4]}}
     # stopped and saved: starts again, and no try is counted
     - action: Ignore
       onExitCodes: {{containerName: {container}, operator: In, values: [75]}}

@@ -11,6 +11,8 @@ MISSED_CODE = 3
 """Exit code with strictness: everything is done, and a target is missed."""
 UNDECIDED_CODE = 4
 """Exit code with strictness: no target is missed, and one lies inside the interval of its measurement."""
+FINAL_CODES = (EXIT_CODE, MISSED_CODE, UNDECIDED_CODE)
+"""Exit codes after which the same command would end in the same way. What one rank ends with holds for its run."""
 STOPPED_CODE = 75
 """Exit code after a signal: everything is saved, and the same command continues. (EX_TEMPFAIL: try again later.)"""
 SIGNAL_SECONDS = 0.5

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from ropewalk.core.error import EXIT_CODE, STOPPED_CODE, RankError, UserError
+from ropewalk.core.error import FINAL_CODES, STOPPED_CODE, RankError, UserError
 from ropewalk.core.progress import say
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.core.strict_json import spell_json
@@ -69,12 +69,12 @@ def configure_workers(recipe: Path | str, overrides: Sequence[str] = ()) -> dict
 
 
 def run_on_worker(config: Mapping[str, Any]) -> int:
-    """Run the recipe of ``config`` as one rank; TorchTrainer calls it on every worker. Return 0 or 2.
+    """Run the recipe of ``config`` as one rank; TorchTrainer calls it on every worker. Return 0, 2, 3 or 4.
 
-    The metrics of the newest step go to Ray every half minute, and at the end ``exit_code`` and ``run``. Exit code 2,
-    wrong input, is reported and not raised, because Ray tries again after every error. Raises StoppedOnRayError where
-    all ranks stopped and saved, and RankError where one failed. Ray then starts all workers again, as often as
-    FailureConfig says, and the run continues from its newest checkpoint.
+    The metrics of the newest step go to Ray every half minute, and at the end ``exit_code`` and ``run``. Wrong input
+    (2) and strict targets (3, 4) are reported and not raised, because Ray tries again after every error. Raises
+    StoppedOnRayError where all ranks stopped and saved, and RankError where one failed. Ray then starts all workers
+    again, as often as FailureConfig says, and the run continues from its newest checkpoint.
     """
     from ray import train
 
@@ -91,13 +91,14 @@ def run_on_worker(config: Mapping[str, Any]) -> int:
 
 
 def judge_codes(codes: Sequence[int], run: str) -> int:
-    """The exit code that the ``codes`` of all ranks mean, where a second try mends nothing: 0 or 2.
+    """The exit code that the ``codes`` of all ranks mean, where a second try mends nothing: 0, 2, 3 or 4.
 
     Raises StoppedOnRayError where all ranks stopped and saved, and RankError where one failed: for these Ray tries
     again.
     """
-    if EXIT_CODE in codes:
-        return EXIT_CODE
+    for final in FINAL_CODES:
+        if final in codes:
+            return final
     if all(code in (0, STOPPED_CODE) for code in codes):
         if not any(codes):
             return 0
@@ -109,7 +110,7 @@ def judge_codes(codes: Sequence[int], run: str) -> int:
 
 
 def fit_trainer(trainer: Any) -> int:
-    """Call ``trainer.fit()`` and return the exit code of ropewalk: 0, 1, 2 or 75."""
+    """Call ``trainer.fit()`` and return the exit code of ropewalk."""
     from ray.train import TrainingFailedError
 
     try:
@@ -203,7 +204,7 @@ def _collect_metrics(run: Path, codes: Sequence[int]) -> dict[str, Any]:
     """The metrics of the newest step on disk; with all exit ``codes`` also the run's own, and its folder."""
     found: dict[str, Any] = {**read_newest(RunFolder(run).metrics), "run": str(run)}
     if codes:
-        worst = [EXIT_CODE, *(code for code in codes if code not in (0, STOPPED_CODE)), STOPPED_CODE, 0]
+        worst = [*FINAL_CODES, *(code for code in codes if code not in (0, STOPPED_CODE)), STOPPED_CODE, 0]
         found[_EXIT_KEY] = next(code for code in worst if code in codes)
     return found
 
