@@ -103,3 +103,13 @@ def test_a_short_list_of_one_kind_of_mark_has_an_answer() -> None:
     for seed in (6423, 16213):
         prompt = make_prompt(HeldOutTask(task="most_frequent"), np.random.default_rng(seed), words=40)
         assert prompt.answer_texts[0].strip() == solve("most_frequent", "en", prompt.text[: prompt.answers[0][0]])
+
+
+def test_a_tie_between_marks_does_not_depend_on_the_hashes_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranks are processes of their own: with a set, each of them asked another prompt of the same seed."""
+    tied = ["vex", "jolt", "vex", "fizz", "jolt"]
+    monkeypatch.setattr(held_out_tasks, "_draw_marks", lambda *_: list(tied))
+    marks, _, answer, decides = held_out_tasks._write_frequent("en", np.random.default_rng(0), 5)
+    assert (marks, answer, decides) == (["jolt", "jolt", "vex", "fizz", "jolt"], "jolt", 0)
+    tied[:] = ["jolt", "vex", "vex", "fizz", "jolt"]
+    assert held_out_tasks._write_frequent("en", np.random.default_rng(0), 5)[2] == "vex", "the first kind gives way"
