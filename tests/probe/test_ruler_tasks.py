@@ -122,6 +122,23 @@ def test_too_few_words_are_refused(task: RulerName) -> None:
         make_ruler_sample(RulerTask(task=task), stream("n"), words=30)
 
 
+def test_lists_take_single_words_first_and_longer_ones_only_where_these_are_not_enough() -> None:
+    """Two words written together are three or four tokens: they halved the list, and 4Ki tokens got a short one's."""
+    single = set(SINGLE_WORDS)
+    counts: Counter[tuple[bool, bool]] = Counter()
+    for words, everything in ((1400, False), (6000, True)):  # 1,400 are less than 4Ki tokens of any tokenizer
+        for seed in range(6):
+            sample = make_ruler_sample(RulerTask(task="cwe"), stream("single", seed), words=words)
+            listed = re.findall(r"\d+\. (\w+)", sample.question[sample.question.rindex("Below is") :])
+            assert (set(listed) >= single) is everything and (set(listed) <= single) is not everything
+            assert set(Counter(listed).values()) == {30, 3}
+            counts.update((everything, name in single) for name in sample.references)
+    assert counts[False, True] == 60
+    short = make_ruler_sample(RulerTask(task="cwe"), stream("single"), words=1000).question
+    assert set(Counter(re.findall(r"\d+\. (\w+)", short[short.rindex("Below is") :])).values()) == {6, 1}
+    assert counts[True, True] > 0 < counts[True, False], "the common ones are of both kinds"
+
+
 def test_lists_hold_no_word_twice() -> None:
     for words in (KEYS, LISTED_WORDS, SINGLE_WORDS):
         assert len(words) == len(set(words))
