@@ -11,6 +11,7 @@ from ropewalk.core.error import UserError
 from ropewalk.core.seed import stream
 from ropewalk.probe.haystack import count_words
 from ropewalk.probe.kinds import make_prompt, make_ruler_sample, name_probe
+from ropewalk.probe.ruler_needles import cut_essays
 from ropewalk.probe.ruler_task import RULER_NAMES, RulerName, RulerTask, match_strings
 from ropewalk.probe.word_lists import KEYS, LISTED_WORDS, SINGLE_WORDS
 
@@ -94,6 +95,16 @@ def test_essays_and_questions_of_the_user_are_read(tmp_path: Path) -> None:
     )
     with pytest.raises(UserError, match="the essays have"):
         make_ruler_sample(spec, stream("e"), words=20_000)
+    told = "It cost $3.50 in the U.S. market, see www.x.com/a?b=1."
+    points, endless = tmp_path / "points.txt", tmp_path / "endless.txt"
+    points.write_text(f"{told} 他说：好。很好！ " * 9)
+    found = cut_essays(str(points), stream("e"), words=70)
+    assert found.count("It cost $3.50 in the U.S.") >= 5 and found.count("很好！") >= 5, (
+        "no point within a word cuts it"
+    )
+    endless.write_text("word " * 5000)
+    with pytest.raises(UserError, match="a sentence of the essays has 5,000 words, and a prompt has room for 2,"):
+        make_ruler_sample(spec.model_copy(update={"essays": str(endless)}), stream("e"), words=3000)
     paragraphs = [
         {
             "context": f"Fact {n} says {n * 7}.",
