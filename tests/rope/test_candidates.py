@@ -122,7 +122,7 @@ def test_advice_asks_how_far_a_divided_base_reads() -> None:
 
 @pytest.mark.parametrize("head_dim", [128, 256])
 def test_a_base_of_a_few_tokens_has_no_theta_and_is_told_why(head_dim: int) -> None:
-    """Its least theta is above the largest, for `theta: auto`, `ntk` and advice; at 256 dimensions no float holds it."""
+    """Its least theta is above the largest, for `theta: auto`, `ntk` and advice; at 256 dimensions it is infinite."""
     tiny = BaseRope(theta=1e6, head_dim=head_dim, context_tokens=1)
     found = survey_candidates(tiny, 131072)
     assert "the largest theta is 1e+30" in found.refused["theta"]
