@@ -154,3 +154,31 @@ def test_lists_hold_no_word_twice() -> None:
     for words in (KEYS, LISTED_WORDS, SINGLE_WORDS):
         assert len(words) == len(set(words))
     assert len(KEYS) > 20_000 and len(LISTED_WORDS) > 50_000
+
+
+@pytest.mark.parametrize("task", [task for task in RULER_NAMES if task != "fwe"])
+def test_a_depth_is_the_place_of_the_fact_and_no_document_stands_twice(task: RulerName) -> None:
+    for seed in range(3):
+        sample = make_ruler_sample(RulerTask(task=task), stream("depth", seed), words=1500)
+        text = sample.question
+        if task == "vt":
+            context = text[text.rindex("following text.\n\n") + 17 : text.rindex("\nQuestion:")]
+            facts = [f"VAR {name} = " for name in sample.references]
+        elif task == "cwe":
+            listed = re.findall(r"\d+\. (\w+)", text[text.rindex("Below is") :])
+            assert [listed[round(d * len(listed))] for d in sample.prompt.depths] == list(sample.references)
+            assert [listed.index(name) / len(listed) for name in sample.references] == list(sample.prompt.depths)
+            continue
+        elif task.startswith("qa"):
+            context = text[text.index("given documents.\n\nD") + 18 : text.rindex("\n\nAnswer the question")]
+            told = [part.partition(":\n")[2] for part in context.split("\n\n")]
+            assert len(set(told)) == len(told)
+            name = re.findall(r"Where was (?:the teacher of )?([\w ]+) born\?", text)[-1]
+            needed = {name, *re.findall(rf"{name} was taught by ([\w ]+)\.", text)[: task == "qa_2"]}
+            first = next(number for number, document in enumerate(told) if document.split("\n")[0] in needed)
+            facts = [f"Document {first + 1}:"]
+        else:
+            context = text[text.index("afterwards.\n") + 12 : text.rindex("\nWhat ")]
+            facts = [f" is: {value}." for value in sample.references]
+        places = [round(depth * len(context)) for depth in sample.prompt.depths]
+        assert all(context.startswith(fact, place) for place, fact in zip(places, facts, strict=True))
