@@ -103,3 +103,33 @@ def test_a_short_list_of_one_kind_of_mark_has_an_answer() -> None:
     for seed in (6423, 16213):
         prompt = make_prompt(HeldOutTask(task="most_frequent"), np.random.default_rng(seed), words=40)
         assert prompt.answer_texts[0].strip() == solve("most_frequent", "en", prompt.text[: prompt.answers[0][0]])
+
+
+def test_a_tie_between_marks_does_not_depend_on_the_hashes_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranks are processes of their own: with a set, each of them asked another prompt of the same seed."""
+    tied = ["vex", "jolt", "vex", "fizz", "jolt"]
+    monkeypatch.setattr(held_out_tasks, "_draw_marks", lambda *_: list(tied))
+    marks, _, answer, decides = held_out_tasks._write_frequent("en", np.random.default_rng(0), 5)
+    assert (marks, answer, decides) == (["jolt", "jolt", "vex", "fizz", "jolt"], "jolt", 0)
+    tied[:] = ["jolt", "vex", "vex", "fizz", "jolt"]
+    assert held_out_tasks._write_frequent("en", np.random.default_rng(0), 5)[2] == "vex", "the first kind gives way"
+
+
+@pytest.mark.parametrize("task", ["latest_value", "verbatim_copy", "graph_walk", "repeated_request"])
+def test_a_depth_is_the_place_of_the_line_that_decides(task: HeldOutName) -> None:
+    for seed in range(5):
+        prompt = make_prompt(HeldOutTask(task=task), stream("depth", seed), words=400)
+        context, question = prompt.text[: prompt.answers[0][0]].split("\n\n")
+        answer, place = prompt.answer_texts[0], round(prompt.depths[0] * len(context))
+        before, line = context[:place], context[place:].partition(". ")[0]
+        if task == "latest_value":
+            gauge = line.removesuffix(answer)
+            assert gauge.endswith("now reads") and context[place + 1 :].count(gauge) == 0
+        elif task == "verbatim_copy":
+            assert line.removesuffix(".") == f"Row {question.split()[2]}:{answer}"
+        elif task == "graph_walk":
+            assert line.startswith(f"{question.split()[2]} leads to ")
+        else:
+            number, topic = re.search(r"number (\d+) about the (\w+):", question).groups()  # type: ignore[union-attr]
+            assert line.removesuffix(".") == f"Reply about the {topic}:{answer}"
+            assert before.count(f"Reply about the {topic}:") == int(number) - 1

@@ -11,6 +11,7 @@ from ropewalk.core.error import UserError
 from ropewalk.core.seed import stream
 from ropewalk.probe.haystack import count_words
 from ropewalk.probe.kinds import make_prompt, make_ruler_sample, name_probe
+from ropewalk.probe.ruler_needles import cut_essays
 from ropewalk.probe.ruler_task import RULER_NAMES, RulerName, RulerTask, match_strings
 from ropewalk.probe.word_lists import KEYS, LISTED_WORDS, SINGLE_WORDS
 
@@ -94,6 +95,16 @@ def test_essays_and_questions_of_the_user_are_read(tmp_path: Path) -> None:
     )
     with pytest.raises(UserError, match="the essays have"):
         make_ruler_sample(spec, stream("e"), words=20_000)
+    told = "It cost $3.50 in the U.S. market, see www.x.com/a?b=1."
+    points, endless = tmp_path / "points.txt", tmp_path / "endless.txt"
+    points.write_text(f"{told} 他说：好。很好！ " * 9)
+    found = cut_essays(str(points), stream("e"), words=70)
+    assert found.count("It cost $3.50 in the U.S.") >= 5 and found.count("很好！") >= 5, (
+        "no point within a word cuts it"
+    )
+    endless.write_text("word " * 5000)
+    with pytest.raises(UserError, match="a sentence of the essays has 5,000 words, and a prompt has room for 2,"):
+        make_ruler_sample(spec.model_copy(update={"essays": str(endless)}), stream("e"), words=3000)
     paragraphs = [
         {
             "context": f"Fact {n} says {n * 7}.",
@@ -122,7 +133,52 @@ def test_too_few_words_are_refused(task: RulerName) -> None:
         make_ruler_sample(RulerTask(task=task), stream("n"), words=30)
 
 
+def test_lists_take_single_words_first_and_longer_ones_only_where_these_are_not_enough() -> None:
+    """Two words written together are three or four tokens: they halved the list, and 4Ki tokens got a short one's."""
+    single = set(SINGLE_WORDS)
+    counts: Counter[tuple[bool, bool]] = Counter()
+    for words, everything in ((1400, False), (6000, True)):  # 1,400 are less than 4Ki tokens of any tokenizer
+        for seed in range(6):
+            sample = make_ruler_sample(RulerTask(task="cwe"), stream("single", seed), words=words)
+            listed = re.findall(r"\d+\. (\w+)", sample.question[sample.question.rindex("Below is") :])
+            assert (set(listed) >= single) is everything and (set(listed) <= single) is not everything
+            assert set(Counter(listed).values()) == {30, 3}
+            counts.update((everything, name in single) for name in sample.references)
+    assert counts[False, True] == 60
+    short = make_ruler_sample(RulerTask(task="cwe"), stream("single"), words=1000).question
+    assert set(Counter(re.findall(r"\d+\. (\w+)", short[short.rindex("Below is") :])).values()) == {6, 1}
+    assert counts[True, True] > 0 < counts[True, False], "the common ones are of both kinds"
+
+
 def test_lists_hold_no_word_twice() -> None:
     for words in (KEYS, LISTED_WORDS, SINGLE_WORDS):
         assert len(words) == len(set(words))
     assert len(KEYS) > 20_000 and len(LISTED_WORDS) > 50_000
+
+
+@pytest.mark.parametrize("task", [task for task in RULER_NAMES if task != "fwe"])
+def test_a_depth_is_the_place_of_the_fact_and_no_document_stands_twice(task: RulerName) -> None:
+    for seed in range(3):
+        sample = make_ruler_sample(RulerTask(task=task), stream("depth", seed), words=1500)
+        text = sample.question
+        if task == "vt":
+            context = text[text.rindex("following text.\n\n") + 17 : text.rindex("\nQuestion:")]
+            facts = [f"VAR {name} = " for name in sample.references]
+        elif task == "cwe":
+            listed = re.findall(r"\d+\. (\w+)", text[text.rindex("Below is") :])
+            assert [listed[round(d * len(listed))] for d in sample.prompt.depths] == list(sample.references)
+            assert [listed.index(name) / len(listed) for name in sample.references] == list(sample.prompt.depths)
+            continue
+        elif task.startswith("qa"):
+            context = text[text.index("given documents.\n\nD") + 18 : text.rindex("\n\nAnswer the question")]
+            told = [part.partition(":\n")[2] for part in context.split("\n\n")]
+            assert len(set(told)) == len(told)
+            name = re.findall(r"Where was (?:the teacher of )?([\w ]+) born\?", text)[-1]
+            needed = {name, *re.findall(rf"{name} was taught by ([\w ]+)\.", text)[: task == "qa_2"]}
+            first = next(number for number, document in enumerate(told) if document.split("\n")[0] in needed)
+            facts = [f"Document {first + 1}:"]
+        else:
+            context = text[text.index("afterwards.\n") + 12 : text.rindex("\nWhat ")]
+            facts = [f" is: {value}." for value in sample.references]
+        places = [round(depth * len(context)) for depth in sample.prompt.depths]
+        assert all(context.startswith(fact, place) for place, fact in zip(places, facts, strict=True))

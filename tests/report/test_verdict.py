@@ -114,6 +114,52 @@ def test_without_it_the_gap_is_the_difference_of_the_last_quarters(run: Path) ->
     assert find(run, "nll/gap", "extended").value == pytest.approx(1.75 - 384)
 
 
+def train_for(run: Path, length: int) -> None:
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    recipe["stages"][-1]["context_length"] = length
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+
+
+def test_a_loss_beyond_the_trained_length_is_no_target(run: Path) -> None:
+    """Loss by position may reach farther than a run trains, as the default of 4x does where the target is 2x."""
+    change_scores(run, lambda score: replace(score, value=9.0, low=8.0, high=10.0) if at_far(score) else score)
+    train_for(run, 1024)
+    near, end = (get_loss(run, task) for task in ("nll/position/384-512", "nll/position/768-1024"))
+    gap = find(run, "nll/gap", "extended")
+    assert (gap.name, gap.value) == ("loss, last quarter of 2x minus that of 1x", pytest.approx(end - near))
+    assert gap.met and not gap.aim
+    train_for(run, 1280)  # no bucket ends there, so 2x, which lies below, is judged
+    assert find(run, "nll/gap", "extended") == gap
+    train_for(run, 768)  # a bucket ends there, and none begins at 576
+    gap = find(run, "nll/gap", "extended")
+    assert gap.aim and gap.value == 9 and gap.name == "loss, last quarter of 4x (never trained) minus that of 1x"
+    assert "FAIL" not in format_line(run, "never trained")
+
+
+def test_below_four_thirds_the_gap_is_that_of_all_beyond_the_base(run: Path) -> None:
+    train_for(run, 640)
+    scores = [score for score in read_scores(run / "scores.json") if not at_far(score)]
+    near, end = get_loss(run, "nll/position/384-512"), get_loss(run, "nll/position/512-768")
+    scores = [replace(score, task=score.task.replace("512-768", "512-640")) for score in scores]
+    write_scores(run / "scores.json", scores)
+    gap = find(run, "nll/gap", "extended")
+    assert (gap.name, gap.value) == ("loss, last quarter of 1.25x minus that of 1x", pytest.approx(end - near))
+
+
+def format_line(run: Path, words: str) -> str:
+    return next(line for line in summarise(run)["text"].splitlines() if words in line and line.startswith("loss"))
+
+
+def at_far(score: Score) -> bool:
+    return score.task == "nll/gap"
+
+
+def get_loss(run: Path, task: str) -> float:
+    return next(
+        each.value for each in read_scores(run / "scores.json") if (each.model, each.task) == ("extended", task)
+    )
+
+
 def test_buckets_that_do_not_fit_give_no_gap(run: Path) -> None:
     change_scores(run, lambda score: replace(score, task=score.task.replace("position/384-512", "position/380-512")))
     drop_scores(run, "nll/gap")

@@ -120,9 +120,10 @@ def test_advice_asks_how_far_a_divided_base_reads() -> None:
         survey_candidates(base, 65536, asked=Linear(original_tokens=16384))
 
 
-def test_a_base_of_a_few_tokens_has_no_theta_and_is_told_why() -> None:
-    """Its least theta is above the largest, for `theta: auto`, `ntk` and advice."""
-    tiny = BaseRope(theta=1e6, head_dim=128, context_tokens=1)
+@pytest.mark.parametrize("head_dim", [128, 256])
+def test_a_base_of_a_few_tokens_has_no_theta_and_is_told_why(head_dim: int) -> None:
+    """Its least theta is above the largest, for `theta: auto`, `ntk` and advice; at 256 dimensions it is infinite."""
+    tiny = BaseRope(theta=1e6, head_dim=head_dim, context_tokens=1)
     found = survey_candidates(tiny, 131072)
     assert "the largest theta is 1e+30" in found.refused["theta"]
     with pytest.raises(UserError, match="no theta is large enough"):

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from ropewalk.rope.longrope_search import Factors, Search, search_factors, seed_factors
 from ropewalk.rope.method import BaseRope
@@ -53,6 +54,12 @@ def test_the_same_seed_finds_the_same() -> None:
         for seed in (1, 1, 2)
     )
     assert first == second != other
+
+
+def test_a_seed_that_numpy_refuses_is_refused_where_a_recipe_is_read() -> None:
+    """It would end a run after the base is loaded."""
+    with pytest.raises(ValidationError, match="seed"):
+        Search(seed=-1)
 
 
 def test_a_score_that_fails_is_the_worst() -> None:

@@ -145,7 +145,7 @@ def _write_counting(language: Language, rng: np.random.Generator, size: int) -> 
 
 def _write_frequent(language: Language, rng: np.random.Generator, size: int) -> _Lines:
     marks = _draw_marks(language, rng, size)
-    most = sorted(set(marks), key=marks.count)
+    most = sorted(dict.fromkeys(marks), key=marks.count)  # a set has another order in each process
     if len(most) > 1 and marks.count(most[-1]) == marks.count(most[-2]):  # a short list may have one kind only
         marks[marks.index(most[-2])] = most[-1]
     return marks, _TEXT[language]["frequent?"], most[-1], marks.index(most[-1])

@@ -10,12 +10,13 @@ from ropewalk.probe.haystack import count_words, refuse_length
 from ropewalk.probe.prompt import Prompt
 from ropewalk.probe.ruler_needles import NOISE
 from ropewalk.probe.ruler_task import RulerSample, RulerTask
-from ropewalk.probe.word_lists import LISTED_WORDS
+from ropewalk.probe.word_lists import LISTED_WORDS, SINGLE_WORDS
 
 _HOPS = 4
 _COMMON = 10
-_SHORT_WORDS = 1500
-"""Below about 4Ki tokens RULER's lists have fewer repeats: 6 and 1 in place of 30 and 3."""
+_SHORT_WORDS = 1200
+"""Below 4Ki tokens RULER's lists have fewer repeats: 6 and 1 in place of 30 and 3. 1,450 words of a list are 4Ki tokens
+where each digit is a token, and more words are elsewhere; 2Ki tokens are fewer than 1,000 words."""
 _VT = "Memorize and track the chain(s) of variable assignment hidden in the following text.\n\n"
 _VT_QUESTION = "\nQuestion: Find all variables that are assigned the value {value} in the text above."
 _VT_ANSWER = (  # "assgined" is the benchmark's own spelling
@@ -97,11 +98,20 @@ def _list_words(
     rng: np.random.Generator, *, different: int, common: int, rare: int
 ) -> tuple[str, list[str], list[float]]:
     """The text up to the answers, the common words, and the depth of each one's first place in the list."""
-    names = [LISTED_WORDS[i] for i in rng.permutation(len(LISTED_WORDS))[:different]]
+    names = _draw_words(rng, different)
     repeats = [common] * _COMMON + [rare] * (different - _COMMON)
     listed = [names[i] for i in rng.permutation(np.repeat(np.arange(different), repeats))]
     depths = [listed.index(name) / len(listed) for name in names[:_COMMON]]
     return _CWE + _number(listed)[1:] + _CWE_QUESTION + _CWE_ANSWER, names[:_COMMON], depths
+
+
+def _draw_words(rng: np.random.Generator, different: int) -> list[str]:
+    """Single words as far as they go, as in RULER's lists; two written together, of three or four tokens, beyond."""
+    single = len(SINGLE_WORDS)
+    first = rng.permutation(single)[:different]
+    more = single + rng.permutation(len(LISTED_WORDS) - single)[: different - len(first)]
+    # [first], [more] -> [different], shuffled: the ten common words must not be told by their kind
+    return [LISTED_WORDS[i] for i in rng.permutation(np.concatenate((first, more)))]
 
 
 def make_frequent_words_sample(spec: RulerTask, rng: np.random.Generator, *, words: int) -> RulerSample:

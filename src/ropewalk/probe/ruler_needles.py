@@ -19,7 +19,7 @@ from ropewalk.probe.word_lists import KEYS
 
 NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 _NEEDLE = "One of the special magic {kind} for {key} is: {value}."
-_SENTENCE = re.compile(r"(?<=[.!?。！？])\s*")
+_SENTENCE = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])\s*")  # a point in 3.50 or www.x.com ends no sentence
 
 Draw = Callable[[np.random.Generator], str]
 
@@ -120,7 +120,7 @@ def _write_haystack(
 def cut_essays(path: str | None, rng: np.random.Generator, *, words: int) -> list[str]:
     """Sentences of at most ``words`` words from a random place of the user's text, or of our own.
 
-    Raises UserError where the text has fewer words.
+    Raises UserError where the text has fewer words, or a sentence there has more.
     """
     if path is None:
         return write_sentences("en", rng, words=words)
@@ -135,7 +135,15 @@ def cut_essays(path: str | None, rng: np.random.Generator, *, words: int) -> lis
         )
     begin = int(np.searchsorted(ends, rng.integers(0, total - words + 1), side="right"))
     before = int(ends[begin - 1]) if begin else 0
-    return list(sentences[begin : int(np.searchsorted(ends, before + words, side="right"))])
+    found = sentences[begin : int(np.searchsorted(ends, before + words, side="right"))]
+    if not found and words > 0:
+        raise UserError(
+            f"a sentence of the essays has {int(ends[begin]) - before:,} words, and a prompt has room for {words:,}",
+            where=path,
+            why="a sentence ends at a full stop, a question mark or an exclamation mark, and needles lie between two",
+            fix="give a text of shorter sentences, or measure at longer lengths",
+        )
+    return list(found)
 
 
 @cache

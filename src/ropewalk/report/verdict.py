@@ -9,6 +9,7 @@ packaged base has bounds of its own, because a base that already succeeds at 4x 
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from ropewalk.core.quantity import format_length
 from ropewalk.core.record import Score
@@ -91,11 +92,13 @@ def _judge_gap(contents: Contents) -> Iterator[Verdict]:
         if found is None:
             continue
         tokens, change = found
-        name = f"loss, last quarter of {tokens / base_tokens:g}x minus that of 1x"
+        never = tokens > contents.context_tokens
+        name = f"loss, last quarter of {tokens / base_tokens:g}x{' (never trained)' * never} minus that of 1x"
         bound: tuple[str, float] | None = _GAP
         if model != "extended":
             bound = _TINY_BASE_GAP if contents.is_tiny_base and model == "base" else None
-        yield _judge_change("nll/gap", name, model, "nats", change, bound)
+        verdict = _judge_change("nll/gap", name, model, "nats", change, bound)
+        yield replace(verdict, aim=never and model == "extended")
 
 
 def _judge_change(
@@ -105,18 +108,22 @@ def _judge_change(
 
 
 def _find_gap(contents: Contents, model: str, base_tokens: int) -> tuple[int, RelativeChange] | None:
-    """(far length in tokens, difference): measured in pairs if possible, else from the buckets."""
-    measured = contents.find_scores("nll/gap", model=model)
-    if measured:
-        score = measured[-1]
-        return score.context_tokens, _change_of(score)
+    """(far length in tokens, difference): measured in pairs up to the trained length, else from the buckets.
+
+    A difference that was measured beyond the trained length only is given where the buckets do not end at that length.
+    """
+    found = contents.find_scores("nll/gap", model=model)
+    measured = (found[-1].context_tokens, _change_of(found[-1])) if found else None
+    if measured is not None and measured[0] <= contents.context_tokens:
+        return measured
     buckets = position_buckets(contents, model)
     reached = [end for _, end, _ in buckets if base_tokens < end <= contents.context_tokens]
     if not reached:
-        return None
+        return measured
+    end = max(reached)
     near = _mean_over(buckets, base_tokens * 3 // 4, base_tokens)
-    far = _mean_over(buckets, max(reached) * 3 // 4, max(reached))
-    return None if near is None or far is None else (max(reached), RelativeChange(far - near))
+    far = _mean_over(buckets, max(end * 3 // 4, base_tokens), end)  # as loss_by_position: all beyond the base at least
+    return measured if near is None or far is None else (end, RelativeChange(far - near))
 
 
 def position_buckets(contents: Contents, model: str) -> list[tuple[int, int, Score]]:

@@ -91,8 +91,11 @@ def reach(theta: float, *, known_dim: int, head_dim: int) -> float:
 
 
 def theta_for_reach(context_tokens: int, *, known_dim: int, head_dim: int) -> float:
-    """The theta that reaches ``context_tokens``; the inverse of ``reach``."""
-    return float((context_tokens / (2 * math.pi)) ** (head_dim / known_dim))
+    """The theta that reaches ``context_tokens``, the inverse of ``reach``; infinite beyond what a float holds."""
+    try:
+        return float((context_tokens / (2 * math.pi)) ** (head_dim / known_dim))
+    except OverflowError:
+        return math.inf
 
 
 def suggest_theta(theta: float, *, head_dim: int, train_tokens: int, context_tokens: int) -> float:

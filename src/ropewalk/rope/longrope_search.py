@@ -45,7 +45,7 @@ class Search(Spec):
     """The best ever seen; children come from these."""
     documents: PositiveCount = 4
     """Documents of the target length, of those that are trained on, that a score is taken over."""
-    seed: int = 0
+    seed: Count = 0
     """Draws the children."""
 
     @model_validator(mode="after")
