@@ -68,6 +68,15 @@ def test_only_the_place_of_a_fact_differs_along_a_row_and_only_the_filler_down_a
     assert told[0] < {each.strip() for each in sentences("facts", 0.5)}
 
 
+def test_earlier_values_lie_at_thirds_of_the_depth_of_the_last() -> None:
+    for depth in (0.3, 0.9):
+        prompt = make_grid_prompt(GridCell("latest", "words", depth), stream("thirds"), words=1200)
+        context, question = prompt.text.split("\n\n")
+        name = re.search(r"[A-Z]{2}-\d{3}", question)[0]
+        begins = [found.start() / len(context) for found in re.finditer(CHANGE["en"].format(a=name), context)]
+        assert begins == pytest.approx([depth / 3, 2 * depth / 3, depth], abs=0.03)
+
+
 def test_filler_facts_never_name_what_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grid, "_LETTERS", "B")  # few names, so equal ones would be drawn
     for seed, task in enumerate(GRID_TASKS):

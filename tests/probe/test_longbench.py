@@ -106,6 +106,11 @@ def test_the_five_scores_on_answers_worked_out_by_hand() -> None:
         assert match(keys, "") == 0
 
 
+def test_an_order_counts_as_many_lines_as_there_are_references() -> None:
+    assert match_order(["a", "b"], "x\ny\na\nb") == 0
+    assert match_order(["a", "b"], "x\na\nb") == pytest.approx(2 / math.log2(3) / (2 + 1 / math.log2(3)))
+
+
 def test_a_line_that_is_repeated_has_its_last_place() -> None:
     assert match_pairs(["a", "b"], "a\nb\na") == 0
     assert match_order(["a", "b"], "a\nb\na") == pytest.approx((1 + 2 / math.log2(3)) / (2 + 1 / math.log2(3)))
