@@ -111,6 +111,13 @@ def test_a_broken_table_is_told_with_its_line(tmp_path: Path, content: bytes, wh
         assert sorted(texts_of(tmp_path / "a.csv", faults="skip")) == sorted(["good", "good", what])
 
 
+def test_a_table_whose_head_cannot_be_decoded_has_no_records(tmp_path: Path) -> None:
+    """Else the first record would name the keys of the others."""
+    (tmp_path / "a.csv").write_bytes(b"text,caf\xe9\none,a\ntext,b\nthree,c\n")
+    (tmp_path / "b.csv").write_text("text\ngood\n")
+    assert texts_of(tmp_path, faults="skip") == ["invalid UTF-8", "good"]
+
+
 @pytest.mark.parametrize(
     ("head", "separator"), [("id|a title, short|text", "'|'"), ("id;a title, short;text", "';'"), ("id,text", "")]
 )

@@ -73,6 +73,8 @@ def read_table(lines: Iterator[Line], file: File, source: Source, encoding: str)
             return
         if feed.fault is not None:
             yield feed.fault
+            if keys is None:
+                return  # the next row would name the keys
         elif keys is None:
             keys = [key.strip() for key in row]
             if why := _find_fault(keys, source.text_key):
