@@ -170,6 +170,22 @@ def test_slurm_never_repeats_wrong_input(recipe: Recipe, tmp_path: Path, monkeyp
     assert job.communicate(timeout=60) and job.returncode == 2 and not (tmp_path / "requeued").exists()
 
 
+@pytest.mark.parametrize("code", [2, 3, 4])
+def test_slurm_never_repeats_what_would_end_in_the_same_way(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """Also where the job was asked to stop meanwhile."""
+    monkeypatch.chdir(tmp_path)
+    script = write_script("slurm", recipe, argument=Path("quickstart"), overrides=[], asked=Asked(nodes=2))["script"]
+    job = play_stub(tmp_path, script, f'trap "exit {code}" TERM\ntouch {tmp_path}/runs\nwhile :; do sleep 0.05; done\n')
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "runs").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    job.send_signal(signal.SIGTERM)
+    said = job.communicate(timeout=60)[1]
+    assert job.returncode == code and not (tmp_path / "requeued").exists(), said
+
+
 def test_slurm_prepares_on_cpus_before_it_trains(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

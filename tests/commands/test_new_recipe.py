@@ -94,7 +94,7 @@ def test_a_kind_is_a_context_length_as_recipes_write_it(kind: str, tmp_path: Pat
 def test_a_recipe_with_a_typo_in_its_name_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="quickstrat") as caught:
         new_recipe("quickstrat", model=None, out=tmp_path / "mine.yaml")
-    assert caught.value.why.endswith("the shipped recipes quickstart")
+    assert caught.value.why.endswith("the shipped recipes quickstart") and caught.value.fix == "ropewalk new quickstart"
 
 
 def test_a_base_whose_length_is_open_is_pointed_to_a_recipe_that_chooses(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ follow() {{
     kill -0 "$task" 2>/dev/null || break
   done
   [ "$code" != 75 ] || again
-  [ "$asked" = 0 ] || [ "$code" = 0 ] || [ "$code" = 2 ] || again
+  [ "$asked" = 0 ] || case $code in 0|2|3|4) ;; *) again;; esac
   [ "$code" = 0 ] || exit "$code"
 }}
 """

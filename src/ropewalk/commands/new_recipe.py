@@ -140,11 +140,12 @@ def _find_kind(kind: str) -> _Kind:
     except ValueError:
         tokens = 0
     if tokens < 1:
+        near = _list_near(kind)
         raise UserError(
             f"unknown kind of recipe {kind!r}",
             where="the command line",
-            why=f"there are {_OFFERED} for any base, and the shipped recipes {', '.join(_list_near(kind))}",
-            fix="ropewalk new 32Ki --model Qwen/Qwen3-8B-Base",
+            why=f"there are {_OFFERED} for any base, and the shipped recipes {', '.join(near)}",
+            fix=f"ropewalk new {near[0]}" if len(near) == 1 else "ropewalk new 32Ki --model Qwen/Qwen3-8B-Base",
         )
     return _Kind(tokens)
 

@@ -10,9 +10,8 @@ from typing import Any
 
 from ropewalk.core.error import UserError
 from ropewalk.shape.family import Family
+from ropewalk.shape.rope_block import ORIGINAL
 from ropewalk.shape.rope_keys import FULL, TRAINED_LENGTH
-
-_ORIGINAL = "original_max_position_embeddings"
 
 
 def refuse_open_blocks(config: Mapping[str, Any], family: Family, kinds: Sequence[str], where: str) -> None:
@@ -33,7 +32,7 @@ def refuse_open_blocks(config: Mapping[str, Any], family: Family, kinds: Sequenc
         if not isinstance(block, Mapping):
             told = f"it has no block for {kind}; the class of {family.model_type} has defaults only without the key"
             raise _refuse("rope_parameters is incomplete", f"{where}: rope_parameters", told, kind)
-        needed = ["rope_theta", *([_ORIGINAL] if block.get("rope_type") in TRAINED_LENGTH else [])]
+        needed = ["rope_theta", *([ORIGINAL] if block.get("rope_type") in TRAINED_LENGTH else [])]
         if missing := [key for key in needed if block.get(key) is None]:
             told = f"it has no {' and no '.join(missing)}, for which the class of {family.model_type} has no default"
             raise _refuse("rope_parameters is incomplete", f"{where}: rope_parameters.{kind}", told, kind)

@@ -25,7 +25,7 @@ _NEUTRAL: Mapping[str, tuple[float, ...]] = {
     "llama_4_scaling_beta": (0.0,),
 }
 """Keys of some readers, with the values that change nothing."""
-_ORIGINAL = "original_max_position_embeddings"
+ORIGINAL = "original_max_position_embeddings"
 _REQUIRED = {"llama3": ("low_freq_factor", "high_freq_factor")}
 """Keys that transformers needs and our method has a default for; other missing ones are told by read_layers.py."""
 _SHARPENING = ("attn_factor", "mscale", "short_mscale", "long_mscale")
@@ -135,7 +135,7 @@ def refuse_other_original(original: Any, context_tokens: int, where: str) -> Non
     if original != context_tokens:
         raise UserError(
             "the dynamic rope's original length would be ignored",
-            where=f"{where}.{_ORIGINAL}",
+            where=f"{where}.{ORIGINAL}",
             why=f"it is {original!r:.60}, and transformers counts from max_position_embeddings, {context_tokens}",
             fix="give max_position_embeddings the length that the model was trained at, and remove this key",
         )
@@ -147,11 +147,11 @@ def refuse_long_original(values: Mapping[str, Any], context_tokens: int, where: 
     Such a file says two things: that the model reads ``context_tokens``, and that it was trained on more of them before
     it was scaled. To leave the scaling out would give it angles that it was not trained with.
     """
-    original = values.get(_ORIGINAL)
+    original = values.get(ORIGINAL)
     if isinstance(original, int | float) and original > context_tokens:
         raise UserError(
             f"the {values['rope_type']} rope begins beyond the model's context",
-            where=f"{where}.{_ORIGINAL}",
+            where=f"{where}.{ORIGINAL}",
             why=f"it counts from {original:.10g} tokens, and max_position_embeddings is {context_tokens}",
             fix="give max_position_embeddings the length that the model was trained at",
         )

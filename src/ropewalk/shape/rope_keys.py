@@ -16,9 +16,9 @@ from ropewalk.rope.method import LARGEST_THETA
 from ropewalk.rope.scaling import Linear
 from ropewalk.shape import rope_block
 from ropewalk.shape.family import Family
+from ropewalk.shape.rope_block import ORIGINAL
 
 FULL, WINDOWED = "full_attention", "sliding_attention"
-_ORIGINAL = "original_max_position_embeddings"
 TRAINED_LENGTH = ("yarn", "llama3", "longrope")
 """Methods that count from the length of pretraining."""
 _ALIASES = {"su": "longrope"}
@@ -102,8 +102,8 @@ def _find_original(config: Mapping[str, Any], values: Mapping[str, Any], context
     factor = values.get("factor")
     if isinstance(factor, bool) or not isinstance(factor, int | float):
         return None
-    if type(config.get(_ORIGINAL)) is int:
-        return int(config[_ORIGINAL])
+    if type(config.get(ORIGINAL)) is int:
+        return int(config[ORIGINAL])
     return context_tokens if factor > 1 and round(context_tokens * factor) in _claims(config) else None
 
 
@@ -112,7 +112,7 @@ def _read_flat(config: Mapping[str, Any], new: Any, family: Family, context_toke
     outside = {"rope_theta": family.theta, "tokens": context_tokens, **_given(config, "rope_theta")}
     if config.get("rope_theta") is not None:
         _check_theta(config["rope_theta"], f"{where}: rope_theta")
-    given = config.get(_ORIGINAL) if family.ropes == "one" else None  # with several, it is read inside only
+    given = config.get(ORIGINAL) if family.ropes == "one" else None  # with several, it is read inside only
     original = family.original_tokens if given is None else given
     found = {  # of {}, a class with a block of its own makes plain RoPE
         key: _normalise(raw, outside, context_tokens if original is None else original, family, f"{where}: {key}")
@@ -121,7 +121,7 @@ def _read_flat(config: Mapping[str, Any], new: Any, family: Family, context_toke
     }
     for values in found.values():
         if values["rope_type"] == "linear" and (known := _find_original(config, values, context_tokens)) is not None:
-            values.setdefault(_ORIGINAL, known)
+            values.setdefault(ORIGINAL, known)
     if not found:
         found = {"": _normalise(family.default_rope, outside, context_tokens, family, where)}
     parameters = next(iter(found.values()))
@@ -135,9 +135,9 @@ def _read_flat(config: Mapping[str, Any], new: Any, family: Family, context_toke
         raise _disagree(
             where, "rope_theta inside", parameters["rope_theta"], "rope_theta outside", outside["rope_theta"]
         )
-    if original is not None and parameters["rope_type"] in TRAINED_LENGTH and parameters[_ORIGINAL] != original:
+    if original is not None and parameters["rope_type"] in TRAINED_LENGTH and parameters[ORIGINAL] != original:
         whose = "the one outside" if given is not None else f"the default of {family.model_type}, which wins,"
-        raise _disagree(where, f"{_ORIGINAL} inside", parameters[_ORIGINAL], whose, original)
+        raise _disagree(where, f"{ORIGINAL} inside", parameters[ORIGINAL], whose, original)
     return parameters
 
 
@@ -176,18 +176,18 @@ def _normalise(raw: Any, outside: Mapping[str, Any], context_tokens: int, family
     if values["rope_type"] != "proportional":  # there the share belongs to the method
         _refuse_partial(values, family, where)
         values = {key: value for key, value in values.items() if key not in _SHARE_KEYS}
-    values = {key: value for key, value in values.items() if key not in family.kept_rope_keys or key == _ORIGINAL}
+    values = {key: value for key, value in values.items() if key not in family.kept_rope_keys or key == ORIGINAL}
     if values["rope_type"] == "default":
-        values.pop(_ORIGINAL, None)
+        values.pop(ORIGINAL, None)
     if values["rope_type"] == "dynamic":
-        rope_block.refuse_other_original(values.get(_ORIGINAL, context_tokens), outside["tokens"], where)
+        rope_block.refuse_other_original(values.get(ORIGINAL, context_tokens), outside["tokens"], where)
     if values["rope_type"] in TRAINED_LENGTH or values["rope_type"] == "dynamic":
-        values.setdefault(_ORIGINAL, context_tokens)
-    original = values.get(_ORIGINAL)
+        values.setdefault(ORIGINAL, context_tokens)
+    original = values.get(ORIGINAL)
     if values["rope_type"] == "longrope" and type(original) is int and original > 0:
         values.setdefault("factor", max(1.0, outside["tokens"] / original))  # as transformers does
     kept = rope_block.screen_keys(values, where)
-    if kept.get(_ORIGINAL) != family.default_rope.get(_ORIGINAL):  # else the class wrote it, whatever the context
+    if kept.get(ORIGINAL) != family.default_rope.get(ORIGINAL):  # else the class wrote it, whatever the context
         rope_block.refuse_long_original(kept, outside["tokens"], where)
     return kept
 

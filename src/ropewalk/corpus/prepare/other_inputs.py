@@ -1,11 +1,11 @@
-"""Says in what a finished corpus differs from the one that is asked for, so that nobody has to compare manifests."""
+"""The differences between a finished corpus and the recipe, in words, so that nobody has to compare manifests."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 
 def explain_other(held: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
-    """What differs between the ``inputs`` of two manifests of corpora; of a source its name and its keys."""
+    """The keys that differ between the ``inputs`` of two manifests of corpora, with the names of their sources."""
     return "; ".join(_list_differences(held, asked)) or "the text of a source, or a file of evaluation prompts, differs"
 
 
@@ -25,10 +25,7 @@ def _list_differences(held: Mapping[str, Any], asked: Mapping[str, Any]) -> Iter
     for source in ours["sources"]:
         old = sources[source["name"]]
         if old.get("select") == source.get("select") and old.get("selects") != source.get("selects"):
-            yield (
-                f"source {source['name']}: select: made by earlier rules, by which a text that one source leaves out "
-                "was in no source"
-            )
+            yield f"source {source['name']}: select: made by earlier rules, which chose other texts"
         for key in sorted({*old, *source} - {"selects"}):
             if old.get(key) != source.get(key):
                 yield f"source {source['name']}: {key} differs"

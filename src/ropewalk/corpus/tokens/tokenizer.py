@@ -232,7 +232,7 @@ class Tokenizer:
 
     @cached_property
     def fast(self) -> Fast:
-        """The fastest encoder with the same ids; what cannot be used is told when this is asked for first."""
+        """The fastest encoder with the same ids; the first use tells which encoders cannot be used."""
         return Fast(self._made_of, self._encode_all)
 
     def _cut(self, text: str, inside: bool = False, *, longest: int = _CUT_CHARACTERS) -> Iterator[str]:
