@@ -32,11 +32,13 @@ def test_one_rank_tells(before: Callable[[], None], tmp_path: Path, monkeypatch:
     assert done.errors.count("ropewalk: the recipe cannot be read") == 1
 
 
-def fail_rank_1(seconds: tuple[float, float], starts: tuple[int, int] = (0, 0)) -> Callable[[], None]:
-    """Rank 1 meets an error of its own in ``schema``; each rank works for its ``seconds``."""
+def fail_rank_1(waits: int, starts: tuple[int, int]) -> Callable[[], None]:
+    """Rank 1 meets an error of its own in ``schema``; rank ``waits`` works until the other one has told its end."""
+    file, told = ("errors-1.txt", "not readable") if waits == 0 else ("out-0.txt", "kind")
 
     def work(kind: str) -> dict[str, str]:
-        time.sleep(seconds[int(os.environ["RANK"])])
+        while os.environ["RANK"] == str(waits) and told not in Path(file).read_text():
+            time.sleep(0.02)
         if os.environ["RANK"] == "1":
             raise UserError("it is not readable", where="here", why="of the test", fix="none")
         return {"kind": kind}
@@ -49,16 +51,16 @@ def fail_rank_1(seconds: tuple[float, float], starts: tuple[int, int] = (0, 0)) 
 
 
 @pytest.mark.parametrize(
-    ("seconds", "starts", "key"),
-    [((0.0, 1.0), (0, 0), "kind"), ((1.0, 0.0), (0, 0), "error"), ((1.0, 0.0), (0, 2), "kind")],
+    ("waits", "starts", "key"),
+    [(1, (0, 0), "kind"), (0, (0, 0), "error"), (0, (0, 2), "kind")],
     ids=["after the result", "before the result", "before torchrun starts the ranks again"],
 )
 def test_standard_output_has_one_object_though_one_rank_fails(
-    seconds: tuple[float, float], starts: tuple[int, int], key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    waits: int, starts: tuple[int, int], key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tell_once, "_GRACE_SECONDS", 0.2)
     monkeypatch.setattr(tell_once, "_TELL_SECONDS", 0.1)
-    done = run_as_torchrun(("-m", "ropewalk", "schema", "--json"), 2, tmp_path, before=fail_rank_1(seconds, starts))
+    done = run_as_torchrun(("-m", "ropewalk", "schema", "--json"), 2, tmp_path, before=fail_rank_1(waits, starts))
     assert done.codes == (0, 2) and list(json.loads(done.out)) == [key]
     assert done.errors.count("ropewalk: it is not readable") == 1, "standard error always has it"
     assert done.errors.count("the result is not printed") == (key == "error")
